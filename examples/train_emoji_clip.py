@@ -1,0 +1,148 @@
+"""Train the bundled model "emoji": a small CLIP on pictures rendered from an emoji font.
+
+    python examples/train_emoji_clip.py --out pez_fast/models/emoji --steps 8000
+
+Contrastive training (Radford et al. 2021) with captions that do not fit as additional negatives for the pictures.
+The result is a folder that open_clip loads as `local-dir:`, with `tokens.json`: the ids that occurred in captions.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import random
+import time
+from pathlib import Path
+
+import emoji_pictures as pictures
+import open_clip
+import torch
+import torch.nn.functional as F
+from safetensors.torch import save_file
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from tqdm import tqdm
+
+SIZE = 64
+MEAN, STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
+MODEL_CFG = {
+    "embed_dim": 128,
+    "vision_cfg": {"image_size": SIZE, "layers": [2, 2, 2, 2], "width": 20, "patch_size": None},
+    "text_cfg": {"context_length": 77, "vocab_size": 49408, "width": 128, "heads": 4, "layers": 4},
+}
+CONFIG = {
+    "model_cfg": MODEL_CFG,
+    "preprocess_cfg": {"size": SIZE, "mode": "RGB", "mean": MEAN, "std": STD, "interpolation": "bicubic", "resize_mode": "shortest"},
+}
+
+
+def encode_text(model: open_clip.CLIP, ids: torch.Tensor) -> torch.Tensor:
+    """`model.encode_text` over as many positions as the longest caption needs: the tower is causal."""
+    length = int(ids.argmax(-1).max()) + 1
+    ids = ids[:, :length]
+    x = model.token_embedding(ids) + model.positional_embedding[:length]
+    x = model.transformer(x, attn_mask=model.attn_mask[:length, :length])
+    x = model.ln_final(x)[torch.arange(len(ids)), ids.argmax(-1)]
+    return F.normalize(x @ model.text_projection, dim=-1)
+
+
+def normalised(images: torch.Tensor) -> torch.Tensor:
+    return (images - torch.tensor(MEAN).view(3, 1, 1)) / torch.tensor(STD).view(3, 1, 1)
+
+
+def contrastive_loss(image: torch.Tensor, text: torch.Tensor, wrong: torch.Tensor, scale: torch.Tensor) -> torch.Tensor:
+    target = torch.arange(len(image))
+    logits = scale * image @ torch.cat([text, wrong]).T
+    return (F.cross_entropy(logits, target) + F.cross_entropy(logits[:, : len(text)].T, target)) / 2
+
+
+@torch.no_grad()
+def held_out_accuracy(model: open_clip.CLIP, glyphs: torch.Tensor, names: list[str], tokenizer) -> tuple[float, float]:
+    """Top-1 of 500 held-out pictures among their 500 captions, and among the 12 colours of the right emoji."""
+    scenes = pictures.held_out_scenes(500, len(names), seed=1)
+    image = F.normalize(model.encode_image(normalised(pictures.compose(scenes, glyphs, SIZE))), dim=-1)
+    text = [f"{names[s.glyphs[0]]} on a {{}} background" for s in scenes]
+    own = encode_text(model, tokenizer([t.format(pictures.COLOUR_NAMES[s.colour]) for t, s in zip(text, scenes, strict=True)]))
+    top1 = (image @ own.T).argmax(-1).eq(torch.arange(len(scenes))).float().mean()
+    coloured = encode_text(model, tokenizer([t.format(c) for t in text for c in pictures.COLOUR_NAMES]))
+    best = torch.einsum("bd,bcd->bc", image, coloured.view(len(scenes), -1, coloured.shape[-1])).argmax(-1)
+    return float(top1), float(best.eq(torch.tensor([s.colour for s in scenes])).float().mean())
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--out", type=Path, required=True, help="folder to write")
+    parser.add_argument("--steps", type=int, default=8000)
+    parser.add_argument("--batch", type=int, default=192)
+    parser.add_argument("--lr", type=float, default=1e-3)
+    parser.add_argument("--weight-decay", type=float, default=0.05)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--save-every", type=int, default=500)
+    args = parser.parse_args()
+
+    torch.manual_seed(args.seed)
+    rng = random.Random(args.seed)
+    drawn = pictures.load_glyphs()
+    names = [g.name for g in drawn]
+    glyphs = pictures.stack_glyphs(drawn)
+    words = sorted({w for n in names for w in n.split()} | set(pictures.COLOUR_NAMES))
+    tokenizer = open_clip.get_tokenizer("ViT-B-32")
+    model = open_clip.CLIP(**MODEL_CFG)
+    model.visual.to(memory_format=torch.channels_last)
+    print(f"{len(names)} emoji, {len(words)} words, {sum(p.numel() for p in model.parameters()) / 1e6:.1f}M parameters", flush=True)
+
+    matrices = [p for n, p in model.named_parameters() if p.ndim >= 2 and "embedding" not in n]
+    others = [p for n, p in model.named_parameters() if p.ndim < 2 or "embedding" in n]
+    optimiser = torch.optim.AdamW([{"params": matrices, "weight_decay": args.weight_decay}, {"params": others, "weight_decay": 0.0}],
+                                  lr=args.lr, betas=(0.9, 0.98), fused=True)  # fmt: skip
+    warm = 200
+    schedule = torch.optim.lr_scheduler.LambdaLR(
+        optimiser, lambda k: min((k + 1) / warm, 0.5 * (1 + math.cos(math.pi * min(k / args.steps, 1)))))  # fmt: skip
+    average = open_clip.CLIP(**MODEL_CFG).eval()
+    average.load_state_dict(model.state_dict())
+    seen: set[int] = set()
+    started, log = time.monotonic(), {}
+    bar = tqdm(range(1, args.steps + 1), mininterval=10)
+    for step in bar:
+        long = rng.random() < 0.04
+        scenes = [pictures.random_scene(rng, len(names), pair=rng.random() < 0.4) for _ in range(args.batch)]
+        right = tokenizer([pictures.caption(s, names, rng, long) for s in scenes])
+        wrong = tokenizer([pictures.wrong_caption(s, names, words, rng) for s in scenes[: args.batch * 2 // 3]])
+        seen.update(right.unique().tolist())
+        images = normalised(pictures.compose(scenes, glyphs, SIZE, oversample=2 if rng.random() < 0.3 else 1))
+        # The fused attention of torch is slower than the plain one for short sequences on a CPU.
+        with torch.autocast("cpu", torch.bfloat16), sdpa_kernel(SDPBackend.MATH):
+            image = F.normalize(model.encode_image(images.to(memory_format=torch.channels_last)), dim=-1)
+            text = encode_text(model, torch.cat([right, wrong]))
+        loss = contrastive_loss(image.float(), text[: args.batch].float(), text[args.batch :].float(), model.logit_scale.exp())
+        optimiser.zero_grad()
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimiser.step()
+        schedule.step()
+        with torch.no_grad():
+            model.logit_scale.clamp_(0, math.log(100))
+            decay = min(0.998, step / (step + 10))
+            torch._foreach_lerp_(list(average.parameters()), list(model.parameters()), 1 - decay)
+            for kept, buffer in zip(average.buffers(), model.buffers(), strict=True):
+                kept.copy_(buffer)
+        if step % args.save_every == 0 or step == args.steps:
+            top1, colour = held_out_accuracy(average, glyphs, names, tokenizer)
+            log = {"step": step, "loss": round(loss.item(), 4), "held_out_top1_of_500": round(top1, 4), "held_out_colour_of_12": round(colour, 4),
+                   "minutes": round((time.monotonic() - started) / 60, 1)}  # fmt: skip
+            tqdm.write(json.dumps(log))
+            save(average, seen, log, args)
+        bar.set_postfix(loss=f"{loss.item():.3f}")
+
+
+def save(model: open_clip.CLIP, seen: set[int], log: dict, args: argparse.Namespace) -> None:
+    args.out.mkdir(parents=True, exist_ok=True)
+    state = {k: (v.half() if v.is_floating_point() else v).contiguous() for k, v in model.state_dict().items()}
+    save_file(state, args.out / "open_clip_model.safetensors", metadata={"format": "pt"})
+    (args.out / "open_clip_config.json").write_text(json.dumps(CONFIG, indent=2) + "\n")
+    run = {"seed": args.seed, "steps": args.steps, "batch": args.batch, "lr": args.lr, "weight_decay": args.weight_decay, **log}
+    (args.out / "tokens.json").write_text(json.dumps({"training": run, "tokens_seen": sorted(seen)}) + "\n")
+
+
+if __name__ == "__main__":
+    main()

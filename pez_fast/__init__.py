@@ -1,0 +1,49 @@
+"""Fast, exact optimisation of hard prompts (PEZ). Importing this compiles nothing and loads no model library."""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from pez_fast import compat as compat
+    from pez_fast.encoders import load_clip as load_clip
+    from pez_fast.functional import nearest_token as nearest_token
+    from pez_fast.functional import project as project
+    from pez_fast.functional import splice as splice
+    from pez_fast.information import info as info
+    from pez_fast.optimizer import PEZ as PEZ
+    from pez_fast.result import PromptResult as PromptResult
+    from pez_fast.table import TokenTable as TokenTable
+    from pez_fast.tasks import distill as distill
+    from pez_fast.tasks import invert as invert
+    from pez_fast.tasks import invert_batch as invert_batch
+
+__version__ = "0.1.0"
+
+_HOME = {
+    "TokenTable": "table",
+    "nearest_token": "functional",
+    "project": "functional",
+    "splice": "functional",
+    "PEZ": "optimizer",
+    "load_clip": "encoders",
+    "invert": "tasks",
+    "invert_batch": "tasks",
+    "distill": "tasks",
+    "PromptResult": "result",
+    "info": "information",
+}
+__all__ = ["__version__", "compat", *_HOME]
+
+
+def __getattr__(name: str) -> Any:
+    if name == "compat":
+        return import_module("pez_fast.compat")
+    if name in _HOME:
+        return getattr(import_module(f"pez_fast.{_HOME[name]}"), name)
+    raise AttributeError(f"module 'pez_fast' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

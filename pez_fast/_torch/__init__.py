@@ -1,0 +1,1 @@
+"""Floor 0: the operations in plain torch; runs wherever torch runs. One module per operation."""

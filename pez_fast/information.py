@@ -1,0 +1,28 @@
+"""What can be used here, and why the rest cannot."""
+
+from __future__ import annotations
+
+import platform
+
+import torch
+
+from pez_fast import __version__
+from pez_fast.ops import IMPLEMENTATIONS, OPERATIONS, choose
+
+
+def info(device: str | torch.device | None = None) -> dict:
+    """Which implementations are usable on a device (default: CUDA if there is one, else the CPU).
+
+    Returns:
+        A dict of plain values: versions, the device, what "auto" takes for each operation, and for each implementation
+        True or the reason why it cannot be used.
+    """
+    device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    return {
+        "pez_fast": __version__,
+        "torch": torch.__version__,
+        "python": platform.python_version(),
+        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else f"{device.type}, {torch.get_num_threads()} threads",
+        "auto": {operation: choose("auto", device) for operation in OPERATIONS},
+        "implementations": {name: i.unusable(device.type) or True for name, i in IMPLEMENTATIONS.items()},
+    }

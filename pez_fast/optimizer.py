@@ -1,0 +1,51 @@
+"""The PEZ update: AdamW on soft prompts, by the gradient taken at their nearest tokens."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from pez_fast.functional import project
+from pez_fast.table import TokenTable
+
+
+class PEZ(torch.optim.AdamW):
+    """AdamW over soft prompts with the projection of Wen et al. 2023 (algorithm 1).
+
+        hard, ids = opt.project()      # the nearest tokens' embeddings
+        loss(hard).backward()          # the gradient at the tokens ...
+        opt.step(); opt.zero_grad()    # ... moves the soft prompts
+
+    Args:
+        prompts: (R, L, d) float32 or float64 leaf tensor; `requires_grad` is switched on.
+        table: of d dimensions, on the same device.
+        lr, weight_decay, betas, eps: as `torch.optim.AdamW`; the defaults of lr and weight_decay are the paper's.
+        impl: which implementation projects.
+        **adamw: passed on (`fused`, `capturable`, …); `fused` is on by default.
+
+    It is a `torch.optim.Optimizer`: every learning-rate schedule works on it, and `state_dict` holds the optimiser's
+    state (the prompts are the caller's tensor, to be saved beside it).
+
+    Raises:
+        TypeError, ValueError: prompts are no (R, L, d) leaf of one of these dtypes, or do not fit the table.
+    """
+
+    def __init__(self, prompts: Tensor, table: TokenTable, lr: float = 0.1, weight_decay: float = 0.1,
+                 betas: tuple[float, float] = (0.9, 0.999), eps: float = 1e-8, impl: str = "auto", **adamw: Any) -> None:  # fmt: skip
+        if not isinstance(prompts, Tensor) or prompts.dtype not in (torch.float32, torch.float64):
+            kind = prompts.dtype if isinstance(prompts, Tensor) else type(prompts).__name__
+            raise TypeError(f"prompts must be a float32 or float64 tensor; got {kind}")
+        if prompts.ndim != 3 or prompts.shape[-1] != table.dim:
+            raise ValueError(f"prompts must be (R, L, {table.dim}) to match the table; got {tuple(prompts.shape)}")
+        if not prompts.is_leaf:
+            raise ValueError("prompts must be a leaf tensor; got one with a grad_fn (call .detach() first)")
+        if not any(adamw.get(k) for k in ("foreach", "differentiable")):
+            adamw.setdefault("fused", True)
+        super().__init__([prompts.requires_grad_()], lr=lr, weight_decay=weight_decay, betas=betas, eps=eps, **adamw)
+        self.prompts, self.table, self.impl = prompts, table, impl
+
+    def project(self) -> tuple[Tensor, Tensor]:
+        """hard (R, L, d) in the table's dtype, with the straight-through gradient onto the prompts; ids (R, L)."""
+        return project(self.prompts, self.table, self.impl)
