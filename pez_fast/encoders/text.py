@@ -1,0 +1,118 @@
+"""Text towers fed with token embeddings.
+
+A causal tower is run over the template's own tokens only: nothing after the end token can reach the position that is
+pooled. Every other tower is run as it is, over the whole context, with the embeddings put in by a hook on the module
+that makes them.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from pez_fast.functional import splice
+
+
+@dataclass(frozen=True)
+class Template:
+    """Token ids around the learned tokens: `ids` (S,) the whole context, `slots` (L,) their positions, `end` the position
+    behind the last token that is not padding."""
+
+    ids: Tensor
+    slots: Tensor
+    end: int
+
+
+def token_embedding(model: nn.Module) -> nn.Embedding:
+    """The module that turns the ids of an open_clip model's text into embeddings."""
+    tower = getattr(model, "text", model)
+    if isinstance(getattr(tower, "token_embedding", None), nn.Embedding):
+        return tower.token_embedding
+    transformer = getattr(tower, "transformer", None)
+    if hasattr(transformer, "get_input_embeddings"):  # a text tower from transformers
+        return transformer.get_input_embeddings()
+    raise ValueError(f"model has no token embedding that can be fed: {type(model).__name__}")
+
+
+def truncation_obstacle(model: nn.Module) -> str | None:
+    """Why a tower must see its whole context; None where the tokens up to the end token are enough.
+
+    Decided from what the tower does: a causal mask, and pooling at the end token.
+    """
+    tower = getattr(model, "text", model)
+    for part in ("positional_embedding", "transformer", "ln_final", "text_projection"):
+        if not hasattr(tower, part):
+            return f"its text tower has no {part}"
+    mask = getattr(tower, "attn_mask", None)
+    if mask is None:
+        return "its attention is not causal"
+    causal = torch.full_like(mask, -torch.inf).triu(1)
+    if mask.shape != causal.shape or not torch.equal(mask, causal):
+        return "its attention mask is not the causal one"
+    if getattr(tower, "cls_emb", None) is not None:
+        return "it pools a class token behind the padding"
+    if getattr(tower, "use_pad_mask", False):
+        return "it masks the padding"
+    pool = getattr(tower, "pool_type", getattr(tower, "text_pool_type", None))
+    if pool not in ("argmax", "eos"):
+        return f"it pools {pool!r}, not the end token"
+    return None
+
+
+class TextEncoder:
+    """Prompts (R, L, d) of token embeddings -> (R, D) unit features in float32 (float64 where the tower is).
+
+    Args:
+        model: a frozen open_clip model.
+        template: what stands around the learned tokens.
+        truncate: None: where it is exact. True: or raise ValueError. False: never.
+
+    A row's features do not depend on the others, nor on how many there are: batches of fewer than `MIN_ROWS` are filled
+    up, since below that a CPU's matrix products round differently.
+    """
+
+    MIN_ROWS = 4
+
+    def __init__(self, model: nn.Module, template: Template, truncate: bool | None = None) -> None:
+        obstacle = truncation_obstacle(model)
+        if truncate and obstacle:
+            raise ValueError(f"truncate=True would change the result of this model: {obstacle}")
+        self.model, self.embedding = model, token_embedding(model)
+        self.truncated = obstacle is None if truncate is None else truncate
+        length = template.end if self.truncated else len(template.ids)
+        device = self.embedding.weight.device
+        self.slots = template.slots.to(device)
+        self.ids = template.ids[:length].to(device)
+        with torch.no_grad():
+            self.fixed = self.embedding(self.ids[None])
+
+    def __call__(self, hard: Tensor) -> Tensor:
+        rows = len(hard)
+        owner = torch.arange(max(rows, self.MIN_ROWS), device=hard.device) % max(rows, 1)
+        features = (self._truncated if self.truncated else self._hooked)(hard, owner)[:rows]
+        return F.normalize(features.to(torch.promote_types(features.dtype, torch.float32)), dim=-1)
+
+    def _truncated(self, hard: Tensor, owner: Tensor) -> Tensor:
+        tower = getattr(self.model, "text", self.model)
+        length = len(self.ids)
+        x = splice(self.fixed.expand(len(owner), -1, -1), hard, self.slots, owner)
+        x = x + tower.positional_embedding[:length].to(x.dtype)
+        x = tower.transformer(x, attn_mask=tower.attn_mask[:length, :length])
+        x = tower.ln_final(x[:, -1])
+        projection = tower.text_projection
+        if projection is None:
+            return x
+        return projection(x) if isinstance(projection, nn.Module) else x @ projection
+
+    def _hooked(self, hard: Tensor, owner: Tensor) -> Tensor:
+        def feed(module: nn.Module, args: tuple, output: Tensor) -> Tensor:
+            return splice(output.detach(), hard, self.slots, owner)
+
+        handle = self.embedding.register_forward_hook(feed)
+        try:
+            return self.model.encode_text(self.ids.expand(len(owner), -1))
+        finally:
+            handle.remove()

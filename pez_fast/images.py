@@ -1,0 +1,60 @@
+"""Pictures from files, arrays and bytes, with one sentence for each that cannot be read."""
+
+from __future__ import annotations
+
+import io
+import os
+import warnings
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF", "PPM")
+
+
+def load_image(source: Any) -> Image.Image:
+    """A picture as RGB, transparent parts on white.
+
+    Args:
+        source: a PIL image, a path, the bytes of a file, or an array (H, W, 3) or (H, W) uint8.
+
+    Raises:
+        ValueError: it cannot be read, is truncated, or is so large that it may be meant to exhaust memory.
+        TypeError: it is none of these.
+    """
+    if isinstance(source, Image.Image):
+        return _rgb(source, "the given image")
+    if isinstance(source, np.ndarray):
+        if source.dtype != np.uint8 or source.ndim not in (2, 3):
+            raise ValueError(f"image must be a uint8 array (H, W) or (H, W, 3); got {source.dtype} {source.shape}")
+        return _rgb(Image.fromarray(source), "the given array")
+    if not isinstance(source, (str, os.PathLike, bytes)):
+        raise TypeError(f"image must be a PIL image, a path, bytes or a uint8 array; got {type(source).__name__}")
+    name = "the given bytes" if isinstance(source, bytes) else str(source)
+    if not isinstance(source, bytes) and not Path(source).is_file():
+        raise ValueError(f"image {name} does not exist or is no file")
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", Image.DecompressionBombWarning)
+            with Image.open(io.BytesIO(source) if isinstance(source, bytes) else source, formats=FORMATS) as opened:
+                return _rgb(opened, name)
+    except (Image.DecompressionBombWarning, Image.DecompressionBombError):
+        raise ValueError(f"image {name} has more pixels than is safe to decode ({Image.MAX_IMAGE_PIXELS})") from None
+    except Image.UnidentifiedImageError:
+        raise ValueError(f"image {name} is in none of the formats {', '.join(FORMATS)}, or damaged") from None
+    except OSError as error:
+        raise ValueError(f"image {name} cannot be read: {error}") from None
+
+
+def _rgb(image: Image.Image, name: str) -> Image.Image:
+    if 0 in image.size:
+        raise ValueError(f"image {name} is empty: {image.size[0]} x {image.size[1]} pixels")
+    try:
+        if image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info:
+            layered = image.convert("RGBA")
+            return Image.alpha_composite(Image.new("RGBA", image.size, "white"), layered).convert("RGB")
+        return image.convert("RGB")
+    except (OSError, SyntaxError, ValueError) as error:  # the pixels are decoded here
+        raise ValueError(f"image {name} cannot be read: {error}") from None

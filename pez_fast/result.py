@@ -1,0 +1,51 @@
+"""What a task returns."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from dataclasses import dataclass, field
+from typing import Any
+
+
+@dataclass
+class PromptResult:
+    """A learned prompt.
+
+    Attributes:
+        prompt: the text, with the fixed texts before and behind the learned part.
+        ids: the learned tokens.
+        ids_score: weighted mean cosine of the optimised ids with the targets.
+        text_score: the same of `prompt` typed in again and tokenised afresh: what a user gets.
+        steps: updates made.
+        history: score of the projected prompt at every step, the one after the last update included.
+        seed, restart: where the search began.
+        model: name of the model.
+        seconds: of the search, shared by all prompts of its batch.
+        stopped: why it ended: "steps", "patience", "callback" or "interrupt".
+        error: one sentence where there is no prompt because the target could not be read.
+    """
+
+    prompt: str = ""
+    ids: list[int] = field(default_factory=list)
+    ids_score: float = float("nan")
+    text_score: float = float("nan")
+    steps: int = 0
+    history: list[float] = field(default_factory=list)
+    seed: int = 0
+    restart: int = 0
+    model: str = ""
+    seconds: float = 0.0
+    stopped: str = ""
+    error: str | None = None
+
+    def to_dict(self) -> dict[str, Any]:
+        return dataclasses.asdict(self)
+
+    def to_json(self, indent: int | None = None) -> str:
+        """JSON; what is not a number (the scores of an error) becomes null."""
+        values = {k: None if isinstance(v, float) and v != v else v for k, v in self.to_dict().items()}
+        return json.dumps(values, ensure_ascii=False, indent=indent, allow_nan=False)
+
+    def __str__(self) -> str:
+        return self.error or self.prompt
