@@ -1,0 +1,61 @@
+"""Fixtures: a tiny CLIP on disk, as any user's local-dir model, and the bundled one."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+
+os.environ["HF_HUB_OFFLINE"] = "1"  # no test may wait for a network
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+TINY = {
+    "embed_dim": 32,
+    "vision_cfg": {"image_size": 32, "layers": 2, "width": 64, "head_width": 32, "patch_size": 8},
+    "text_cfg": {"context_length": 77, "vocab_size": 49408, "width": 32, "heads": 2, "layers": 2},
+}
+
+
+@pytest.fixture(scope="session")
+def tiny_clip_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder that open_clip loads as `local-dir:`: random weights, the real tokenizer."""
+    import open_clip
+    from safetensors.torch import save_file
+
+    folder = tmp_path_factory.mktemp("tiny-clip")
+    torch.manual_seed(0)
+    model = open_clip.CLIP(**TINY)
+    with torch.no_grad():  # as spread as a trained table, so that prompts differ from one another
+        model.token_embedding.weight.mul_(20)
+        model.positional_embedding.mul_(5)
+    save_file({k: v.contiguous() for k, v in model.state_dict().items()}, folder / "open_clip_model.safetensors")
+    (folder / "open_clip_config.json").write_text(json.dumps({"model_cfg": TINY, "preprocess_cfg": {"size": 32}}))
+    return folder
+
+
+@pytest.fixture(scope="session")
+def tiny_clip(tiny_clip_dir: Path):
+    """That model as a float32 encoder on the CPU; shared, so not to be changed."""
+    import pez_fast
+
+    return pez_fast.load_clip(f"local-dir:{tiny_clip_dir}", device="cpu")
+
+
+@pytest.fixture(scope="session")
+def tiny_clip64(tiny_clip_dir: Path):
+    """The same in float64: two ways of computing the same thing do not part by rounding."""
+    import pez_fast
+
+    return pez_fast.load_clip(f"local-dir:{tiny_clip_dir}", device="cpu", dtype=torch.float64)
+
+
+@pytest.fixture(scope="session")
+def pictures() -> list[Image.Image]:
+    """Eight different pictures."""
+    rng = np.random.default_rng(0)
+    coarse = rng.integers(0, 256, (8, 4, 4, 3), dtype=np.uint8)
+    return [Image.fromarray(c).resize((48, 40), Image.Resampling.BICUBIC) for c in coarse]
