@@ -5,6 +5,8 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from pez_fast.version import __version__
+
 if TYPE_CHECKING:
     from pez_fast import compat as compat
     from pez_fast.encoders import load_clip as load_clip
@@ -18,8 +20,6 @@ if TYPE_CHECKING:
     from pez_fast.tasks import distill as distill
     from pez_fast.tasks import invert as invert
     from pez_fast.tasks import invert_batch as invert_batch
-
-__version__ = "0.1.0"
 
 _HOME = {
     "TokenTable": "table",

@@ -6,8 +6,8 @@ import platform
 
 import torch
 
-from pez_fast import __version__
 from pez_fast.ops import IMPLEMENTATIONS, OPERATIONS, choose
+from pez_fast.version import __version__
 
 
 def info(device: str | torch.device | None = None) -> dict:

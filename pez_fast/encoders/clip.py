@@ -14,6 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from pez_fast.encoders.causal import filled_up
 from pez_fast.encoders.text import TextEncoder, token_embedding
 from pez_fast.encoders.vocabulary import Vocabulary
 from pez_fast.images import load_image
@@ -82,7 +83,7 @@ class ClipEncoder:
         features = []
         for start in range(0, len(images), _BATCH):
             pixels = torch.stack([self.preprocess(load_image(i)) for i in images[start : start + _BATCH]])
-            features.append(self._unit(self.model.encode_image(_padded(pixels).to(self.device, self.dtype)))[: len(pixels)])
+            features.append(self._unit(self.model.encode_image(filled_up(pixels).to(self.device, self.dtype)))[: len(pixels)])
         return torch.cat(features)
 
     @torch.no_grad()
@@ -91,7 +92,7 @@ class ClipEncoder:
         features = []
         for start in range(0, len(texts), _BATCH):
             ids = self.tokenizer(list(texts[start : start + _BATCH]))
-            features.append(self._unit(self.model.encode_text(_padded(ids).to(self.device)))[: len(ids)])
+            features.append(self._unit(self.model.encode_text(filled_up(ids).to(self.device)))[: len(ids)])
         return torch.cat(features)
 
     def _unit(self, features: Tensor) -> Tensor:
@@ -104,11 +105,6 @@ class ClipEncoder:
 
     def __repr__(self) -> str:
         return f"ClipEncoder({self.name!r}, {str(self.dtype).removeprefix('torch.')} on {self.device})"
-
-
-def _padded(batch: Tensor, rows: int = 4) -> Tensor:
-    """At least so many rows: below that, matrix products on a CPU round differently from those of larger batches."""
-    return batch if len(batch) >= rows else torch.cat([batch, batch[:1].expand(rows - len(batch), *batch.shape[1:])])
 
 
 def load_clip(name: str, pretrained: str | None = None, device: str | torch.device | None = None,

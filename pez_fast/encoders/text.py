@@ -13,6 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from pez_fast.encoders.causal import end_feature, filled_up, positions
 from pez_fast.functional import splice
 
 
@@ -70,11 +71,8 @@ class TextEncoder:
         template: what stands around the learned tokens.
         truncate: None: where it is exact. True: or raise ValueError. False: never.
 
-    A row's features do not depend on the others, nor on how many there are: batches of fewer than `MIN_ROWS` are filled
-    up, since below that a CPU's matrix products round differently.
+    A row's features do not depend on the others, nor on how many there are, to the bit: see `filled_up`.
     """
-
-    MIN_ROWS = 4
 
     def __init__(self, model: nn.Module, template: Template, truncate: bool | None = None) -> None:
         obstacle = truncation_obstacle(model)
@@ -82,37 +80,35 @@ class TextEncoder:
             raise ValueError(f"truncate=True would change the result of this model: {obstacle}")
         self.model, self.embedding = model, token_embedding(model)
         self.truncated = obstacle is None if truncate is None else truncate
-        length = template.end if self.truncated else len(template.ids)
-        device = self.embedding.weight.device
+        device, dtype = self.embedding.weight.device, self.embedding.weight.dtype
+        self.end = template.end - 1
+        length = positions(self.end, len(template.ids), dtype) if self.truncated else len(template.ids)
         self.slots = template.slots.to(device)
         self.ids = template.ids[:length].to(device)
         with torch.no_grad():
             self.fixed = self.embedding(self.ids[None])
 
     def __call__(self, hard: Tensor) -> Tensor:
-        rows = len(hard)
-        owner = torch.arange(max(rows, self.MIN_ROWS), device=hard.device) % max(rows, 1)
-        features = (self._truncated if self.truncated else self._hooked)(hard, owner)[:rows]
+        features = (self._truncated if self.truncated else self._hooked)(hard)[: len(hard)]
         return F.normalize(features.to(torch.promote_types(features.dtype, torch.float32)), dim=-1)
 
-    def _truncated(self, hard: Tensor, owner: Tensor) -> Tensor:
+    def _truncated(self, hard: Tensor) -> Tensor:
         tower = getattr(self.model, "text", self.model)
-        length = len(self.ids)
-        x = splice(self.fixed.expand(len(owner), -1, -1), hard, self.slots, owner)
-        x = x + tower.positional_embedding[:length].to(x.dtype)
-        x = tower.transformer(x, attn_mask=tower.attn_mask[:length, :length])
-        x = tower.ln_final(x[:, -1])
+        x = splice(self.fixed.expand(len(hard), -1, -1), hard, self.slots)
+        x = end_feature(tower, x + tower.positional_embedding[: len(self.ids)].to(x.dtype), self.end)
         projection = tower.text_projection
         if projection is None:
             return x
         return projection(x) if isinstance(projection, nn.Module) else x @ projection
 
-    def _hooked(self, hard: Tensor, owner: Tensor) -> Tensor:
+    def _hooked(self, hard: Tensor) -> Tensor:
+        hard = filled_up(hard)
+
         def feed(module: nn.Module, args: tuple, output: Tensor) -> Tensor:
-            return splice(output.detach(), hard, self.slots, owner)
+            return splice(output.detach(), hard, self.slots)
 
         handle = self.embedding.register_forward_hook(feed)
         try:
-            return self.model.encode_text(self.ids.expand(len(owner), -1))
+            return self.model.encode_text(self.ids.expand(len(hard), -1))
         finally:
             handle.remove()

@@ -15,6 +15,7 @@ from torch import Tensor
 from pez_fast.encoders.text import Template
 
 _GROUP = 64  # tokens written out at once while looking for unstable ones
+_STABLE: dict[tuple, list[int]] = {}
 
 
 class Vocabulary:
@@ -23,7 +24,7 @@ class Vocabulary:
     def __init__(self, tokenizer: Any, known_ids: Sequence[int] | None = None) -> None:
         self.tokenizer, self.known_ids = tokenizer, known_ids
         self._inner = getattr(tokenizer, "tokenizer", None)
-        self._stable: Tensor | None = None
+        self._stable: list[int] | None = None
         self.special = set(tokenizer.all_special_ids if self._inner is None else self._inner.all_special_ids)
         self.size = int(tokenizer.vocab_size) if self._inner is None else len(self._inner)
 
@@ -69,15 +70,24 @@ class Vocabulary:
     def stable(self) -> list[int]:
         """The ids that survive decode and encode, ascending."""
         if self._stable is None:
+            self._stable = self._find_stable()
+        return self._stable
+
+    def _find_stable(self) -> list[int]:
+        stock = self._inner is None and self.known_ids is None  # open_clip's own vocabulary, the same in every model
+        key = (type(self.tokenizer), self.size, self.tokenizer.clean_fn) if stock else None
+        if key not in _STABLE:
             candidates = [i for i in (range(self.size) if self.known_ids is None else sorted(self.known_ids)) if i not in self.special]
             if self._inner is None:  # a piece that does not end a word joins the next one
                 candidates = [i for i in candidates if self.tokenizer.decoder[i].endswith("</w>")]
-            alone = _keep(candidates, lambda group: self._survives(group))
-            probe = next((self.encode(word) for word in ("the", "a") if len(self.encode(word)) == 1), alone[:1])
+            alone = _keep(candidates, self._survives)
+            probe = next((ids for ids in (self.encode("the"), self.encode("a")) if len(ids) == 1), alone[:1])
             between = _keep(alone, lambda group: self._survives([t for i in group for t in (i, i, *probe)]))
-            single = [i for i in between if self.encode(self.decode([i])) == [i]]
-            self._stable = torch.tensor(single, dtype=torch.int64)
-        return self._stable.tolist()
+            found = [i for i in between if self._survives([i])]
+            if key is None:
+                return found
+            _STABLE[key] = found
+        return _STABLE[key]
 
     def _survives(self, ids: list[int]) -> bool:
         return self.encode(self.decode(ids)) == ids
