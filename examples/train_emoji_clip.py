@@ -19,7 +19,7 @@ import emoji_pictures as pictures
 import open_clip
 import torch
 import torch.nn.functional as F
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from tqdm import tqdm
 
@@ -77,6 +77,7 @@ def main() -> None:
     parser.add_argument("--lr", type=float, default=1e-3)
     parser.add_argument("--weight-decay", type=float, default=0.05)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--init", type=Path, help="folder of an earlier run to go on from")
     parser.add_argument("--save-every", type=int, default=500)
     args = parser.parse_args()
 
@@ -88,6 +89,12 @@ def main() -> None:
     words = sorted({w for n in names for w in n.split()} | set(pictures.COLOUR_NAMES))
     tokenizer = open_clip.get_tokenizer("ViT-B-32")
     model = open_clip.CLIP(**MODEL_CFG)
+    seen: set[int] = set()
+    earlier: list[dict] = []
+    if args.init:
+        model.load_state_dict({k: v.float() if v.is_floating_point() else v for k, v in load_file(args.init / "open_clip_model.safetensors").items()})
+        record = json.loads((args.init / "tokens.json").read_text())
+        seen, earlier = set(record["tokens_seen"]), record["training"]
     model.visual.to(memory_format=torch.channels_last)
     print(f"{len(names)} emoji, {len(words)} words, {sum(p.numel() for p in model.parameters()) / 1e6:.1f}M parameters", flush=True)
 
@@ -95,12 +102,11 @@ def main() -> None:
     others = [p for n, p in model.named_parameters() if p.ndim < 2 or "embedding" in n]
     optimiser = torch.optim.AdamW([{"params": matrices, "weight_decay": args.weight_decay}, {"params": others, "weight_decay": 0.0}],
                                   lr=args.lr, betas=(0.9, 0.98), fused=True)  # fmt: skip
-    warm = 200
+    warm = min(200, args.steps // 10)
     schedule = torch.optim.lr_scheduler.LambdaLR(
         optimiser, lambda k: min((k + 1) / warm, 0.5 * (1 + math.cos(math.pi * min(k / args.steps, 1)))))  # fmt: skip
     average = open_clip.CLIP(**MODEL_CFG).eval()
     average.load_state_dict(model.state_dict())
-    seen: set[int] = set()
     started, log = time.monotonic(), {}
     bar = tqdm(range(1, args.steps + 1), mininterval=10)
     for step in bar:
@@ -131,17 +137,17 @@ def main() -> None:
             log = {"step": step, "loss": round(loss.item(), 4), "held_out_top1_of_500": round(top1, 4), "held_out_colour_of_12": round(colour, 4),
                    "minutes": round((time.monotonic() - started) / 60, 1)}  # fmt: skip
             tqdm.write(json.dumps(log))
-            save(average, seen, log, args)
+            save(average, seen, log, earlier, args)
         bar.set_postfix(loss=f"{loss.item():.3f}")
 
 
-def save(model: open_clip.CLIP, seen: set[int], log: dict, args: argparse.Namespace) -> None:
+def save(model: open_clip.CLIP, seen: set[int], log: dict, earlier: list[dict], args: argparse.Namespace) -> None:
     args.out.mkdir(parents=True, exist_ok=True)
     state = {k: (v.half() if v.is_floating_point() else v).contiguous() for k, v in model.state_dict().items()}
     save_file(state, args.out / "open_clip_model.safetensors", metadata={"format": "pt"})
     (args.out / "open_clip_config.json").write_text(json.dumps(CONFIG, indent=2) + "\n")
     run = {"seed": args.seed, "steps": args.steps, "batch": args.batch, "lr": args.lr, "weight_decay": args.weight_decay, **log}
-    (args.out / "tokens.json").write_text(json.dumps({"training": run, "tokens_seen": sorted(seen)}) + "\n")
+    (args.out / "tokens.json").write_text(json.dumps({"training": [*earlier, run], "tokens_seen": sorted(seen)}) + "\n")
 
 
 if __name__ == "__main__":

@@ -15,6 +15,8 @@ from pez_fast.table import TokenTable
 Encode = Callable[[Tensor], Tensor]  # (R, L, d) token embeddings -> (R, D) features
 Objective = Callable[[Tensor, int], tuple[Tensor, Tensor]]  # features, step -> loss, score (R,)
 
+_PATIENCE_EVERY = 8  # steps between looks at whether all are finished: each waits for the device
+
 
 class Step(NamedTuple):
     """The projected prompts after `number` updates, and their scores."""
@@ -97,7 +99,7 @@ def search(table: TokenTable, start: Tensor, encode: Encode, objective: Objectiv
             if looked and callback is not None and callback(state) is True:
                 ended = "callback"
                 break
-            if looked and patience is not None and not active.any():
+            if patience is not None and step.number % _PATIENCE_EVERY == 0 and not active.any():
                 break
         else:
             ended = "steps"

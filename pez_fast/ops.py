@@ -40,7 +40,7 @@ def choose(impl: str, device: torch.device) -> str:
     """
     if impl == "auto":
         return next(name for name in ("cuda", "triton", "cpu", "torch") if not IMPLEMENTATIONS[name].unusable(device.type))
-    if impl not in IMPLEMENTATIONS:
+    if not isinstance(impl, str) or impl not in IMPLEMENTATIONS:
         raise ValueError(f"impl must be one of auto, {', '.join(IMPLEMENTATIONS)}; got {impl!r}")
     reason = IMPLEMENTATIONS[impl].unusable(device.type)
     if reason:

@@ -135,7 +135,8 @@ def optimize_prompt(model, target_features: Tensor, *, prompt_len: int, steps: i
     ids[:, 0], ids[:, prompt_len + 1] = sot, eot
     template = weight[ids]
     slots = slice(1, prompt_len + 1)
-    trace, state = Trace(best_score=-1000 * loss_weight), {}
+    trace = Trace(best_score=-1000 * loss_weight)
+    state: dict = {}
     for _ in range(steps):
         drawn = targets if batch_size is None else targets[torch.randperm(len(targets))[:batch_size]]
         hard, found = projection(p, weight)

@@ -4,8 +4,18 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 from dataclasses import dataclass, field
 from typing import Any
+
+
+def finite_or_none(value: Any) -> Any:
+    """The value with every number in it that JSON does not have, NaN or an infinity, as None."""
+    if isinstance(value, dict):
+        return {k: finite_or_none(v) for k, v in value.items()}
+    if isinstance(value, list):
+        return [finite_or_none(v) for v in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 @dataclass
@@ -44,8 +54,7 @@ class PromptResult:
 
     def to_json(self, indent: int | None = None) -> str:
         """JSON; what is not a number (the scores of an error) becomes null."""
-        values = {k: None if isinstance(v, float) and v != v else v for k, v in self.to_dict().items()}
-        return json.dumps(values, ensure_ascii=False, indent=indent, allow_nan=False)
+        return json.dumps(finite_or_none(self.to_dict()), ensure_ascii=False, indent=indent, allow_nan=False)
 
     def __str__(self) -> str:
         return self.error or self.prompt

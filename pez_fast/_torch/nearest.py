@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -149,7 +150,7 @@ def power_scaled(x: Tensor) -> Tensor:
 @contextmanager
 def _full_precision() -> Iterator[None]:
     """The bound holds for float32 products, so not for TF32 or bfloat16 ones, which torch can be told to use instead."""
-    backends = (torch.backends.cuda.matmul, torch.backends.mkldnn.matmul)
+    backends: tuple[Any, ...] = (torch.backends.cuda.matmul, torch.backends.mkldnn.matmul)  # type: ignore[attr-defined]
     before = [b.fp32_precision for b in backends]
     try:
         for b in backends:

@@ -7,6 +7,8 @@ position by position).
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -31,7 +33,7 @@ def positions(end: int, context: int, dtype: torch.dtype) -> int:
     return min(wanted, context)
 
 
-def runs_directly(transformer: nn.Module) -> bool:
+def runs_directly(transformer: Any) -> bool:
     """Whether its blocks are open_clip's plain ones, which are run here; others are called as they are."""
     from open_clip.transformer import ResidualAttentionBlock
 
@@ -45,7 +47,7 @@ def runs_directly(transformer: nn.Module) -> bool:
     )
 
 
-def end_feature(tower: nn.Module, x: Tensor, end: int) -> Tensor:
+def end_feature(tower: Any, x: Tensor, end: int) -> Tensor:
     """x (R, S, d) with positions added -> (R', d) behind `ln_final` at position `end`; rows from R on are filling."""
     if not runs_directly(tower.transformer):
         x = filled_up(x)

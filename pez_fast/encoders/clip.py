@@ -36,7 +36,7 @@ class ClipEncoder:
             left out of the "stable" vocabulary.
     """
 
-    def __init__(self, model: torch.nn.Module, tokenizer: Any, preprocess: Any, name: str = "custom",
+    def __init__(self, model: Any, tokenizer: Any, preprocess: Any, name: str = "custom",
                  known_ids: Sequence[int] | None = None) -> None:  # fmt: skip
         self.model = model.eval().requires_grad_(False)
         self.tokenizer, self.preprocess, self.name = tokenizer, preprocess, name
@@ -132,6 +132,8 @@ def load_clip(name: str, pretrained: str | None = None, device: str | torch.devi
     elif Path(name).is_dir():
         folder = Path(name)
     quick_gelu = False
+    if pretrained is not None and (folder is not None or name.startswith("hf-hub:")):
+        raise ValueError(f"pretrained={pretrained!r} does not go with name={name!r}, which brings its own weights")
     if folder is not None:
         source = f"local-dir:{folder}"
         if not (folder / "open_clip_config.json").is_file():
@@ -140,7 +142,7 @@ def load_clip(name: str, pretrained: str | None = None, device: str | torch.devi
         quick_gelu = _check_name(open_clip, name, pretrained)
     try:
         with _quiet():
-            model = open_clip.create_model(source, pretrained=None if source != name else pretrained, device=device, precision="fp32",
+            model = open_clip.create_model(source, pretrained=pretrained, device=device, precision="fp32",
                                            force_quick_gelu=quick_gelu, require_pretrained=True)  # fmt: skip
             tokenizer = open_clip.get_tokenizer(source)
     except Exception as error:  # hub, file and network errors come in many classes; all mean that it cannot be had

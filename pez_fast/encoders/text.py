@@ -8,6 +8,7 @@ that makes them.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -27,18 +28,18 @@ class Template:
     end: int
 
 
-def token_embedding(model: nn.Module) -> nn.Embedding:
+def token_embedding(model: Any) -> nn.Embedding:
     """The module that turns the ids of an open_clip model's text into embeddings."""
     tower = getattr(model, "text", model)
     if isinstance(getattr(tower, "token_embedding", None), nn.Embedding):
         return tower.token_embedding
     transformer = getattr(tower, "transformer", None)
-    if hasattr(transformer, "get_input_embeddings"):  # a text tower from transformers
+    if transformer is not None and hasattr(transformer, "get_input_embeddings"):  # a text tower from transformers
         return transformer.get_input_embeddings()
     raise ValueError(f"model has no token embedding that can be fed: {type(model).__name__}")
 
 
-def truncation_obstacle(model: nn.Module) -> str | None:
+def truncation_obstacle(model: Any) -> str | None:
     """Why a tower must see its whole context; None where the tokens up to the end token are enough.
 
     Decided from what the tower does: a causal mask, and pooling at the end token.
@@ -74,7 +75,7 @@ class TextEncoder:
     A row's features do not depend on the others, nor on how many there are, to the bit: see `filled_up`.
     """
 
-    def __init__(self, model: nn.Module, template: Template, truncate: bool | None = None) -> None:
+    def __init__(self, model: Any, template: Template, truncate: bool | None = None) -> None:
         obstacle = truncation_obstacle(model)
         if truncate and obstacle:
             raise ValueError(f"truncate=True would change the result of this model: {obstacle}")

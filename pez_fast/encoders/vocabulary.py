@@ -114,7 +114,8 @@ class Vocabulary:
         context = int(self.tokenizer.context_length)
         if used > context:
             fixed = used - prompt_len
-            raise ValueError(f"prompt_len must be at most {context - fixed}: the context has {context} places and {fixed} are taken; got {prompt_len}")
+            places = f"the context has {context} places and {fixed} are taken"
+            raise ValueError(f"prompt_len must be at most {context - fixed}: {places}; got {prompt_len}")
         start = at + len(before)
         filler = probe[0]  # stands for the learned tokens where the tower looks at ids: neither end nor padding
         ids = framed[:at] + before + [filler] * prompt_len + after + tail

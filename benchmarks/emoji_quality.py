@@ -1,0 +1,91 @@
+"""Quality of learned prompts on held-out pictures whose right answer is known, beside the plain port of the original.
+
+    python benchmarks/emoji_quality.py --out benchmarks/results/emoji_quality.json
+
+The pictures (`benchmarks/heldout/`) show one emoji each, on the one background colour that the bundled model never saw it
+on. A prompt counts for the name if it holds a word of it, for the colour if it holds the colour's name. The plain port
+(`pez_fast.reference.optimize_prompt`) learns from the whole vocabulary as the original does, one picture at a time, for the same
+number of steps.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import time
+from pathlib import Path
+
+import torch
+from PIL import Image
+from provenance import write
+
+import pez_fast
+from pez_fast import reference
+
+HELD_OUT = Path(__file__).parent / "heldout"
+SMALL_WORDS = {"a", "and", "at", "for", "in", "of", "on", "the", "with", "&"}
+
+
+def names_in(prompt: str, name: str) -> bool:
+    """Whether a word of the name that means something stands in the prompt."""
+    words = {w.strip(",.:!()'\"") for w in name.split()} - SMALL_WORDS
+    return bool(words & set(prompt.split()))
+
+
+def summary(who: str, prompts: list[str], labels: list[dict], ids: list[float], text: list[float], seconds: float) -> dict:
+    """Shares and medians of one way of learning, printed as one line."""
+    name = [names_in(p, label["name"]) for p, label in zip(prompts, labels, strict=True)]
+    colour = [label["colour"] in p.split() for p, label in zip(prompts, labels, strict=True)]
+    either = [a or b for a, b in zip(name, colour, strict=True)]
+    row = {"name": who, "pictures": len(prompts), "name_share": sum(name) / len(name), "colour_share": sum(colour) / len(name),
+           "name_or_colour_share": sum(either) / len(name), "median_ids_score": statistics.median(ids),
+           "median_text_score": statistics.median(text), "seconds": seconds}  # fmt: skip
+    print(f"{who:28} name {row['name_share']:4.0%}  colour {row['colour_share']:4.0%}  either {row['name_or_colour_share']:4.0%}  "
+          f"ids {row['median_ids_score']:.4f}  text {row['median_text_score']:.4f}  {seconds:7.1f} s")  # fmt: skip
+    return row
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", default="emoji")
+    parser.add_argument("--pictures", type=int, default=100)
+    parser.add_argument("--steps", type=int, default=300)
+    parser.add_argument("--restarts", type=int, nargs="+", default=[1])
+    parser.add_argument("--no-plain", action="store_true", help="leave the plain port out")
+    parser.add_argument("--out", type=Path)
+    args = parser.parse_args()
+
+    labels = json.loads((HELD_OUT / "labels.json").read_text())[: args.pictures]
+    images = [Image.open(HELD_OUT / label["file"]).convert("RGB") for label in labels]
+    clip = pez_fast.load_clip(args.model)
+    targets = clip.encode_images(images)
+
+    def cosines(prompts: list[str]) -> list[float]:
+        return (clip.encode_texts(prompts) * targets).sum(-1).tolist()
+
+    captions = [f"{label['name']} on a {label['colour']} background" for label in labels]
+    rows = [summary("the true caption", captions, labels, cosines(captions), cosines(captions), 0.0)]
+    for restarts in args.restarts:
+        begun = time.perf_counter()
+        found = pez_fast.invert_batch(images, clip, prompt_len=16, steps=args.steps, seed=0, restarts=restarts)
+        rows.append(summary(f"pez_fast, {restarts} restart{'s' * (restarts > 1)}", [r.prompt for r in found], labels, [r.ids_score for r in found],
+                            [r.text_score for r in found], time.perf_counter() - begun))  # fmt: skip
+        for label, result in list(zip(labels, found, strict=True))[:8]:
+            print(f"    {label['name']} on {label['colour']}: {result.prompt}")
+    if not args.no_plain:
+        begun = time.perf_counter()
+        prompts, scores = [], []
+        for k in range(len(images)):
+            torch.manual_seed(k)
+            trace = reference.optimize_prompt(clip.model, targets[k : k + 1], prompt_len=16, steps=args.steps)
+            assert trace.best_ids is not None
+            prompts.append(clip.tokenizer.decode(trace.best_ids.tolist()))
+            scores.append(trace.best_score)
+        rows.append(summary("plain port", prompts, labels, scores, cosines(prompts), time.perf_counter() - begun))
+    if args.out:
+        write(args.out, {"steps": args.steps, "prompt_len": 16, "rows": rows})
+
+
+if __name__ == "__main__":
+    main()

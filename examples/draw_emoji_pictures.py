@@ -1,0 +1,50 @@
+"""Draw the pictures that ship with the package, and the held-out ones of the benchmark.
+
+    python examples/draw_emoji_pictures.py --demo pez_fast/models/emoji/pictures --heldout benchmarks/heldout
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+
+import emoji_pictures as pictures
+import numpy as np
+from PIL import Image
+
+DEMO = (
+    ("red apple", "white"), ("dog face", "blue"), ("sunflower", "purple"), ("rocket", "black"),
+    ("pizza", "green"), ("snowman", "turquoise"), ("guitar", "orange"), ("tropical fish", "pink"),
+)  # fmt: skip
+DEMO_SIZE, HELD_OUT_SIZE, HELD_OUT, HELD_OUT_SEED = 256, 64, 200, 0
+
+
+def save(path: Path, scene: pictures.Scene, glyphs, size: int) -> None:
+    pixels = pictures.compose([scene], glyphs, size, oversample=4 if size < 128 else 2)[0]
+    Image.fromarray((pixels.permute(1, 2, 0).numpy() * 255).round().astype(np.uint8)).save(path, optimize=True)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--demo", type=Path)
+    parser.add_argument("--heldout", type=Path)
+    args = parser.parse_args()
+    drawn = pictures.load_glyphs()
+    names, glyphs = [g.name for g in drawn], pictures.stack_glyphs(drawn)
+    if args.demo:
+        args.demo.mkdir(parents=True, exist_ok=True)
+        for name, colour in DEMO:
+            scene = pictures.Scene([names.index(name)], [(0.5, 0.5, 0.75)], pictures.COLOUR_NAMES.index(colour), (0, 0, 0))
+            save(args.demo / f"{name} on {colour}.png", scene, glyphs, DEMO_SIZE)
+    if args.heldout:
+        args.heldout.mkdir(parents=True, exist_ok=True)
+        labels = []
+        for k, scene in enumerate(pictures.held_out_scenes(HELD_OUT, len(names), HELD_OUT_SEED)):
+            save(args.heldout / f"{k:03}.png", scene, glyphs, HELD_OUT_SIZE)
+            labels.append({"file": f"{k:03}.png", "name": names[scene.glyphs[0]], "colour": pictures.COLOUR_NAMES[scene.colour]})
+        (args.heldout / "labels.json").write_text(json.dumps(labels, indent=0, ensure_ascii=False) + "\n")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,332 @@
+"""The command line: what goes to stdout, what to stderr, and the exit codes."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+from typer.testing import CliRunner
+
+import pez_fast
+from pez_fast import live, sheet
+from pez_fast.cli import app
+from pez_fast.result import PromptResult
+from pez_fast.tasks import Progress
+
+PEZ_FAST = (sys.executable, "-m", "pez_fast.cli")
+
+
+@pytest.fixture
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, pictures) -> Path:
+    """A folder, made the current one, with a.png, b.png and a file that is no picture."""
+    monkeypatch.chdir(tmp_path)
+    pictures[0].save("a.png")
+    pictures[1].save("b.png")
+    Path("broken.png").write_bytes(b"no picture")
+    return tmp_path
+
+
+@pytest.fixture
+def tiny(monkeypatch: pytest.MonkeyPatch, tiny_clip, here: Path):
+    """Every model that a command loads is the tiny one."""
+    monkeypatch.setattr("pez_fast.encoders.load_clip", lambda *_: tiny_clip)
+    return tiny_clip
+
+
+def run(*arguments: object, code: int = 0, charset: str = "utf-8"):
+    """The command in this process; whatever it does, no traceback and no colours."""
+    result = CliRunner(charset=charset).invoke(app, [str(a) for a in arguments])
+    assert result.exit_code == code, result.stderr
+    assert "Traceback" not in result.stderr
+    assert "\x1b" not in result.stdout + result.stderr
+    return result
+
+
+def complaint(*arguments: object, code: int = 2) -> str:
+    """The sentence that the command ends with; it must be the last line, and nothing may be on stdout."""
+    result = run(*arguments, code=code)
+    assert result.stdout == ""
+    *before, last = result.stderr.splitlines()
+    assert last.startswith("pez-fast: error: ") and not any("error" in line for line in before)
+    return last.removeprefix("pez-fast: error: ")
+
+
+def test_help_and_version_import_no_model_library():
+    code = "import sys, pez_fast.cli; assert not {'torch', 'open_clip', 'numpy', 'PIL'} & set(sys.modules); pez_fast.cli.main()"
+    shown = subprocess.run([sys.executable, "-c", code, "--help"], capture_output=True, check=True).stdout.decode()
+    assert all(command in shown for command in ("demo", "invert", "distill", "info"))
+    assert run("--version").stdout == f"pez-fast {pez_fast.__version__}\n"
+    assert "Usage: pez-fast" in run().stdout
+
+
+@pytest.mark.parametrize("command", ["demo", "invert", "distill", "info"])
+def test_every_command_has_help_with_the_name_of_the_program(command: str):
+    assert f"Usage: pez-fast {command}" in run(command, "--help").stdout
+
+
+def test_invert_prints_the_prompt_alone(tiny):
+    result = run("invert", "a.png", "b.png", "--steps", 12, "--prompt-len", 4, "--seed", 3)
+    expected = pez_fast.invert(["a.png", "b.png"], tiny, prompt_len=4, steps=12, seed=3)
+    assert result.stdout == expected.prompt + "\n"
+    lines = result.stderr.splitlines()
+    assert lines[0].startswith("loading the model ViT-H-14 with laion2b")
+    assert lines[1].startswith("step 0/12  best ") and lines[-2].startswith("step 12/12  best ") and lines[-2].endswith('"')
+    assert lines[-1].startswith(f"text cosine {expected.text_score:.4f}")
+
+
+def test_the_lines_of_progress_are_a_tenth_apart(tiny):
+    lines = run("invert", "a.png", "--steps", 60, "--prompt-len", 2).stderr.splitlines()
+    assert [line.split()[1] for line in lines if line.startswith("step")] == [f"{k}/60" for k in range(0, 61, 6)]
+
+
+def test_invert_as_json_is_the_result(tiny):
+    value = json.loads(run("invert", "a.png", "--steps", 2, "--prompt-len", 2, "--json").stdout)
+    expected = pez_fast.invert("a.png", tiny, prompt_len=2, steps=2).to_dict()
+    assert {**value, "seconds": 0} == {**expected, "seconds": 0}
+
+
+def test_options_reach_the_library(monkeypatch: pytest.MonkeyPatch, tiny):
+    seen: dict = {}
+
+    def record(images, clip, **options):
+        seen.update(options, images=len(images))
+        return PromptResult(prompt="x")
+
+    monkeypatch.setattr("pez_fast.tasks.invert", record)
+    given = {"prompt_len": 5, "steps": 7, "seed": 9, "lr": 0.3, "weight_decay": 0.01, "restarts": 2, "prefix": "a", "suffix": "b",
+             "init": "c", "patience": 6, "vocabulary": "full"}  # fmt: skip
+    flags = [part for name, value in given.items() for part in (f"--{name.replace('_', '-')}", value)]
+    run("invert", "a.png", "b.png", *flags, "--ban", "cat", "--ban", "dog", "--weight", 1, "--weight", -0.5)
+    assert {name: seen[name] for name in given} == given
+    assert (seen["images"], seen["banned"], seen["weights"]) == (2, ("cat", "dog"), [1.0, -0.5])
+
+
+def test_model_and_weights_reach_load_clip(monkeypatch: pytest.MonkeyPatch, here: Path):
+    seen = []
+
+    def load(*arguments):
+        seen.append(arguments)
+        raise ValueError("stop")
+
+    monkeypatch.setattr("pez_fast.encoders.load_clip", load)
+    for flags in ([], ["--model", "emoji"], ["--model", "RN50", "--pretrained", "openai", "--device", "cpu"]):
+        assert complaint("invert", "a.png", *flags) == "stop"
+    assert seen == [("ViT-H-14", "laion2b_s32b_b79k", None), ("emoji", None, None), ("RN50", "openai", torch.device("cpu"))]
+
+
+def test_each_goes_on_after_an_unreadable_picture(tiny):
+    arguments = ("invert", "--each", "a.png", "broken.png", "b.png", "--steps", 10, "--prompt-len", 2)
+    result = run(*arguments, code=1)
+    expected = pez_fast.invert_batch(["a.png", "b.png"], tiny, prompt_len=2, steps=10)
+    table = result.stdout
+    assert all(prompt.prompt in table and f"{prompt.text_score:.3f}" in table for prompt in expected) and "damaged" in table
+    assert "step 10/10  best " in result.stderr and "for 2 pictures" in result.stderr
+    rows = json.loads(run(*arguments, "--json", code=1).stdout)
+    assert [row["image"] for row in rows] == ["a.png", "broken.png", "b.png"]
+    assert [row["prompt"] for row in rows] == [expected[0].prompt, "", expected[1].prompt]
+    assert rows[1]["text_score"] is None and "damaged" in rows[1]["error"]
+
+
+def test_distill_takes_a_ratio_or_a_length(tiny):
+    text = "a red bird over the blue sea"
+    for flags, tokens in (([], 2), (["--ratio", 0.5], 4), (["--prompt-len", 3], 3)):
+        value = json.loads(run("distill", text, *flags, "--steps", 2, "--json").stdout)
+        assert len(value["ids"]) == tokens
+    long = run("distill", "word " * 100, "--steps", 1, "--prompt-len", 1)
+    assert "pez-fast: warning: the model reads the first 75 of the 100 tokens of the text" in long.stderr.splitlines()
+
+
+def test_info():
+    assert json.loads(run("info", "--json").stdout) == pez_fast.info()
+    shown = run("info").stdout
+    assert pez_fast.__version__ in shown and "usable" in shown and "triton" in shown
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (["--foo"], "No such option"),
+        (["nothing"], "No such command 'nothing'"),
+        (["invert"], "Missing argument 'IMAGE'"),
+        (["invert", "a.png", "--steps", "many"], "Invalid value for '--steps'"),
+        (["invert", "a.png", "--steps", "0"], "steps must be a positive integer; got 0"),
+        (["invert", "a.png", "--lr", "nan"], "lr must be a finite number"),
+        (["invert", "a.png", "--vocabulary", "half"], "Invalid value for '--vocabulary'"),
+        (["invert", "a.png", "--device", "toaster"], "device must be a device of torch"),
+        (["invert", "none.png"], "image none.png does not exist"),
+        (["invert", "broken.png"], "image broken.png is in none of the formats"),
+        (["invert", "a\n\x1b[31m.png"], "image a \\x1b[31m.png does not exist"),
+        (["invert", "a.png", "--weight", "1", "--weight", "2"], "--weight must be given once for each of the 1 images; got 2"),
+        (["invert", "a.png", "--weight", "1", "--each"], "--weight and --each exclude each other"),
+        (["invert", "a.png", "--sheet", "no/such/folder.png"], "the sheet no/such/folder.png cannot be written"),
+        (["invert", "a.png", "--sheet", "a.jpg"], "the sheet must be a .png file"),
+        (["demo", "--out", "no/such/folder.png"], "the sheet no/such/folder.png cannot be written"),
+        (["demo", "--steps", "-1"], "steps must be a positive integer; got -1"),
+        (["distill", "a b", "--ratio", "0.5", "--prompt-len", "1"], "--ratio and --prompt-len exclude each other"),
+    ],
+)
+def test_wrong_usage_is_one_sentence_before_any_model_is_loaded(monkeypatch, here: Path, arguments: list[str], sentence: str):
+    monkeypatch.setattr("pez_fast.encoders.load_clip", lambda *_: pytest.fail("loaded"))
+    assert complaint(*arguments).startswith(sentence)
+
+
+def test_errors_of_the_library(monkeypatch: pytest.MonkeyPatch, tiny):
+    assert complaint("invert", "a.png", "--prompt-len", 99).startswith("prompt_len must be at most 75")
+    assert complaint("distill", " ").startswith("text must not be empty")
+
+    def fail(*_, **__):
+        raise RuntimeError("out of\nmemory")
+
+    monkeypatch.setattr("pez_fast.tasks.distill", fail)
+    assert complaint("distill", "a", code=1) == "RuntimeError: out of memory"
+
+
+def test_sheet_overwrites_and_a_failed_check_leaves_nothing(monkeypatch: pytest.MonkeyPatch, tiny):
+    target = Path("sheet.png")
+    target.write_bytes(b"old")
+    result = run("invert", "--each", "a.png", "broken.png", "--steps", 3, "--prompt-len", 2, "--sheet", target, code=1)
+    assert result.stderr.splitlines()[-1] == "sheet written to sheet.png"
+    with Image.open(target) as image:
+        assert image.format == "PNG" and image.width == sheet.WIDTH
+    target.write_bytes(b"old")
+    assert complaint("invert", "a.png", "--sheet", target, "--prompt-len", 99).startswith("prompt_len")
+    assert complaint("invert", "a.png", "--sheet", "new.png", "--prompt-len", 99).startswith("prompt_len")
+    assert target.read_bytes() == b"old" and not Path("new.png").exists()
+
+
+def test_interrupted_search_still_gives_its_best(monkeypatch: pytest.MonkeyPatch, tiny):
+    def interrupt(self, state: Progress) -> None:
+        if state.step == 4:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(live.PlainProgress, "__call__", interrupt)
+    result = run("invert", "a.png", "--steps", 50, "--prompt-len", 2, "--json", code=130)
+    value = json.loads(result.stdout)
+    assert (value["stopped"], value["steps"]) == ("interrupt", 4) and value["prompt"]
+    assert result.stderr.splitlines()[-1] == "pez-fast: interrupted after 4 of 50 steps; this is the best so far"
+
+
+def test_interrupt_elsewhere_is_one_line(monkeypatch: pytest.MonkeyPatch, here: Path):
+    def interrupt(*_) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("pez_fast.encoders.load_clip", interrupt)
+    assert complaint("invert", "a.png", code=130) == "interrupted"
+
+
+def test_ctrl_c_in_a_locale_without_unicode(here: Path, tiny_clip_dir: Path):
+    arguments = ["invert", "--each", "a.png", "--model", str(tiny_clip_dir), "--steps", "100000", "--suffix", "café ♥"]
+    environment = os.environ | {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0", "OMP_NUM_THREADS": "1"}
+    environment["PYTHONPATH"] = os.pathsep.join(filter(None, sys.path))
+    process = subprocess.Popen(
+        [*PEZ_FAST, *arguments], stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=environment, text=True, encoding="ascii",
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler))  # fmt: skip
+    assert process.stderr is not None
+    said = ""
+    while "step 0/" not in said:
+        line = process.stderr.readline()
+        assert line, said
+        said += line
+    process.send_signal(signal.SIGINT)
+    shown, rest = process.communicate(timeout=120)
+    assert process.returncode == 130 and "Traceback" not in rest
+    assert rest.splitlines()[-1].endswith("of 100000 steps; this is the best so far")
+    assert "caf" in shown and "a.png" in shown and "\x1b" not in shown
+
+
+def test_json_is_valid_in_any_encoding(tiny):
+    arguments = ("invert", "a.png", "--steps", 1, "--prompt-len", 1, "--suffix", "café 😀", "--json")
+    for charset in ("utf-8", "ascii", "latin-1"):
+        assert json.loads(run(*arguments, charset=charset).stdout)["prompt"].endswith("café 😀")
+    assert "caf\\xe9" in run(*arguments[:-1], charset="ascii").stdout
+
+
+def test_json_has_null_for_what_is_no_number(capsys: pytest.CaptureFixture):
+    live.show_one(PromptResult(history=[0.5, float("nan")], ids_score=float("-inf")), as_json=True)
+    value = json.loads(capsys.readouterr().out)
+    assert value["history"] == [0.5, None] and value["ids_score"] is None and value["text_score"] is None
+
+
+def test_table_shows_brackets_and_controls_as_they_are(capsys: pytest.CaptureFixture):
+    live.show_many(["[red].png"], [PromptResult(prompt=":heart: [bold]\x1b[0m", text_score=0.5)], as_json=False)
+    out = capsys.readouterr().out
+    assert "[red].png" in out and ":heart: [bold]\\x1b[0m" in out and "0.500" in out
+
+
+class _Terminal(io.StringIO):
+    encoding = "utf-8"
+
+    def isatty(self) -> bool:
+        return True
+
+
+def test_live_display_only_on_a_terminal(monkeypatch: pytest.MonkeyPatch):
+    assert isinstance(live.watch(["a"], 10), live.PlainProgress)
+    for name, value in {"TERM": "xterm", "COLUMNS": "100", "LINES": "12"}.items():
+        monkeypatch.setenv(name, value)
+    terminal = _Terminal()
+    monkeypatch.setattr(sys, "stderr", terminal)
+    names = [f"picture {k}" for k in range(9)]
+    with live.watch(names, 300) as progress:
+        assert isinstance(progress, live.LiveProgress) and progress.every == 3
+        progress(Progress(42, 300, [f"prompt [{k}]" for k in range(9)], [0.1 * k for k in range(9)]))
+    written = terminal.getvalue()
+    assert "42/300" in written and "picture 0" in written and "prompt [3]" in written and "0.300" in written
+    assert "and 4 more" in written and "picture 5" not in written  # it has to fit
+    monkeypatch.setenv("TERM", "dumb")
+    assert isinstance(live.watch(["a"], 10), live.PlainProgress)
+
+
+def test_sheet_of_odd_rows(pictures):
+    results = [
+        PromptResult(prompt="one " * 70 + "x" * 200, text_score=-0.5, history=[-0.3, -0.5], steps=1),
+        PromptResult(prompt="café 😀", history=[float("nan")]),
+        PromptResult(error="no picture"),
+    ]
+    rows = [sheet.Row("name " * 50, pictures[:n], result) for n, result in zip((8, 1, 0), results, strict=True)]
+    tall, usual = sheet.draw_sheet(rows, "title", "subtitle"), sheet.draw_sheet(rows[1:], "title", "subtitle")
+    assert tall.width == usual.width == sheet.WIDTH and tall.height - usual.height > 2 * sheet.THUMB
+    margin = usual.crop((sheet.WIDTH - sheet.MARGIN + 4, 0, sheet.WIDTH, usual.height))
+    assert margin.getcolors() == [(margin.width * margin.height, (255, 255, 255))]
+    many = sheet.draw_sheet(rows[2:] * (sheet.MOST + 5), "title", "subtitle")
+    assert many.height < (sheet.MOST + 2) * (sheet.THUMB + sheet.GAP)
+
+
+@pytest.mark.parametrize(
+    ("histories", "low", "high", "steps"),
+    [
+        ([[-0.2, 0.5, 0.4], [0.1, 0.86]], 0.0, 0.86, 2),
+        ([[0.21, 0.3]], 0.2, 0.3, 1),
+        ([[-0.5, -0.3]], -0.5, -0.3, 1),
+        ([[]], 0.0, 1.0, 1),
+    ],
+)
+def test_axes_hold_the_best_scores(histories: list[list[float]], low: float, high: float, steps: int):
+    axes = sheet._axes(histories)
+    assert axes.low == pytest.approx(low) and high <= axes.high + 1e-9 <= high + axes.gap + 2e-9
+    assert axes.steps == steps and 3 <= len(axes.ticks) <= 7 and axes.step_ticks[0] == 0
+
+
+def test_wrapped_lines_fit_and_lose_nothing():
+    text = "two words " * 20 + "y" * 300
+    lines = sheet._wrap(text, 19, 300)
+    assert all(sheet._length(line, 19) <= 300 for line in lines)
+    assert "".join(lines).replace(" ", "") == text.replace(" ", "")
+    assert sheet._plain("café 😀 ok") == "caf\\xe9 [grinning face] ok"
+
+
+def test_demo_on_the_bundled_model(here: Path):
+    result = run("demo", "--steps", 3, "--out", "demo.png", "--json")
+    rows = json.loads(result.stdout)
+    assert rows and all(row["image"] and row["prompt"] and row["text_score"] > 0 for row in rows)
+    assert result.stderr.splitlines()[-1] == "sheet written to demo.png"
+    with Image.open("demo.png") as image:
+        assert image.format == "PNG" and image.height > len(rows) * sheet.THUMB

@@ -1,0 +1,95 @@
+"""The loop against the plain one, step by step, and what it keeps."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from pez_fast import reference
+from pez_fast.engine import pez_steps, search
+from pez_fast.objectives import TargetSimilarity, weighted_goal
+from pez_fast.optimizer import PEZ
+from pez_fast.table import TokenTable
+
+
+def setting(clip, pictures, rows, prompt_len=6, seed=0):
+    generator = torch.Generator().manual_seed(seed)
+    start = torch.randint(49408, (rows, prompt_len), generator=generator)
+    goals = weighted_goal(clip.encode_images(pictures[:3]))[None].expand(rows, -1)
+    return TokenTable(clip.embedding), start, clip.text_encoder(prompt_len), goals
+
+
+@pytest.mark.parametrize(("seed", "prompt_len"), [(0, 6), (1, 16)])
+def test_ids_equal_those_of_the_plain_loop_for_300_steps(tiny_clip64, pictures, seed, prompt_len):
+    clip = tiny_clip64
+    table, start, encode, goals = setting(clip, pictures, 1, prompt_len, seed)
+    plain = reference.optimize_prompt(clip.model, clip.encode_images(pictures[:3]), prompt_len=prompt_len, steps=300,
+                                      batch_size=None, start=start)  # fmt: skip
+    opt = PEZ(table.weight[start].clone(), table)
+    ours = list(pez_steps(opt, encode, TargetSimilarity(goals), 300))
+    assert len(ours) == 301
+    assert torch.equal(torch.stack([s.ids for s in ours[:300]]), torch.stack(plain.ids))
+    torch.testing.assert_close(torch.cat([s.score for s in ours[:300]]), torch.tensor(plain.scores, dtype=torch.float64), rtol=0, atol=1e-9)
+    assert len({tuple(i.flatten().tolist()) for i in plain.ids}) > 50  # it moves
+
+
+def run(clip, pictures, rows=3, count=20, **options):
+    table, start, encode, goals = setting(clip, pictures, rows)
+    return search(table, start, encode, TargetSimilarity(goals), count, 0.1, 0.1, **options)
+
+
+def test_search_keeps_each_prompts_best_the_last_projection_included(tiny_clip, pictures):
+    table, start, encode, goals = setting(tiny_clip, pictures, 3)
+    found = run(tiny_clip, pictures)
+    assert found.history.shape == (3, 21) and found.stopped == ["steps"] * 3 and found.steps.tolist() == [20] * 3
+    assert torch.equal(found.best_score, found.history.max(1).values)
+    torch.testing.assert_close((encode(table.weight[found.best_ids]) * goals).sum(-1), found.best_score, rtol=0, atol=1e-6)
+    assert torch.equal(run(tiny_clip, pictures, count=1).history[:, 0], found.history[:, 0])
+
+
+def test_one_update_is_scored_after_it(tiny_clip, pictures):
+    found = run(tiny_clip, pictures, count=1)
+    assert found.history.shape == (3, 2) and (found.best_score == found.history.max(1).values).all()
+
+
+def test_patience_ends_each_prompt_on_its_own(tiny_clip, pictures):
+    long = run(tiny_clip, pictures, rows=4, count=150)
+    found = run(tiny_clip, pictures, rows=4, count=150, patience=8, every=1)
+    assert "patience" in found.stopped and (found.steps < 150).any()
+    for row in range(4):
+        history, end = long.history[row], int(found.steps[row])
+        best = int(history[: end + 1].argmax())
+        assert end - best == 8 or end == 150
+        assert found.best_score[row] == history[best]
+
+
+def test_callback_sees_progress_and_can_end_it(tiny_clip, pictures):
+    seen = []
+    found = run(tiny_clip, pictures, count=10, every=4, callback=lambda s: seen.append(s.number))
+    assert seen == [0, 4, 8, 10] and found.stopped == ["steps"] * 3
+    found = run(tiny_clip, pictures, count=10, every=4, callback=lambda s: s.number >= 4)
+    assert found.number == 4 and found.stopped == ["callback"] * 3 and found.history.shape == (3, 5)
+
+
+def test_interrupt_returns_the_best_so_far(tiny_clip, pictures):
+    def interrupt(state):
+        if state.number == 6:
+            raise KeyboardInterrupt
+
+    found = run(tiny_clip, pictures, count=100, every=3, callback=interrupt)
+    assert found.stopped == ["interrupt"] * 3 and found.number == 6
+    assert torch.equal(found.best_score, found.history.max(1).values)
+
+
+def test_an_error_in_a_callback_is_not_swallowed(tiny_clip, pictures):
+    with pytest.raises(ZeroDivisionError):
+        run(tiny_clip, pictures, callback=lambda s: 1 / 0)
+
+
+def test_weighted_goal():
+    targets = torch.nn.functional.normalize(torch.randn(3, 8), dim=-1)
+    torch.testing.assert_close(weighted_goal(targets), targets.mean(0))
+    torch.testing.assert_close(weighted_goal(targets, [2, -1, 0]), (2 * targets[0] - targets[1]) / 3)
+    for bad in ([1], [0, 0, 0], [float("nan"), 1, 1]):
+        with pytest.raises(ValueError, match="weights must be"):
+            weighted_goal(targets, bad)
