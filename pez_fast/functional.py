@@ -72,7 +72,7 @@ def splice(template: Tensor, hard: Tensor, slots: Tensor, owner: Tensor | None =
     """
     for name, value in (("template", template), ("hard", hard)):
         if not isinstance(value, Tensor) or not value.is_floating_point():
-            raise TypeError(f"{name} must be a floating-point tensor; got {_kind(value)}")
+            raise TypeError(f"{name} must be a floating-point tensor; got {kind_of(value)}")
         if value.ndim != 3:
             raise ValueError(f"{name} must have three dimensions; got {tuple(value.shape)}")
     if hard.shape[2] != template.shape[2]:
@@ -95,9 +95,9 @@ def splice(template: Tensor, hard: Tensor, slots: Tensor, owner: Tensor | None =
 
 def _flat(x: Tensor, table: TokenTable, impl: str) -> tuple[Tensor, str]:
     if not isinstance(table, TokenTable):
-        raise TypeError(f"table must be a TokenTable; got {_kind(table)}")
+        raise TypeError(f"table must be a TokenTable; got {kind_of(table)}")
     if not isinstance(x, Tensor) or not x.is_floating_point():
-        raise TypeError(f"x must be a floating-point tensor; got {_kind(x)}")
+        raise TypeError(f"x must be a floating-point tensor; got {kind_of(x)}")
     if x.ndim == 0 or x.shape[-1] != table.dim:
         raise ValueError(f"x must be (…, {table.dim}) to match the table; got {tuple(x.shape)}")
     if x.device != table.device:
@@ -109,7 +109,7 @@ def _flat(x: Tensor, table: TokenTable, impl: str) -> tuple[Tensor, str]:
 
 def _check_index(name: str, value: Tensor, shape: tuple[int, ...], end: int) -> None:
     if not isinstance(value, Tensor) or value.dtype != torch.int64:
-        raise TypeError(f"{name} must be an int64 tensor; got {_kind(value)}")
+        raise TypeError(f"{name} must be an int64 tensor; got {kind_of(value)}")
     if value.shape != shape:
         raise ValueError(f"{name} must be {shape}; got {tuple(value.shape)}")
     if _compiling() or value.device.type != "cpu" or not len(value):  # no look at the values where that would wait
@@ -123,5 +123,6 @@ def _compiling() -> bool:
     return torch.compiler.is_compiling()
 
 
-def _kind(value: object) -> str:
+def kind_of(value: object) -> str:
+    """What to call a wrong argument in an error."""
     return f"{value.dtype} tensor" if isinstance(value, Tensor) else type(value).__name__

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from pez_fast.functional import project
+from pez_fast.functional import kind_of, project
 from pez_fast.table import TokenTable
 
 
@@ -35,8 +35,11 @@ class PEZ(torch.optim.AdamW):
     def __init__(self, prompts: Tensor, table: TokenTable, lr: float = 0.1, weight_decay: float = 0.1,
                  betas: tuple[float, float] = (0.9, 0.999), eps: float = 1e-8, impl: str = "auto", **adamw: Any) -> None:  # fmt: skip
         if not isinstance(prompts, Tensor) or prompts.dtype not in (torch.float32, torch.float64):
-            kind = prompts.dtype if isinstance(prompts, Tensor) else type(prompts).__name__
-            raise TypeError(f"prompts must be a float32 or float64 tensor; got {kind}")
+            raise TypeError(f"prompts must be a float32 or float64 tensor; got {kind_of(prompts)}")
+        if not isinstance(table, TokenTable):
+            raise TypeError(f"table must be a TokenTable; got {kind_of(table)}")
+        if prompts.device != table.device:
+            raise ValueError(f"prompts must be on {table.device} as the table is; got {prompts.device}")
         if prompts.ndim != 3 or prompts.shape[-1] != table.dim:
             raise ValueError(f"prompts must be (R, L, {table.dim}) to match the table; got {tuple(prompts.shape)}")
         if not prompts.is_leaf:

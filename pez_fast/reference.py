@@ -39,7 +39,8 @@ def nearest_token(x: Tensor, weight: Tensor, banned: Iterable[int] = ()) -> tupl
 
 def _unit(x: Tensor) -> Tensor:
     x = x.double()
-    x = x / x.abs().amax(-1, keepdim=True).clamp_min(torch.finfo(torch.float64).tiny)
+    largest = x.abs().amax(-1, keepdim=True)
+    x = x / torch.where(largest > 0, largest, 1)
     return x / x.norm(dim=-1, keepdim=True).clamp_min(0.5)
 
 

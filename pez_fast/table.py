@@ -51,7 +51,17 @@ class TokenTable:
         mask = torch.zeros(len(self.weight), dtype=torch.bool, device=self.weight.device)
         if banned is None:
             return mask
-        banned = torch.as_tensor(banned if isinstance(banned, Tensor) else list(banned), device=mask.device)
+        if not isinstance(banned, (Tensor, Iterable)) or isinstance(banned, (str, bytes)):
+            raise TypeError(f"banned must be ids or a bool mask; got {type(banned).__name__}")
+        if not isinstance(banned, Tensor):
+            banned = list(banned)
+            wrong = [b for b in banned if not isinstance(b, (int, Tensor)) and not hasattr(b, "__index__")]
+            if wrong:
+                raise TypeError(f"banned must hold whole numbers; got the {type(wrong[0]).__name__} {wrong[0]!r}")
+            banned = torch.tensor(banned, dtype=None if banned else torch.int64)
+        if banned.is_floating_point() or banned.is_complex():
+            raise TypeError(f"banned must be ids or a bool mask; got a {str(banned.dtype).removeprefix('torch.')} tensor")
+        banned = banned.to(mask.device)
         if banned.dtype == torch.bool:
             if banned.shape != mask.shape:
                 raise ValueError(f"banned must be a mask of shape ({len(mask)},) or ids; got a mask {tuple(banned.shape)}")
@@ -103,7 +113,7 @@ class TokenTable:
     def fingerprint(self) -> int:
         """A number that changes with the weights."""
         hashes = _row_hashes(self.weight)
-        return int((hashes ^ torch.arange(len(hashes), device=self.device)).sum())
+        return int((hashes * (2 * torch.arange(len(hashes), device=self.device) + 1)).sum())
 
     def check_unchanged(self) -> None:
         """Under `PEZ_FAST_DEBUG=1`: raise RuntimeError if the weights changed since they were prepared."""

@@ -1,18 +1,20 @@
 """Cosines compared beyond float64, for the few candidates that float64 cannot tell apart.
 
-A number is held as an unevaluated sum hi + lo of two float64 (Dekker 1971), which gives about 104 bits. The products of
-float32 values are exact in float64, so only their sums need it.
+First as unevaluated sums hi + lo of two float64 (Dekker 1971), which gives about 104 bits; what these cannot tell apart
+either is equal in all but contrived cases, and is decided by parallelism and whole numbers.
 """
 
 from __future__ import annotations
+
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
 Pair = tuple[Tensor, Tensor]  # hi, lo: hi is the float64 nearest to hi + lo
 
-# Cosines in double-double differ from the true ones by far less than this; closer ones are equal.
-TIE = 2.0**-90
+# Cosines in double-double differ from the true ones by far less than this.
+ERROR = 2.0**-90
 
 
 def _two_sum(a: Tensor, b: Tensor) -> Pair:
@@ -65,3 +67,36 @@ def cosine(q: Tensor, e: Tensor) -> Pair:
 def _multiply(x: Pair, y: Pair) -> Pair:
     p, e = _two_product(x[0], y[0])
     return _two_sum(p, e + (x[0] * y[1] + x[1] * y[0]))
+
+
+def parallel(a: Tensor, b: Tensor) -> Tensor:
+    """(C,) bool: which rows of a (C, d) are positive multiples of those of b, both narrower than float64 by their values.
+
+    a = t b, t > 0, if and only if a_k b_p = b_k a_p for every k, p being a place where b is not zero; these products of
+    two float32 values are exact in float64.
+    """
+    a, b = a.double(), b.double()
+    pivot = b.abs().argmax(-1, keepdim=True)
+    ap, bp = a.gather(-1, pivot), b.gather(-1, pivot)
+    return (a * bp == b * ap).all(-1) & (ap.sign() == bp.sign())[:, 0]
+
+
+def first_largest(q: Tensor, rows: Tensor) -> int:
+    """The first of `rows` (C, d) with the largest cosine with q (d,), in whole numbers."""
+    x = _whole(q.tolist())
+    best, numerator, denominator = 0, None, 1
+    for k, row in enumerate(rows.tolist()):
+        e = _whole(row)
+        dot = sum(a * b for a, b in zip(x, e, strict=True))
+        square = sum(b * b for b in e)
+        # sign(dot) dot^2 / |e|^2 is in the order of the cosines.
+        key = (dot * abs(dot), square) if square else (0, 1)
+        if numerator is None or key[0] * denominator > numerator * key[1]:
+            best, (numerator, denominator) = k, key
+    return best
+
+
+def _whole(values: Sequence[float]) -> list[int]:
+    """The values times 2^1074."""
+    ratios = [v.as_integer_ratio() for v in values]
+    return [n * (2**1074 // d) for n, d in ratios]

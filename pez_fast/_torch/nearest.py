@@ -5,7 +5,7 @@ Same as `F.normalize(x) @ F.normalize(E).T` then `.argmax(-1)`, without the (N, 
 The scan compares unit rows. Both unit vectors are rounded to float32 (2^-24 relative each) and the sum of d products
 adds at most d 2^-24, in whatever order, so a scanned cosine is within `scan_error(d)` of the true one. A token whose
 scanned cosine is more than twice that below the best scanned one cannot win; if one token is left it has won, and
-several are compared in float64, then (where that cannot tell either) in double-double.
+several are compared in float64, then (where that cannot tell either) in double-double, then exactly.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ ROWS = 1024  # queries scanned at once
 TOKENS = 4096  # tokens scanned at once: the scores of a block are at most ROWS x TOKENS
 CANDIDATES = 1 << 21  # candidates kept before they are settled
 ELEMENTS = 1 << 22  # float64 elements gathered at once when candidates are settled
+DIRECTIONS = 8  # different directions among equal candidates that are looked for before whole numbers decide
 
 
 def scan_error(d: int) -> float:
@@ -49,21 +50,22 @@ def nearest(x: Tensor, weight: Tensor, ids: Tensor, prepared: list[Tensor]) -> t
 
 def _nearest_rows(x: Tensor, weight: Tensor, ids: Tensor, unit: Tensor, found: Tensor, similarity: Tensor) -> None:
     finite = x.isfinite().all(-1)
-    q = power_scaled(torch.where(finite[:, None], x, 0))
-    norm = q.norm(dim=-1)
-    zero = norm == 0
-    rows, kept = _scan((q / torch.where(zero, 1, norm)[:, None]).float(), unit, q, weight, ids)
-    winner = _settle(q, weight, rows, ids[kept])
-    winner[zero] = ids[0]
-    e = power_scaled(weight[winner])
-    scale = e.norm(dim=-1) * norm
-    cosine = torch.where(scale > 0, (q * e).sum(-1) / torch.where(scale > 0, scale, 1), 0)
-    found.copy_(torch.where(finite, winner, -1))
-    similarity.copy_(torch.where(finite, cosine, torch.nan))
+    directed = (finite & (x != 0).any(-1)).nonzero()[:, 0]
+    winner = torch.where(finite, ids[0], -1)  # a zero row has cosine 0 with every token
+    cosine = torch.where(finite, 0, torch.nan).double()
+    if len(directed):
+        x = x[directed]
+        rows, kept = _scan(x, unit, weight, ids)
+        nearest_ids = _settle(x, weight, rows, ids[kept])
+        winner[directed], cosine[directed] = nearest_ids, _float64_cosine(x, weight[nearest_ids])
+    found.copy_(winner)
+    similarity.copy_(cosine)
 
 
-def _scan(q: Tensor, unit: Tensor, exact_q: Tensor, weight: Tensor, ids: Tensor) -> tuple[Tensor, Tensor]:
+def _scan(x: Tensor, unit: Tensor, weight: Tensor, ids: Tensor) -> tuple[Tensor, Tensor]:
     """Candidates as (row, position in ids), every row with at least one, the true winner among them."""
+    q = power_scaled(x)
+    q = (q / q.norm(dim=-1, keepdim=True)).float()
     margin = 2 * scan_error(q.shape[1])
     best = q.new_full((len(q),), -torch.inf)
     rows, kept, scores = (torch.empty(0, dtype=t, device=q.device) for t in (torch.int64, torch.int64, torch.float32))
@@ -81,24 +83,24 @@ def _scan(q: Tensor, unit: Tensor, exact_q: Tensor, weight: Tensor, ids: Tensor)
         alive = scores >= best[rows] - margin
         rows, kept, scores = rows[alive], kept[alive], scores[alive]
         if len(rows) > CANDIDATES:  # many near ties: one winner a row stands for those met so far
-            winner = torch.searchsorted(ids, _settle(exact_q, weight, rows, ids[kept]))
+            winner = torch.searchsorted(ids, _settle(x, weight, rows, ids[kept]))
             present = torch.zeros(len(q), dtype=torch.bool, device=q.device).index_fill_(0, rows, True)
             rows, kept = present.nonzero()[:, 0], winner[present]
             scores = best[rows]
     return rows, kept
 
 
-def _settle(q: Tensor, weight: Tensor, rows: Tensor, tokens: Tensor) -> Tensor:
+def _settle(x: Tensor, weight: Tensor, rows: Tensor, tokens: Tensor) -> Tensor:
     """The winner among each row's candidates, (N,) ids; rows without a candidate get 0."""
-    n, d = q.shape
-    winner = torch.zeros(n, dtype=torch.int64, device=q.device)
+    n, d = x.shape
+    winner = torch.zeros(n, dtype=torch.int64, device=x.device)
     alone = torch.bincount(rows, minlength=n)[rows] == 1
     winner[rows[alone]] = tokens[alone]
     rows, tokens = rows[~alone], tokens[~alone]
     if len(rows) == 0:
         return winner
-    cosine = torch.cat([_float64_cosine(q[r], weight[t]) for r, t in _chunks(rows, tokens, d)])
-    best = torch.full((n,), -torch.inf, dtype=torch.float64, device=q.device).scatter_reduce_(0, rows, cosine, "amax")
+    cosine = torch.cat([_float64_cosine(x[r], weight[t]) for r, t in _chunks(rows, tokens, d)])
+    best = torch.full((n,), -torch.inf, dtype=torch.float64, device=x.device).scatter_reduce_(0, rows, cosine, "amax")
     near = cosine >= best[rows] - 2 * float64_error(d)
     rows, tokens = rows[near], tokens[near]
     alone = torch.bincount(rows, minlength=n)[rows] == 1
@@ -106,25 +108,46 @@ def _settle(q: Tensor, weight: Tensor, rows: Tensor, tokens: Tensor) -> Tensor:
     rows, tokens = rows[~alone], tokens[~alone]
     if len(rows) == 0:
         return winner
-    parts = [exact.cosine(q[r], power_scaled(weight[t])) for r, t in _chunks(rows, tokens, 8 * d)]
+    parts = [exact.cosine(power_scaled(x[r]), power_scaled(weight[t])) for r, t in _chunks(rows, tokens, 8 * d)]
     hi, lo = torch.cat([p[0] for p in parts]), torch.cat([p[1] for p in parts])
-    # Sorted by (hi, lo) within each row, the last is the best; its equals are those within TIE of it.
-    order = torch.arange(len(rows), device=q.device)
+    # Sorted by (hi, lo) within each row, the last is the best; those that may equal it are within the error of it.
+    order = torch.arange(len(rows), device=x.device)
     for key in (lo, hi, rows):
         order = order[key[order].argsort(stable=True)]
-    last = torch.zeros(n, dtype=torch.int64, device=q.device).scatter_reduce_(
-        0, rows[order], torch.arange(len(rows), device=q.device), "amax"
+    last = torch.zeros(n, dtype=torch.int64, device=x.device).scatter_reduce_(
+        0, rows[order], torch.arange(len(rows), device=x.device), "amax"
     )
     top = order[last[rows]]
-    equal = (hi - hi[top]) + (lo - lo[top]) >= -exact.TIE
-    rows, tokens = rows[equal], tokens[equal]
-    lowest = torch.full((n,), torch.iinfo(torch.int64).max, device=q.device).scatter_reduce_(0, rows, tokens, "amin")
-    winner[rows] = lowest[rows]
+    near = (hi - hi[top]) + (lo - lo[top]) >= -2 * exact.ERROR
+    return _settle_exactly(x, weight, rows[near], tokens[near], winner)
+
+
+def _settle_exactly(x: Tensor, weight: Tensor, rows: Tensor, tokens: Tensor, winner: Tensor) -> Tensor:
+    """Write the winner among candidates that double-double cannot tell apart; of parallel rows the lowest id stands for all."""
+    kept: list[tuple[Tensor, Tensor]] = []
+    if torch.float64 not in (x.dtype, weight.dtype):
+        for _ in range(DIRECTIONS):
+            lowest = torch.full_like(winner, len(weight)).scatter_reduce_(0, rows, tokens, "amin")
+            first = tokens == lowest[rows]
+            kept.append((rows[first], tokens[first]))
+            same = [exact.parallel(weight[t], weight[lowest[r]]) for r, t in _chunks(rows, tokens, x.shape[1])]
+            other = ~torch.cat(same)
+            rows, tokens = rows[other], tokens[other]
+            if len(rows) == 0:
+                break
+    kept.append((rows, tokens))
+    rows, tokens = torch.cat([r for r, _ in kept]), torch.cat([t for _, t in kept])
+    alone = torch.bincount(rows, minlength=len(x))[rows] == 1
+    winner[rows[alone]] = tokens[alone]
+    for row in rows[~alone].unique().tolist():
+        candidates = tokens[rows == row].sort().values
+        winner[row] = candidates[exact.first_largest(x[row], weight[candidates])]
     return winner
 
 
-def _float64_cosine(q: Tensor, e: Tensor) -> Tensor:
-    e = power_scaled(e)
+def _float64_cosine(x: Tensor, e: Tensor) -> Tensor:
+    """Cosines of the rows of x, none of them zero, with those of e; 0 where e is zero."""
+    q, e = power_scaled(x), power_scaled(e)
     scale = e.norm(dim=-1) * q.norm(dim=-1)
     return torch.where(scale > 0, (q * e).sum(-1) / torch.where(scale > 0, scale, 1), 0)
 
