@@ -10,11 +10,10 @@ os.environ["HF_HUB_OFFLINE"] = "1"  # no test may wait for a network
 
 import numpy as np
 import pytest
-
-pytest.register_assert_rewrite("inputs", "tolerances")
-
 import torch
 from PIL import Image
+
+pytest.register_assert_rewrite("inputs", "tolerances")
 
 TINY = {
     "embed_dim": 32,
