@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from pez_fast._torch import exact
+from pez_fast._torch.linear import linear
 
 ROWS = 1024  # queries scanned at once
 TOKENS = 4096  # tokens scanned at once: the scores of a block are at most ROWS x TOKENS
@@ -70,7 +71,7 @@ def _scan(x: Tensor, unit: Tensor, weight: Tensor, ids: Tensor) -> tuple[Tensor,
     best = q.new_full((len(q),), -torch.inf)
     rows, kept, scores = (torch.empty(0, dtype=t, device=q.device) for t in (torch.int64, torch.int64, torch.float32))
     for start in range(0, len(unit), TOKENS):
-        block = q @ unit[start : start + TOKENS].T
+        block = linear(q, unit[start : start + TOKENS])
         top = block.amax(1)
         best = torch.maximum(best, top)
         hit = (top >= best - margin).nonzero()[:, 0]

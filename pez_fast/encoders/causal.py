@@ -2,7 +2,7 @@
 
 Same as `tower.transformer(x, attn_mask)` then `ln_final` at the end token, with less work: the last block is run for that
 one position, and every linear layer sees one contiguous matrix (torch's MultiheadAttention multiplies a transposed view,
-position by position).
+position by position), by the faster library.
 """
 
 from __future__ import annotations
@@ -12,6 +12,8 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+from pez_fast._torch.linear import linear
 
 ALIKE = 4
 
@@ -55,12 +57,17 @@ def end_feature(tower: Any, x: Tensor, end: int) -> Tensor:
         return tower.ln_final(tower.transformer(x, attn_mask=mask)[:, end])
     for block in tower.transformer.resblocks[:-1]:
         x = x + block.ls_1(_attention(block.attn, block.ln_1(x)))
-        x = x + block.ls_2(block.mlp(block.ln_2(x)))
+        x = x + block.ls_2(_mlp(block.mlp, block.ln_2(x)))
     block = tower.transformer.resblocks[-1]
     attended = _attention(block.attn, block.ln_1(x), end)
     x = filled_up(x[:, end]) + block.ls_1(attended)
-    x = x + block.ls_2(block.mlp(block.ln_2(x)))
+    x = x + block.ls_2(_mlp(block.mlp, block.ln_2(x)))
     return tower.ln_final(x)
+
+
+def _mlp(mlp: Any, x: Tensor) -> Tensor:
+    x = mlp.gelu(linear(x, mlp.c_fc.weight, mlp.c_fc.bias))
+    return linear(x, mlp.c_proj.weight, mlp.c_proj.bias)
 
 
 def _attention(attn: nn.MultiheadAttention, x: Tensor, end: int | None = None) -> Tensor:
@@ -73,12 +80,16 @@ def _attention(attn: nn.MultiheadAttention, x: Tensor, end: int | None = None) -
         return t.view(rows, -1, parts, heads, d // heads).permute(2, 0, 3, 1, 4)
 
     if end is None:
-        q, k, v = split(F.linear(x, weight, bias), 3)
+        q, k, v = split(linear(x, weight, bias), 3)
         out = F.scaled_dot_product_attention(q, k, v, is_causal=True)
-        return attn.out_proj(out.transpose(1, 2).reshape(rows, length, d))
-    k, v = split(F.linear(x, weight[d:], None if bias is None else bias[d:]), 2)
-    q = F.linear(filled_up(x[:, end]), weight[:d], None if bias is None else bias[:d])[:rows]
+        return linear(out.transpose(1, 2).reshape(rows, length, d), *_output(attn))
+    k, v = split(linear(x, weight[d:], None if bias is None else bias[d:]), 2)
+    q = linear(filled_up(x[:, end]), weight[:d], None if bias is None else bias[:d])[:rows]
     # One query: sums of products, since a product of so few rows rounds differently from batch to batch.
     score = (split(q, 1)[0] * k[:, :, : end + 1]).sum(-1) * (d // heads) ** -0.5
     out = (score.softmax(-1)[..., None] * v[:, :, : end + 1]).sum(2)
-    return attn.out_proj(filled_up(out.reshape(rows, d)))
+    return linear(filled_up(out.reshape(rows, d)), *_output(attn))
+
+
+def _output(attn: nn.MultiheadAttention) -> tuple[Tensor, Tensor | None]:
+    return attn.out_proj.weight, attn.out_proj.bias

@@ -1,0 +1,49 @@
+"""The linear layer of the frozen towers: as torch's, to rounding, by whichever library."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from pez_fast._torch import linear as module
+from pez_fast._torch.linear import linear
+
+
+@pytest.fixture(params=["as torch is built", "without oneDNN"])
+def library(request, monkeypatch):
+    if request.param == "without oneDNN":
+        monkeypatch.setattr(module, "_available", lambda: False)
+    return request.param
+
+
+@pytest.mark.parametrize("shape", [(5, 7), (1, 7), (2, 3, 7), (0, 7), (33, 7)])
+@pytest.mark.parametrize("with_bias", [True, False])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
+def test_equals_torch(library, shape, with_bias, dtype):
+    generator = torch.Generator().manual_seed(0)
+    x, weight, bias, grad = (torch.randn(*s, generator=generator).to(dtype) for s in (shape, (11, 7), (11,), (*shape[:-1], 11)))
+    x.requires_grad_()
+    bias = bias if with_bias else None
+    out = linear(x, weight, bias)
+    (gradient,) = torch.autograd.grad(out, x, grad)
+    expected = F.linear(x, weight, bias)
+    (wanted,) = torch.autograd.grad(expected, x, grad)
+    assert out.dtype == dtype and out.shape == expected.shape
+    torch.testing.assert_close(out, expected)
+    torch.testing.assert_close(gradient, wanted)
+
+
+def test_layouts_and_no_gradient_onto_the_weight(library):
+    x = torch.randn(6, 4, 8).transpose(0, 1).requires_grad_()
+    weight = torch.randn(8, 5).t()
+    torch.testing.assert_close(linear(x, weight), F.linear(x, weight))
+    linear(x, weight).sum().backward()
+    assert weight.grad is None and x.grad is not None
+
+
+@pytest.mark.parametrize("rows", [4, 8, 20, 36])
+def test_rows_do_not_depend_on_how_many_there_are(rows):
+    generator = torch.Generator().manual_seed(1)
+    x, weight = torch.randn(120, 64, generator=generator), torch.randn(96, 64, generator=generator)
+    assert torch.equal(linear(x[:rows], weight), linear(x, weight)[:rows])
