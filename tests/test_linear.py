@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 
 from pez_fast._torch import linear as module
-from pez_fast._torch.linear import linear
+from pez_fast._torch.linear import FEW, FrozenLinear, linear
 
 
 @pytest.fixture(params=["as torch is built", "without oneDNN"])
@@ -47,3 +47,15 @@ def test_rows_do_not_depend_on_how_many_there_are(rows):
     generator = torch.Generator().manual_seed(1)
     x, weight = torch.randn(120, 64, generator=generator), torch.randn(96, 64, generator=generator)
     assert torch.equal(linear(x[:rows], weight), linear(x, weight)[:rows])
+
+
+@pytest.mark.parametrize("rows", [2, 4, 20, FEW, FEW + 1])
+def test_ordered_weights_change_no_bit(library, rows):
+    generator = torch.Generator().manual_seed(2)
+    x, weight, bias = (torch.randn(*s, generator=generator) for s in ((rows, 64), (96, 64), (96,)))
+    frozen, few, many = FrozenLinear(weight, bias), x.clone().requires_grad_(), x.clone().requires_grad_()
+    for _ in range(2):
+        assert torch.equal(frozen(few), linear(many, weight, bias))
+    grad = torch.randn(rows, 96, generator=generator)
+    (ours,), (wanted,) = torch.autograd.grad(frozen(few), few, grad), torch.autograd.grad(linear(many, weight, bias), many, grad)
+    assert torch.equal(ours, wanted)

@@ -1,8 +1,8 @@
 """`F.linear` with frozen weights, by the faster of torch's two CPU libraries.
 
-Torch multiplies float32 matrices on a CPU with MKL, which does not use AVX-512 on AMD processors; oneDNN, which it also
-carries, does: 2.2 times faster there for 576 rows, 1.9 times for 18 (Zen 5). Its rows also round alike from 2 rows on,
-whatever the batch. Where oneDNN is not part of torch, and for every other device and dtype, this is `F.linear`.
+Torch multiplies float32 matrices on a CPU with MKL, which makes little of AVX-512 on AMD processors; oneDNN, which it also
+carries, is twice as fast there. Its rows also round alike from 2 rows on, whatever the batch. Where oneDNN is not part of
+torch, and for every other device and dtype, this is `F.linear`.
 """
 
 from __future__ import annotations
@@ -13,12 +13,35 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+FEW = 128  # rows up to which reading the weights takes longer than multiplying, so that their order in memory matters
+
 
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """x (…, k), weight (n, k), bias (n,) -> (…, n); the gradient goes to x alone."""
     if _by_onednn(x, weight):
-        return _FrozenLinear.apply(x, weight, bias)
+        return _Linear.apply(x, weight, weight.t(), bias)
     return F.linear(x, weight, bias)
+
+
+class FrozenLinear:
+    """`linear` for weights that are used again and again.
+
+    For few rows on a CPU it keeps two copies of the weights, in the orders in which forward and backward read them: 1.3 to 1.8
+    times faster, and equal to the bit from 2 rows on. They are made when they are first needed, so the weights must not change afterwards.
+    """
+
+    def __init__(self, weight: Tensor, bias: Tensor | None) -> None:
+        self.weight, self.bias = weight, bias
+        self._ordered: tuple[Tensor, Tensor] | None = None
+
+    def __call__(self, x: Tensor) -> Tensor:
+        if x.numel() > FEW * x.shape[-1] or not _by_onednn(x, self.weight):
+            return linear(x, self.weight, self.bias)
+        if self._ordered is None:
+            order = torch.ops.mkldnn._reorder_linear_weight
+            with torch.no_grad():
+                self._ordered = order(self.weight.detach()), order(self.weight.detach().t().contiguous())
+        return _Linear.apply(x, *self._ordered, self.bias)
 
 
 def _by_onednn(x: Tensor, weight: Tensor) -> bool:
@@ -26,7 +49,8 @@ def _by_onednn(x: Tensor, weight: Tensor) -> bool:
 
 
 def _available() -> bool:
-    return torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, "_linear_pointwise")
+    names = ("_linear_pointwise", "_reorder_linear_weight")
+    return torch.backends.mkldnn.is_available() and all(hasattr(torch.ops.mkldnn, name) for name in names)
 
 
 def _product(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
@@ -34,13 +58,12 @@ def _product(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     return torch.ops.mkldnn._linear_pointwise(flat, weight, bias, "none", [], "").view(*x.shape[:-1], weight.shape[0])
 
 
-class _FrozenLinear(torch.autograd.Function):
+class _Linear(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-        ctx.save_for_backward(weight)
+    def forward(ctx: Any, x: Tensor, weight: Tensor, transposed: Tensor, bias: Tensor | None) -> Tensor:
+        ctx.transposed = transposed
         return _product(x, weight, bias)
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
-        (weight,) = ctx.saved_tensors
-        return _product(grad, weight.t(), None), None, None
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None, None]:
+        return _product(grad, ctx.transposed, None), None, None, None

@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from pez_fast._torch.linear import linear
+from pez_fast._torch.linear import FrozenLinear
 
 ALIKE = 4
 
@@ -35,8 +35,29 @@ def positions(end: int, context: int, dtype: torch.dtype) -> int:
     return min(wanted, context)
 
 
-def runs_directly(transformer: Any) -> bool:
-    """Whether its blocks are open_clip's plain ones, which are run here; others are called as they are."""
+class CausalTower:
+    """The blocks of a frozen causal text tower.
+
+    Args:
+        tower: an open_clip text tower; blocks that are not open_clip's plain ones are called as they are.
+    """
+
+    def __init__(self, tower: Any) -> None:
+        self.tower = tower
+        self.blocks = [_Block(block) for block in tower.transformer.resblocks] if _plain(tower.transformer) else None
+
+    def end_feature(self, x: Tensor, end: int) -> Tensor:
+        """x (R, S, d) with positions added -> (R', d) behind `ln_final` at position `end`; rows from R on are filling."""
+        if self.blocks is None:
+            x = filled_up(x)
+            mask = self.tower.attn_mask[: x.shape[1], : x.shape[1]]
+            return self.tower.ln_final(self.tower.transformer(x, attn_mask=mask)[:, end])
+        for block in self.blocks[:-1]:
+            x = block(x)
+        return self.tower.ln_final(self.blocks[-1].at(x, end))
+
+
+def _plain(transformer: Any) -> bool:
     from open_clip.transformer import ResidualAttentionBlock
 
     return all(
@@ -49,47 +70,41 @@ def runs_directly(transformer: Any) -> bool:
     )
 
 
-def end_feature(tower: Any, x: Tensor, end: int) -> Tensor:
-    """x (R, S, d) with positions added -> (R', d) behind `ln_final` at position `end`; rows from R on are filling."""
-    if not runs_directly(tower.transformer):
-        x = filled_up(x)
-        mask = tower.attn_mask[: x.shape[1], : x.shape[1]]
-        return tower.ln_final(tower.transformer(x, attn_mask=mask)[:, end])
-    for block in tower.transformer.resblocks[:-1]:
-        x = x + block.ls_1(_attention(block.attn, block.ln_1(x)))
-        x = x + block.ls_2(_mlp(block.mlp, block.ln_2(x)))
-    block = tower.transformer.resblocks[-1]
-    attended = _attention(block.attn, block.ln_1(x), end)
-    x = filled_up(x[:, end]) + block.ls_1(attended)
-    x = x + block.ls_2(_mlp(block.mlp, block.ln_2(x)))
-    return tower.ln_final(x)
+class _Block:
+    """One residual block: causal self-attention and a perceptron."""
 
+    def __init__(self, block: Any) -> None:
+        attn, mlp = block.attn, block.mlp
+        self.block, self.heads, d = block, attn.num_heads, attn.embed_dim
+        bias = attn.in_proj_bias
+        self.qkv = FrozenLinear(attn.in_proj_weight, bias)
+        self.q = FrozenLinear(attn.in_proj_weight[:d], None if bias is None else bias[:d])
+        self.kv = FrozenLinear(attn.in_proj_weight[d:], None if bias is None else bias[d:])
+        self.out = FrozenLinear(attn.out_proj.weight, attn.out_proj.bias)
+        self.up = FrozenLinear(mlp.c_fc.weight, mlp.c_fc.bias)
+        self.down = FrozenLinear(mlp.c_proj.weight, mlp.c_proj.bias)
 
-def _mlp(mlp: Any, x: Tensor) -> Tensor:
-    x = mlp.gelu(linear(x, mlp.c_fc.weight, mlp.c_fc.bias))
-    return linear(x, mlp.c_proj.weight, mlp.c_proj.bias)
+    def __call__(self, x: Tensor) -> Tensor:
+        """(R, S, d) -> (R, S, d)."""
+        q, k, v = self._split(self.qkv(self.block.ln_1(x)), 3)
+        attended = F.scaled_dot_product_attention(q, k, v, is_causal=True)
+        return self._rest(x, attended.transpose(1, 2).reshape(x.shape))
 
+    def at(self, x: Tensor, end: int) -> Tensor:
+        """(R, S, d) -> (R', d): the block's output at one position; rows from R on are filling."""
+        rows, _, d = x.shape
+        normal = self.block.ln_1(x)
+        k, v = self._split(self.kv(normal), 2)[:, :, :, : end + 1]
+        q = self._split(self.q(filled_up(normal[:, end])[:, None]), 1)[0, :rows]
+        # One query: sums of products, since a product of so few rows rounds differently from batch to batch.
+        score = (q * k).sum(-1) * (d // self.heads) ** -0.5
+        attended = (score.softmax(-1)[..., None] * v).sum(2)
+        return self._rest(filled_up(x[:, end]), filled_up(attended.reshape(rows, d)))
 
-def _attention(attn: nn.MultiheadAttention, x: Tensor, end: int | None = None) -> Tensor:
-    """Causal self-attention of x (R, S, d) -> (R, S, d), or for the query at `end` alone (R', d)."""
-    rows, length, d = x.shape
-    heads = attn.num_heads
-    weight, bias = attn.in_proj_weight, attn.in_proj_bias
+    def _split(self, t: Tensor, parts: int) -> Tensor:
+        rows, length, width = t.shape  # (rows, length, parts * d) -> (parts, rows, heads, length, d / heads)
+        return t.view(rows, length, parts, self.heads, width // parts // self.heads).permute(2, 0, 3, 1, 4)
 
-    def split(t: Tensor, parts: int) -> Tensor:  # (rows * length, parts * d) -> (parts, rows, heads, length, d / heads)
-        return t.view(rows, -1, parts, heads, d // heads).permute(2, 0, 3, 1, 4)
-
-    if end is None:
-        q, k, v = split(linear(x, weight, bias), 3)
-        out = F.scaled_dot_product_attention(q, k, v, is_causal=True)
-        return linear(out.transpose(1, 2).reshape(rows, length, d), *_output(attn))
-    k, v = split(linear(x, weight[d:], None if bias is None else bias[d:]), 2)
-    q = linear(filled_up(x[:, end]), weight[:d], None if bias is None else bias[:d])[:rows]
-    # One query: sums of products, since a product of so few rows rounds differently from batch to batch.
-    score = (split(q, 1)[0] * k[:, :, : end + 1]).sum(-1) * (d // heads) ** -0.5
-    out = (score.softmax(-1)[..., None] * v[:, :, : end + 1]).sum(2)
-    return linear(filled_up(out.reshape(rows, d)), *_output(attn))
-
-
-def _output(attn: nn.MultiheadAttention) -> tuple[Tensor, Tensor | None]:
-    return attn.out_proj.weight, attn.out_proj.bias
+    def _rest(self, x: Tensor, attended: Tensor) -> Tensor:
+        x = x + self.block.ls_1(self.out(attended))
+        return x + self.block.ls_2(self.down(self.block.mlp.gelu(self.up(self.block.ln_2(x)))))

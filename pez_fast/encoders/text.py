@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from pez_fast.encoders.causal import end_feature, filled_up, positions
+from pez_fast.encoders.causal import CausalTower, filled_up, positions
 from pez_fast.functional import splice
 
 
@@ -81,6 +81,7 @@ class TextEncoder:
             raise ValueError(f"truncate=True would change the result of this model: {obstacle}")
         self.model, self.embedding = model, token_embedding(model)
         self.truncated = obstacle is None if truncate is None else truncate
+        self.tower = CausalTower(getattr(model, "text", model)) if self.truncated else None
         device, dtype = self.embedding.weight.device, self.embedding.weight.dtype
         self.end = template.end - 1
         length = positions(self.end, len(template.ids), dtype) if self.truncated else len(template.ids)
@@ -94,9 +95,10 @@ class TextEncoder:
         return F.normalize(features.to(torch.promote_types(features.dtype, torch.float32)), dim=-1)
 
     def _truncated(self, hard: Tensor) -> Tensor:
-        tower = getattr(self.model, "text", self.model)
+        assert self.tower is not None
+        tower = self.tower.tower
         x = splice(self.fixed.expand(len(hard), -1, -1), hard, self.slots)
-        x = end_feature(tower, x + tower.positional_embedding[: len(self.ids)].to(x.dtype), self.end)
+        x = self.tower.end_feature(x + tower.positional_embedding[: len(self.ids)].to(x.dtype), self.end)
         projection = tower.text_projection
         if projection is None:
             return x
