@@ -19,8 +19,9 @@ import os
 import random
 import weakref
 from argparse import Namespace
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from io import BytesIO
+from itertools import islice
 from typing import Any
 from urllib.error import URLError
 from urllib.request import urlopen
@@ -32,7 +33,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from pez_fast.encoders.text import Template, TextEncoder
-from pez_fast.engine import pez_steps
+from pez_fast.engine import Step, pez_steps
 from pez_fast.functional import nearest_token
 from pez_fast.optimizer import PEZ
 from pez_fast.table import TokenTable
@@ -153,9 +154,7 @@ def optimize_prompt_loop(model: Any, tokenizer: Any, token_embedding: nn.Embeddi
     targets = F.normalize(all_target_features.detach().to(wide), dim=-1)
     objective = _DrawnTargets(targets, args.batch_size, args.loss_weight)
     best_sim, best_text = -1000 * args.loss_weight, ""
-    for step, ids, scores in pez_steps(opt, TextEncoder(model, template), objective, args.iter):
-        if step == args.iter:
-            break
+    for step, ids, scores in _scored_steps(model, opt, template, objective, args.iter):
         best = int(scores.argmax())
         score = float(scores[best])
         better = best_sim * args.loss_weight < score * args.loss_weight
@@ -171,6 +170,18 @@ def optimize_prompt_loop(model: Any, tokenizer: Any, token_embedding: nn.Embeddi
     if args.print_step is not None:
         print(f"\nbest cosine sim: {best_sim}\nbest prompt: {best_text}")
     return best_text
+
+
+def _scored_steps(model: Any, opt: PEZ, template: Template, objective: _DrawnTargets, count: int) -> Iterator[Step]:
+    """The steps that the original scores: all but the projection after the last update. The model is frozen meanwhile."""
+    learning = [p for p in model.parameters() if p.requires_grad]
+    for p in learning:
+        p.requires_grad_(False)
+    try:
+        yield from islice(pez_steps(opt, TextEncoder(model, template), objective, count), count)
+    finally:
+        for p in learning:
+            p.requires_grad_()
 
 
 def optimize_prompt(model: Any, preprocess: Any, args: Any, device: Any, target_images: Any = None, target_prompts: Any = None) -> str:
@@ -192,7 +203,6 @@ def optimize_prompt(model: Any, preprocess: Any, args: Any, device: Any, target_
 
     args = _config(args)
     tokenizer = open_clip.tokenizer._tokenizer
-    model.requires_grad_(False)
     targets = get_target_feature(model, preprocess, tokenizer, device, target_images, target_prompts)
     return optimize_prompt_loop(model, tokenizer, model.token_embedding, targets, args, device)
 

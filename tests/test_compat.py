@@ -155,3 +155,13 @@ def test_no_target_is_one_sentence(tiny_clip):
 
 def test_download_image_takes_only_web_addresses(tmp_path):
     assert compat.download_image("file:///etc/hostname") is None
+
+
+def test_the_model_is_left_as_it_was(tiny_clip_dir, pictures):
+    import open_clip
+
+    model, _, preprocess = open_clip.create_model_and_transforms(f"local-dir:{tiny_clip_dir}")
+    before = {name: p.clone() for name, p in model.named_parameters()}
+    compat.optimize_prompt(model, preprocess, {**CONFIG, "iter": 2}, "cpu", target_images=pictures[:1])
+    for name, p in model.named_parameters():
+        assert p.requires_grad and p.grad is None and torch.equal(p, before[name])
