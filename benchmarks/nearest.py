@@ -11,12 +11,11 @@ from __future__ import annotations
 
 import argparse
 import statistics
-import time
 from pathlib import Path
 
 import torch
 import torch.nn.functional as F
-from provenance import write
+from provenance import now, write
 
 from pez_fast import TokenTable, info, nearest_token, reference
 
@@ -28,9 +27,9 @@ def timed(run, seconds: float = 1.5) -> tuple[float, float, float]:
     run()
     times: list[float] = []
     while sum(times) < seconds or len(times) < 5:
-        begun = time.perf_counter()
+        begun = now()
         run()
-        times.append(time.perf_counter() - begun)
+        times.append(now() - begun)
     quantiles = statistics.quantiles(times, n=5)
     return statistics.median(times) * 1e3, quantiles[0] * 1e3, quantiles[3] * 1e3
 
@@ -40,29 +39,31 @@ def main() -> None:
     parser.add_argument("--vocabulary", type=int, default=49408)
     parser.add_argument("--dims", type=int, nargs="+", default=[512, 1024])
     parser.add_argument("--rows", type=int, nargs="+", default=[16, 128, 1024])
+    parser.add_argument("--device", default="cpu")
     parser.add_argument("--out", type=Path)
     args = parser.parse_args()
 
     results = []
     for d in args.dims:
         generator = torch.Generator().manual_seed(0)
-        weight = torch.randn(args.vocabulary, d, generator=generator) * 0.02
-        begun = time.perf_counter()
+        weight = (torch.randn(args.vocabulary, d, generator=generator) * 0.02).to(args.device)
+        begun = now()
         table = TokenTable(weight)
-        prepared = time.perf_counter() - begun
+        prepared = now() - begun
         unit = F.normalize(weight, dim=-1)
         print(f"V = {args.vocabulary}, d = {d}; prepared in {prepared:.2f} s")
         for n in args.rows:
-            x = torch.randn(n, d, generator=generator)
+            x = torch.randn(n, d, generator=generator).to(args.device)
             ways = {
                 "naive lines": lambda x=x, weight=weight: reference.nn_project(x, weight)[1],
                 "cached table": lambda x=x, unit=unit: (F.normalize(x, dim=-1) @ unit.T).argmax(-1),
             }
-            for impl, usable in info()["implementations"].items():
+            for impl, usable in info(args.device)["implementations"].items():
                 if usable is True:
                     ways[impl] = lambda x=x, table=table, impl=impl: nearest_token(x, table, impl)[0]
             exact = nearest_token(x, table)[0]
-            assert torch.equal(exact[:SAMPLE], reference.nearest_token(x[:SAMPLE], weight)[0]), "ids differ from the oracle"
+            oracle = reference.nearest_token(x[:SAMPLE].cpu(), weight.cpu())[0]
+            assert torch.equal(exact[:SAMPLE].cpu(), oracle), "ids differ from the oracle"
             naive = None
             for name, run in ways.items():
                 wrong = int((run() != exact).sum())

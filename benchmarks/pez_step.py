@@ -12,13 +12,12 @@ from __future__ import annotations
 
 import argparse
 import statistics
-import time
 from pathlib import Path
 
 import open_clip
 import torch
 import torch.nn.functional as F
-from provenance import write
+from provenance import now, write
 
 from pez_fast import reference
 from pez_fast.encoders import TextEncoder
@@ -47,7 +46,8 @@ def setting(model: torch.nn.Module, prompts: int):
     generator = torch.Generator().manual_seed(1)
     start = torch.randint(49406, (prompts, LENGTH), generator=generator)
     goals = F.normalize(torch.randn(prompts, model.text_projection.shape[1], generator=generator), dim=-1)
-    return encode, start, goals
+    device = model.token_embedding.weight.device
+    return encode, start.to(device), goals.to(device)
 
 
 def check_parity(model: torch.nn.Module, table: TokenTable, steps: int = 5) -> None:
@@ -65,9 +65,9 @@ def timed(run, repeats: int, per: int) -> list[float]:
     run()
     times = []
     for _ in range(repeats):
-        begun = time.perf_counter()
+        begun = now()
         run()
-        times.append((time.perf_counter() - begun) * 1e3 / per)
+        times.append((now() - begun) * 1e3 / per)
     return times
 
 
@@ -77,13 +77,14 @@ def main() -> None:
     parser.add_argument("--prompts", type=int, nargs="+", default=[1, 8, 32])
     parser.add_argument("--steps", type=int, default=20)
     parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--device", default="cpu")
     parser.add_argument("--out", type=Path)
     args = parser.parse_args()
 
-    model = build(args.model)
+    model = build(args.model).to(args.device)
     table = TokenTable(model.token_embedding)
     check_parity(model, table)
-    print(f"{args.model}, {LENGTH} tokens, float32, {torch.get_num_threads()} threads; parity holds")
+    print(f"{args.model}, {LENGTH} tokens, float32, {args.device}, {torch.get_num_threads()} threads; parity holds")
     rows = []
 
     def report(name: str, prompts: int, times: list[float], plain: float | None) -> float:
