@@ -1,7 +1,7 @@
 """`F.linear` with frozen weights, by the faster of torch's two CPU libraries.
 
 Torch multiplies float32 matrices on a CPU with MKL, which makes little of AVX-512 on AMD processors; oneDNN, which it also
-carries, is twice as fast there. Its rows also round alike from 2 rows on, whatever the batch. Where oneDNN is not part of
+carries, is twice as fast there. Its rows also round alike from 16 rows on, whatever the batch. Where oneDNN is not part of
 torch, and for every other device and dtype, this is `F.linear`.
 """
 
@@ -27,7 +27,7 @@ class FrozenLinear:
     """`linear` for weights that are used again and again.
 
     For few rows on a CPU it keeps two copies of the weights, in the orders in which forward and backward read them: 1.3 to 1.8
-    times faster, and equal to the bit from 2 rows on. They are made when they are first needed, so the weights must not change afterwards.
+    times faster, and equal to the bit from 16 rows on. They are made when they are first needed, so the weights must not change afterwards.
     """
 
     def __init__(self, weight: Tensor, bias: Tensor | None) -> None:

@@ -16,22 +16,23 @@ from torch import Tensor, nn
 from pez_fast._torch.linear import FrozenLinear
 
 ALIKE = 4
+FEWEST = 16
 
 
-def filled_up(batch: Tensor) -> Tensor:
-    """The batch with zero rows added up to a multiple of `ALIKE`.
+def filled_up(batch: Tensor, least: int = ALIKE) -> Tensor:
+    """The batch with zero rows added up to a multiple of `ALIKE`, and to at least so many.
 
-    A CPU's matrix product takes rows in groups and treats those left over differently (measured with MKL: float64 rows
-    round alike in multiples of 4, float32 rows from 16 on or in multiples of 4), so that without this a result would
-    depend on what else is in the batch.
+    A CPU's matrix product takes rows in groups and treats those left over differently, so that without this a result
+    would depend on what else is in the batch. Measured: MKL's rows round alike in multiples of 4, oneDNN's from
+    `FEWEST` on.
     """
-    missing = -len(batch) % ALIKE
+    missing = max(least, len(batch) + -len(batch) % ALIKE) - len(batch)
     return torch.cat([batch, batch.new_zeros(missing, *batch.shape[1:])]) if missing else batch
 
 
 def positions(end: int, context: int, dtype: torch.dtype) -> int:
     """How many positions to run where `end` is the last that counts: some more where that number of rows rounds alike."""
-    wanted = max(end + 1, 16) if dtype == torch.float32 else end + 1 + -(end + 1) % ALIKE
+    wanted = max(end + 1, FEWEST) if dtype == torch.float32 else end + 1 + -(end + 1) % ALIKE
     return min(wanted, context)
 
 
@@ -95,11 +96,11 @@ class _Block:
         rows, _, d = x.shape
         normal = self.block.ln_1(x)
         k, v = self._split(self.kv(normal), 2)[:, :, :, : end + 1]
-        q = self._split(self.q(filled_up(normal[:, end])[:, None]), 1)[0, :rows]
+        q = self._split(self.q(filled_up(normal[:, end], FEWEST)[:, None]), 1)[0, :rows]
         # One query: sums of products, since a product of so few rows rounds differently from batch to batch.
         score = (q * k).sum(-1) * (d // self.heads) ** -0.5
         attended = (score.softmax(-1)[..., None] * v).sum(2)
-        return self._rest(filled_up(x[:, end]), filled_up(attended.reshape(rows, d)))
+        return self._rest(filled_up(x[:, end], FEWEST), filled_up(attended.reshape(rows, d), FEWEST))
 
     def _split(self, t: Tensor, parts: int) -> Tensor:
         rows, length, width = t.shape  # (rows, length, parts * d) -> (parts, rows, heads, length, d / heads)
