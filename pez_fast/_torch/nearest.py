@@ -95,18 +95,14 @@ def _settle(x: Tensor, weight: Tensor, rows: Tensor, tokens: Tensor) -> Tensor:
     """The winner among each row's candidates, (N,) ids; rows without a candidate get 0."""
     n, d = x.shape
     winner = torch.zeros(n, dtype=torch.int64, device=x.device)
-    alone = torch.bincount(rows, minlength=n)[rows] == 1
-    winner[rows[alone]] = tokens[alone]
-    rows, tokens = rows[~alone], tokens[~alone]
+    rows, tokens = _without_single(winner, rows, tokens)
     if len(rows) == 0:
         return winner
     cosine = torch.cat([_float64_cosine(x[r], weight[t]) for r, t in _chunks(rows, tokens, d)])
     best = torch.full((n,), -torch.inf, dtype=torch.float64, device=x.device).scatter_reduce_(0, rows, cosine, "amax")
     near = cosine >= best[rows] - 2 * float64_error(d)
     rows, tokens = rows[near], tokens[near]
-    alone = torch.bincount(rows, minlength=n)[rows] == 1
-    winner[rows[alone]] = tokens[alone]
-    rows, tokens = rows[~alone], tokens[~alone]
+    rows, tokens = _without_single(winner, rows, tokens)
     if len(rows) == 0:
         return winner
     parts = [exact.cosine(power_scaled(x[r]), power_scaled(weight[t])) for r, t in _chunks(rows, tokens, 8 * d)]
@@ -138,12 +134,18 @@ def _settle_exactly(x: Tensor, weight: Tensor, rows: Tensor, tokens: Tensor, win
                 break
     kept.append((rows, tokens))
     rows, tokens = torch.cat([r for r, _ in kept]), torch.cat([t for _, t in kept])
-    alone = torch.bincount(rows, minlength=len(x))[rows] == 1
-    winner[rows[alone]] = tokens[alone]
-    for row in rows[~alone].unique().tolist():
+    rows, tokens = _without_single(winner, rows, tokens)
+    for row in rows.unique().tolist():
         candidates = tokens[rows == row].sort().values
         winner[row] = candidates[exact.first_largest(x[row], weight[candidates])]
     return winner
+
+
+def _without_single(winner: Tensor, rows: Tensor, tokens: Tensor) -> tuple[Tensor, Tensor]:
+    """Write the winner of each row that has one candidate; the candidates of the other rows."""
+    alone = torch.bincount(rows, minlength=len(winner))[rows] == 1
+    winner[rows[alone]] = tokens[alone]
+    return rows[~alone], tokens[~alone]
 
 
 def _float64_cosine(x: Tensor, e: Tensor) -> Tensor:

@@ -11,11 +11,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from pez_fast.encoders.causal import filled_up
-from pez_fast.encoders.text import TextEncoder, token_embedding
+from pez_fast.encoders.text import TextEncoder, token_embedding, unit_features
 from pez_fast.encoders.vocabulary import Vocabulary
 from pez_fast.images import load_image
 from pez_fast.table import TokenTable
@@ -83,7 +82,7 @@ class ClipEncoder:
         features = []
         for start in range(0, len(images), _BATCH):
             pixels = torch.stack([self.preprocess(load_image(i)) for i in images[start : start + _BATCH]])
-            features.append(self._unit(self.model.encode_image(filled_up(pixels).to(self.device, self.dtype)))[: len(pixels)])
+            features.append(unit_features(self.model.encode_image(filled_up(pixels).to(self.device, self.dtype)))[: len(pixels)])
         return torch.cat(features)
 
     @torch.no_grad()
@@ -92,12 +91,8 @@ class ClipEncoder:
         features = []
         for start in range(0, len(texts), _BATCH):
             ids = self.tokenizer(list(texts[start : start + _BATCH]))
-            features.append(self._unit(self.model.encode_text(filled_up(ids).to(self.device)))[: len(ids)])
+            features.append(unit_features(self.model.encode_text(filled_up(ids).to(self.device)))[: len(ids)])
         return torch.cat(features)
-
-    def _unit(self, features: Tensor) -> Tensor:
-        wide = torch.promote_types(features.dtype, torch.float32)
-        return F.normalize(features.to(wide), dim=-1)
 
     def text_encoder(self, prompt_len: int, prefix: str = "", suffix: str = "", truncate: bool | None = None) -> TextEncoder:
         """An encoder of prompts of prompt_len learned tokens between two fixed texts; see `TextEncoder`."""

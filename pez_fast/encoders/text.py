@@ -39,6 +39,11 @@ def token_embedding(model: Any) -> nn.Embedding:
     raise ValueError(f"model has no token embedding that can be fed: {type(model).__name__}")
 
 
+def unit_features(features: Tensor) -> Tensor:
+    """Features divided by their norm, in float32 or wider."""
+    return F.normalize(features.to(torch.promote_types(features.dtype, torch.float32)), dim=-1)
+
+
 def truncation_obstacle(model: Any) -> str | None:
     """Why a tower must see its whole context; None where the tokens up to the end token are enough.
 
@@ -91,8 +96,7 @@ class TextEncoder:
             self.fixed = self.embedding(self.ids[None])
 
     def __call__(self, hard: Tensor) -> Tensor:
-        features = (self._truncated if self.truncated else self._hooked)(hard)[: len(hard)]
-        return F.normalize(features.to(torch.promote_types(features.dtype, torch.float32)), dim=-1)
+        return unit_features((self._truncated if self.truncated else self._hooked)(hard)[: len(hard)])
 
     def _truncated(self, hard: Tensor) -> Tensor:
         assert self.tower is not None
