@@ -30,7 +30,7 @@ def nearest_token(x: Tensor, table: TokenTable, impl: str = "auto") -> tuple[Ten
         RuntimeError: the named implementation cannot run here.
     """
     flat, impl = _flat(x, table, impl)
-    ids, similarity = ops.nearest(flat.detach(), table.weight, table.ids, [table.unit], impl)
+    ids, similarity = ops.nearest(flat.detach(), table.weight, table.ids, table.prepared(impl), impl)
     return ids.view(x.shape[:-1]), similarity.view(x.shape[:-1])
 
 
@@ -45,7 +45,7 @@ def project(x: Tensor, table: TokenTable, impl: str = "auto") -> tuple[Tensor, T
         hard (…, d) in the table's dtype, whose gradient goes to x unchanged (and none to the table); ids (…) int64.
     """
     flat, impl = _flat(x, table, impl)
-    ids, _ = ops.nearest(flat.detach(), table.weight, table.ids, [table.unit], impl)
+    ids, _ = ops.nearest(flat.detach(), table.weight, table.ids, table.prepared(impl), impl)
     hard = ops.straight_through(flat, table.weight, ids)
     return hard.view(x.shape), ids.view(x.shape[:-1])
 

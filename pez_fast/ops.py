@@ -6,9 +6,11 @@ imported when they are first used.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from importlib import import_module
+from importlib.util import find_spec
 
 import torch
 from torch import Tensor
@@ -16,32 +18,54 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Implementation:
-    """Where an implementation lives, and why it cannot be used on a device (None where it can)."""
+    """Where an implementation lives, why it cannot be used on a device (None where it can), and whether "auto" takes it there."""
 
     package: str
     unusable: Callable[[str], str | None]
+    verified: Callable[[str], bool] = lambda device: True  # run on such hardware and found right, and faster than the next
 
 
+def _triton_unusable(device: str) -> str | None:
+    if find_spec("triton") is None:
+        return "triton is not installed"
+    if device == "cuda" or os.environ.get("TRITON_INTERPRET") == "1":
+        return None
+    return f"it runs on NVIDIA GPUs, not on {device} (but for TRITON_INTERPRET=1, which is for tests)"
+
+
+def _cpu_unusable(device: str) -> str | None:
+    if device != "cpu":
+        return f"it runs on the CPU, not on {device}"
+    if find_spec("pez_fast._C") is None:
+        return "the C++ extension was not built; PEZ_FAST_BUILD=cpu pip install . says why"
+    return None
+
+
+# In the order in which "auto" prefers them.
 IMPLEMENTATIONS: dict[str, Implementation] = {
+    "cuda": Implementation("pez_fast._cuda", lambda device: "this release has no CUDA extension"),
+    "triton": Implementation("pez_fast._triton", _triton_unusable, verified=lambda device: False),
+    "cpu": Implementation("pez_fast._cpu", _cpu_unusable, verified=lambda device: _load("nearest", "cpu").vectorised()),
     "torch": Implementation("pez_fast._torch", lambda device: None),
-    "cpu": Implementation("pez_fast._C", lambda device: "this release has no C++ extension"),
-    "triton": Implementation("pez_fast._triton", lambda device: "this release has no Triton kernels"),
-    "cuda": Implementation("pez_fast._C", lambda device: "this release has no CUDA extension"),
 }
 OPERATIONS = ("nearest", "splice")
 
 
 def choose(impl: str, device: torch.device) -> str:
-    """The implementation to use: "auto" takes the first usable one, any other name is taken or refused.
+    """The implementation to use: any name but "auto" is taken or refused.
+
+    "auto" is what PEZ_FAST_IMPL names, else the first that is usable and verified.
 
     Raises:
         ValueError: no such implementation.
         RuntimeError: it cannot run on this device; the message says why.
     """
     if impl == "auto":
-        return next(name for name in ("cuda", "triton", "cpu", "torch") if not IMPLEMENTATIONS[name].unusable(device.type))
+        impl = os.environ.get("PEZ_FAST_IMPL", "auto")
+    if impl == "auto":
+        return next(name for name, i in IMPLEMENTATIONS.items() if not i.unusable(device.type) and i.verified(device.type))
     if not isinstance(impl, str) or impl not in IMPLEMENTATIONS:
-        raise ValueError(f"impl must be one of auto, {', '.join(IMPLEMENTATIONS)}; got {impl!r}")
+        raise ValueError(f"impl must be one of auto, {', '.join(reversed(IMPLEMENTATIONS))}; got {impl!r}")
     reason = IMPLEMENTATIONS[impl].unusable(device.type)
     if reason:
         raise RuntimeError(f"impl={impl!r} cannot run here: {reason}")
@@ -50,6 +74,15 @@ def choose(impl: str, device: torch.device) -> str:
 
 def _load(operation: str, impl: str):
     return import_module(f"{IMPLEMENTATIONS[impl].package}.{operation}")
+
+
+def prepare(impl: str, weight: Tensor, ids: Tensor) -> list[Tensor]:
+    """What an implementation of `nearest` needs of a table: weight (V, d), ids (K,) -> its tensors."""
+    return _load("nearest", impl).prepare(weight, ids)
+
+
+# What torch.compiler.assume_constant_result does, without importing the compiler: called as it is, not traced.
+prepare._dynamo_marked_constant = True  # type: ignore[attr-defined]
 
 
 @torch.library.custom_op("pez_fast::nearest", mutates_args=())

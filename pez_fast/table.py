@@ -8,7 +8,7 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor, nn
 
-from pez_fast._torch.nearest import power_scaled
+from pez_fast import ops
 
 _FLOATS = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
 _CHUNK = 1 << 22  # elements prepared at once
@@ -25,7 +25,6 @@ class TokenTable:
         weight: (V, d), detached.
         allowed: (V,) bool: not banned.
         ids: (K,) int64, ascending: the allowed rows, of equal rows only the lowest id.
-        unit: (K, d) float32: these rows divided by their norm (a zero row stays zero).
 
     The table is frozen by contract: after changing `weight`, call `refresh()`. With `PEZ_FAST_DEBUG=1` every search
     checks that this was not forgotten.
@@ -84,14 +83,16 @@ class TokenTable:
         self._fingerprint: int | None = None
         self.ids = self.allowed.nonzero()[:, 0]
         self.ids = self.ids[self._first_of_equal_rows(self.ids)]
-        self.unit = torch.empty(len(self.ids), self.dim, dtype=torch.float32, device=self.device)
-        step = max(1, _CHUNK // self.dim)
-        for start in range(0, len(self.ids), step):
-            rows = power_scaled(self.weight[self.ids[start : start + step]])
-            norm = rows.norm(dim=-1, keepdim=True)
-            self.unit[start : start + step] = (rows / torch.where(norm > 0, norm, 1)).float()
+        self._prepared: dict[str, list[Tensor]] = {}
+        self.prepared(ops.choose("auto", self.device))
         if debugging():
             self._fingerprint = self.fingerprint()
+
+    def prepared(self, impl: str) -> list[Tensor]:
+        """What an implementation needs of this table, made when it is first asked for."""
+        if impl not in self._prepared:
+            self._prepared[impl] = ops.prepare(impl, self.weight, self.ids)
+        return self._prepared[impl]
 
     def _first_of_equal_rows(self, ids: Tensor) -> Tensor:
         """(K,) bool: whether no lower id of `ids` has the same row."""

@@ -61,3 +61,18 @@ def pictures() -> list[Image.Image]:
     rng = np.random.default_rng(0)
     coarse = rng.integers(0, 256, (8, 4, 4, 3), dtype=np.uint8)
     return [Image.fromarray(c).resize((48, 40), Image.Resampling.BICUBIC) for c in coarse]
+
+
+@pytest.fixture
+def medium_precision():
+    """Torch told to multiply float32 in bfloat16 or TF32."""
+    from inputs import product_precision
+
+    before = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision("medium")
+    medium = product_precision()
+    assert medium == ("bf16", "tf32")
+    yield
+    after = product_precision()
+    torch.set_float32_matmul_precision(before)
+    assert after == medium, "a search must leave torch's settings as they were"

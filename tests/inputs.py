@@ -85,6 +85,11 @@ def poisoned() -> Iterator[None]:
         torch.use_deterministic_algorithms(before[0], warn_only=before[1])
 
 
+def product_precision() -> tuple[str, str]:
+    """How float32 products are made on a CPU and on a GPU."""
+    return torch.backends.mkldnn.matmul.fp32_precision, torch.backends.cuda.matmul.fp32_precision
+
+
 def made(build: Callable[[Generator], Case]) -> Callable[[Generator], Case]:
     CASES[build.__name__.lstrip("_")] = build
     return build

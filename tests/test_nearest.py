@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
-
 import hypothesis.strategies as st
 import pytest
 import torch
@@ -12,7 +10,6 @@ from hypothesis.extra import numpy as arrays
 from inputs import (
     CASES,
     DTYPES,
-    SMALL_CASES,
     Case,
     assert_exact,
     case,
@@ -28,7 +25,6 @@ from tolerances import SIMILARITY
 
 import pez_fast
 from pez_fast import TokenTable, nearest_token, ops, reference
-from pez_fast._torch import nearest as torch_nearest
 
 
 @each_impl
@@ -97,7 +93,7 @@ def test_expanded_queries(impl, device):
 @each_impl
 def test_more_rows_and_tokens_than_a_block(impl, device):
     g = seeded("blocks")
-    n, v = torch_nearest.ROWS + 77, torch_nearest.TOKENS + 1003
+    n, v = 1024 + 77, 4096 + 1003
     weight = normal(g, v, 6).mul(4).round()  # thousands of ties, also across the blocks
     assert_exact(normal(g, n, 6), weight, (), impl, device)
 
@@ -119,106 +115,7 @@ def test_same_bits_every_time(impl, device):
         assert torch.equal(ids, runs[0][0]) and torch.equal(similarity, runs[0][1])
 
 
-# What the torch implementation does in blocks, in blocks of a few.
-
-
-@pytest.mark.parametrize("name", SMALL_CASES)
-def test_small_blocks(name, monkeypatch):
-    """Every block ragged, and near ties settled again and again before the scan is over."""
-    for limit, size in (("ROWS", 7), ("TOKENS", 13), ("CANDIDATES", 5), ("ELEMENTS", 64)):
-        monkeypatch.setattr(torch_nearest, limit, size)
-    if len(case(name).weight) > 500:  # hundreds of blocks take seconds and show nothing new
-        monkeypatch.setattr(torch_nearest, "TOKENS", 131)
-        monkeypatch.setattr(torch_nearest, "ELEMENTS", 1 << 14)
-    assert_exact(*case(name), "torch", "cpu", oracle(name))
-
-
-@pytest.fixture
-def settled(monkeypatch) -> list[int]:
-    """How many candidates were settled at each call."""
-    counts: list[int] = []
-    settle = torch_nearest._settle
-
-    def counting(q, weight, rows, tokens):
-        counts.append(len(rows))
-        return settle(q, weight, rows, tokens)
-
-    monkeypatch.setattr(torch_nearest, "_settle", counting)
-    return counts
-
-
-def test_candidates_do_overflow(settled, monkeypatch):
-    """That `test_small_blocks` goes where it is meant to."""
-    x, weight, _ = case("parallel")
-    nearest_token(x, TokenTable(weight), "torch")
-    assert len(settled) == 1
-    monkeypatch.setattr(torch_nearest, "TOKENS", 13)
-    monkeypatch.setattr(torch_nearest, "CANDIDATES", 5)
-    nearest_token(x, TokenTable(weight), "torch")
-    assert len(settled) > 3 and max(settled) > 5
-
-
-@pytest.mark.parametrize("value", [0.0, torch.nan])
-def test_rows_without_direction_are_not_settled(value, settled):
-    """All tokens are equally near to such a row: settling them would take a thousand times as long as the scan."""
-    x, weight = normal(seeded("no direction"), 8, 10), normal(seeded("table"), 500, 10)
-    x[::2] = value
-    table = TokenTable(weight)
-    found, _ = torch_nearest.nearest(x, table.weight, table.ids, [table.unit])
-    assert found[::2].tolist() == [0 if value == 0 else -1] * 4
-    assert sum(settled) < len(weight)
-
-
-# The bound on which the scan rests.
-
-
-def scanned(x: torch.Tensor, table: TokenTable) -> torch.Tensor:
-    q = torch_nearest.power_scaled(x)
-    with torch_nearest._full_precision():
-        return (q / q.norm(dim=-1, keepdim=True)).float() @ table.unit.T
-
-
-@pytest.mark.parametrize("d", [1, 2, 3, 17, 128, 768, 4096])
-@pytest.mark.parametrize("kind", ["normal", "positive", "equal elements", "one large", "cancelling", "mixed"])
-def test_scan_error(kind, d):
-    g = seeded(f"{kind} {d}")
-    x, weight = normal(g, 40, d), normal(g, 60, d)
-    if kind == "positive":  # every partial sum grows, so that every rounding is as large as it can be
-        x, weight = x.abs() + 0.1, weight.abs() + 0.1
-    elif kind == "equal elements":
-        x, weight = (torch.rand(len(t), 1, generator=g).add(0.5).expand(-1, d) for t in (x, weight))
-    elif kind == "one large":
-        x[:, 0], weight[:, 0] = 1e4, 1e4
-    elif kind == "cancelling":
-        x, weight = x.abs(), weight.sign() * (weight.abs() + 3)
-    elif kind == "mixed":
-        x, weight = (t * 10.0 ** integers(g, -6, 6, *t.shape) for t in (x, weight))
-    table = TokenTable(weight.contiguous())
-    unit = [t.double() / t.double().norm(dim=-1, keepdim=True) for t in (x, table.weight[table.ids])]
-    error = (scanned(x, table).double() - unit[0] @ unit[1].T).abs().max()
-    assert error <= torch_nearest.scan_error(d)
-    assert error > 0 or d == 1, "an input without any rounding tests nothing"
-
-
-
-
 # Switches of torch that make its products less precise, or its defaults others.
-
-
-def product_precision() -> tuple[str, str]:
-    return torch.backends.mkldnn.matmul.fp32_precision, torch.backends.cuda.matmul.fp32_precision
-
-
-@pytest.fixture
-def medium_precision():
-    before = torch.get_float32_matmul_precision()
-    torch.set_float32_matmul_precision("medium")
-    medium = product_precision()
-    assert medium == ("bf16", "tf32")
-    yield
-    after = product_precision()
-    torch.set_float32_matmul_precision(before)
-    assert after == medium, "a search must leave torch's settings as they were"
 
 
 LESS_PRECISE = ["raggeder", "clustered", "tightly_clustered", "anisotropic", "last_bit"]
@@ -238,24 +135,6 @@ def test_under_medium_precision(name, impl, device, medium_precision):
     assert_exact(*case(name), impl, device, oracle(name))
     with torch.autocast(device, torch.bfloat16):
         assert_exact(*case(name), impl, device, oracle(name))
-
-
-@pytest.mark.parametrize("fails", [False, True])
-def test_the_scan_is_made_in_full_precision(fails, medium_precision, monkeypatch):
-    """Not every CPU makes use of the permission to be less precise, so the settings themselves are looked at."""
-    scan, seen = torch_nearest._scan, []
-
-    def looking(q, *rest):
-        seen.append((*product_precision(), torch.is_autocast_enabled(q.device.type)))
-        if fails:
-            raise KeyboardInterrupt
-        return scan(q, *rest)
-
-    monkeypatch.setattr(torch_nearest, "_scan", looking)
-    table = TokenTable(torch.eye(3))
-    with torch.autocast("cpu", torch.bfloat16), contextlib.suppress(KeyboardInterrupt):
-        nearest_token(torch.ones(3), table, "torch")
-    assert seen == [("ieee", "ieee", False)]
 
 
 @each_impl
@@ -355,7 +234,7 @@ def test_bad_input(bad, function):
 def test_operator(name, impl, device):
     x, weight, banned = case(name)
     table = TokenTable(weight.to(device), banned)
-    torch.library.opcheck(ops.nearest, (x.to(device), table.weight, table.ids, [table.unit], impl))
+    torch.library.opcheck(ops.nearest, (x.to(device), table.weight, table.ids, table.prepared(impl), impl))
 
 
 @each_impl

@@ -18,7 +18,7 @@ from pez_fast import TokenTable, info, nearest_token, ops
 
 ROOT = Path(__file__).parents[1]
 FLOORS = {
-    "version": 0, "_torch": 0, "_triton": 0, "_C": 0,
+    "version": 0, "_exact": 0, "_torch": 0, "_cpu": 0, "_triton": 0, "_C": 0,
     "reference": 1,
     "ops": 2, "table": 2, "functional": 2, "information": 2,
     "optimizer": 3, "encoders": 3, "objectives": 3, "images": 3,
@@ -27,7 +27,8 @@ FLOORS = {
 }  # fmt: skip
 # On one floor, who may import whom. Within a folder everybody may.
 NEIGHBOURS = {
-    ("functional", "ops"), ("functional", "table"), ("information", "ops"),
+    ("_torch", "_exact"), ("_cpu", "_exact"), ("_cpu", "_C"), ("_triton", "_exact"),
+    ("functional", "ops"), ("functional", "table"), ("information", "ops"), ("table", "ops"),
     ("encoders", "images"),
     ("tasks", "engine"), ("tasks", "result"),
     *((face, other) for face in ("cli", "__main__", "dataset") for other in ("cli", "compat", "dataset", "live", "sheet")),

@@ -10,6 +10,7 @@ from torch import nn
 
 import pez_fast.table
 from pez_fast import TokenTable, nearest_token, project
+from pez_fast._torch import nearest as torch_nearest
 
 BANNED = {
     "nothing": (None, []),
@@ -52,7 +53,8 @@ def test_attributes(dtype):
     table = TokenTable(weight, [4])
     assert len(table) == 9 and table.dim == 5 and table.dtype == dtype and table.device == weight.device
     assert table.weight.data_ptr() == weight.data_ptr(), "the weight is referred to, not copied"
-    assert table.unit.dtype == torch.float32 and table.unit.shape == (8, 5)
+    (unit,) = table.prepared("torch")
+    assert unit.dtype == torch.float32 and unit.shape == (8, 5)
     name = str(dtype).removeprefix("torch.")
     assert repr(table) == f"TokenTable(9 tokens of 5, {name} on cpu, 8 distinct and allowed)"
 
@@ -77,8 +79,9 @@ def test_unit_rows(name):
     rows = rows / rows.abs().amax(-1, keepdim=True).clamp_min(1e-300)
     norm = rows.norm(dim=-1, keepdim=True)
     exact = rows / norm.where(norm > 0, torch.ones(()))
-    assert ((table.unit.double() - exact).abs() <= UNIT * exact.abs() + 2.0**-150).all()
-    assert not table.unit[norm[:, 0] == 0].any()
+    (unit,) = table.prepared("torch")
+    assert ((unit.double() - exact).abs() <= UNIT * exact.abs() + 2.0**-150).all()
+    assert not unit[norm[:, 0] == 0].any()
 
 
 def test_repeated_rows_keep_the_lowest_allowed_id():
@@ -114,6 +117,7 @@ def test_equal_hashes_are_no_proof(name, monkeypatch):
 @each_impl
 def test_prepared_in_chunks(impl, device, monkeypatch):
     monkeypatch.setattr(pez_fast.table, "_CHUNK", 50)
+    monkeypatch.setattr(torch_nearest, "ELEMENTS", 50)
     for name in ("duplicates", "last_bit", "banned_twins"):
         assert_exact(*case(name), impl, device, oracle(name))
 
@@ -129,7 +133,7 @@ def test_refresh(impl, device):
     shared.copy_(other)
     table.refresh()
     fresh = TokenTable(other.to(device), [0, 7])
-    assert torch.equal(table.unit, fresh.unit) and torch.equal(table.ids, fresh.ids)
+    assert torch.equal(table.prepared("torch")[0], fresh.prepared("torch")[0]) and torch.equal(table.ids, fresh.ids)
     assert torch.equal(nearest_token(x.to(device), table, impl)[0], nearest_token(x.to(device), fresh, impl)[0])
 
 

@@ -17,14 +17,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from pez_fast._torch import exact
+from pez_fast._exact import settle
 from pez_fast._torch.linear import linear
 
-ROWS = 1024  # queries scanned at once
-TOKENS = 4096  # tokens scanned at once: the scores of a block are at most ROWS x TOKENS
-CANDIDATES = 1 << 21  # candidates kept before they are settled
-ELEMENTS = 1 << 22  # float64 elements gathered at once when candidates are settled
-DIRECTIONS = 8  # different directions among equal candidates that are looked for before whole numbers decide
+ROWS = 1024  # queries scanned at once: the scores of a block are at most ROWS x settle.TOKENS
+ELEMENTS = 1 << 22  # elements of the table prepared at once
 
 
 def scan_error(d: int) -> float:
@@ -32,145 +29,52 @@ def scan_error(d: int) -> float:
     return (d + 8) * 2.0**-24
 
 
-def float64_error(d: int) -> float:
-    """Bound on the rounding of a cosine computed in float64, in whatever order."""
-    return (d + 8) * 2.0**-52
+def prepare(weight: Tensor, ids: Tensor) -> list[Tensor]:
+    """weight (V, d), ids (K,) allowed rows -> [unit (K, d) float32]: these rows divided by their norm; a zero row stays zero."""
+    unit = torch.empty(len(ids), weight.shape[1], dtype=torch.float32, device=weight.device)
+    step = max(1, ELEMENTS // weight.shape[1])
+    for start in range(0, len(ids), step):
+        unit[start : start + step] = settle.unit_rows(weight[ids[start : start + step]]).float()
+    return [unit]
 
 
-def nearest(x: Tensor, weight: Tensor, ids: Tensor, prepared: list[Tensor]) -> tuple[Tensor, Tensor]:
-    """x (N, d), weight (V, d), ids (K,) allowed rows ascending, prepared [unit (K, d) float32] -> ids (N,), cosine (N,)."""
+def nearest(
+    x: Tensor, weight: Tensor, ids: Tensor, prepared: list[Tensor], counts: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
+    """x (N, d), weight (V, d), ids (K,) allowed rows ascending, what was prepared -> ids (N,) int64, cosine (N,) float32.
+
+    `counts` (3,) int64 is added to: rows that the scan decided, rows with several candidates, candidates beyond those noted.
+    """
     (unit,) = prepared
     found = torch.full((len(x),), -1, dtype=torch.int64, device=x.device)
     similarity = torch.full((len(x),), torch.nan, dtype=torch.float32, device=x.device)
     with torch.autocast(x.device.type, enabled=False), _full_precision():
         for start in range(0, len(x), ROWS):
             part = slice(start, start + ROWS)
-            _nearest_rows(x[part], weight, ids, unit, found[part], similarity[part])
+            _nearest_rows(x[part], weight, ids, unit, found[part], similarity[part], counts)
     return found, similarity
 
 
-def _nearest_rows(x: Tensor, weight: Tensor, ids: Tensor, unit: Tensor, found: Tensor, similarity: Tensor) -> None:
+def _nearest_rows(
+    x: Tensor, weight: Tensor, ids: Tensor, unit: Tensor, found: Tensor, similarity: Tensor, counts: Tensor | None
+) -> None:
     finite = x.isfinite().all(-1)
     directed = (finite & (x != 0).any(-1)).nonzero()[:, 0]
     winner = torch.where(finite, ids[0], -1)  # a zero row has cosine 0 with every token
     cosine = torch.where(finite, 0, torch.nan).double()
     if len(directed):
         x = x[directed]
-        rows, kept = _scan(x, unit, weight, ids)
-        nearest_ids = _settle(x, weight, rows, ids[kept])
-        winner[directed], cosine[directed] = nearest_ids, _float64_cosine(x, weight[nearest_ids])
+        q = settle.unit_rows(x).float()
+        rows, kept = settle.candidates(
+            x, weight, ids, lambda start, stop: linear(q, unit[start:stop]), scan_error(x.shape[1])
+        )
+        if counts is not None:
+            several = (torch.bincount(rows, minlength=len(x)) > 1).sum()
+            counts += torch.stack([len(x) - several, several, torch.zeros_like(several)])
+        nearest_ids = settle.settle(x, weight, rows, ids[kept])
+        winner[directed], cosine[directed] = nearest_ids, settle.float64_cosine(x, weight[nearest_ids])
     found.copy_(winner)
     similarity.copy_(cosine)
-
-
-def _scan(x: Tensor, unit: Tensor, weight: Tensor, ids: Tensor) -> tuple[Tensor, Tensor]:
-    """Candidates as (row, position in ids), every row with at least one, the true winner among them."""
-    q = power_scaled(x)
-    q = (q / q.norm(dim=-1, keepdim=True)).float()
-    margin = 2 * scan_error(q.shape[1])
-    best = q.new_full((len(q),), -torch.inf)
-    rows, kept, scores = (torch.empty(0, dtype=t, device=q.device) for t in (torch.int64, torch.int64, torch.float32))
-    for start in range(0, len(unit), TOKENS):
-        block = linear(q, unit[start : start + TOKENS])
-        top = block.amax(1)
-        best = torch.maximum(best, top)
-        hit = (top >= best - margin).nonzero()[:, 0]
-        if len(hit) == 0:
-            continue
-        near = block[hit]
-        at, token = (near >= (best[hit] - margin)[:, None]).nonzero(as_tuple=True)
-        rows, kept = torch.cat([rows, hit[at]]), torch.cat([kept, start + token])
-        scores = torch.cat([scores, near[at, token]])
-        alive = scores >= best[rows] - margin
-        rows, kept, scores = rows[alive], kept[alive], scores[alive]
-        if len(rows) > CANDIDATES:  # many near ties: one winner a row stands for those met so far
-            winner = torch.searchsorted(ids, _settle(x, weight, rows, ids[kept]))
-            present = torch.zeros(len(q), dtype=torch.bool, device=q.device).index_fill_(0, rows, True)
-            rows, kept = present.nonzero()[:, 0], winner[present]
-            scores = best[rows]
-    return rows, kept
-
-
-def _settle(x: Tensor, weight: Tensor, rows: Tensor, tokens: Tensor) -> Tensor:
-    """The winner among each row's candidates, (N,) ids; rows without a candidate get 0."""
-    n, d = x.shape
-    winner = torch.zeros(n, dtype=torch.int64, device=x.device)
-    rows, tokens = _without_single(winner, rows, tokens)
-    if len(rows) == 0:
-        return winner
-    cosine = torch.cat([_float64_cosine(x[r], weight[t]) for r, t in _chunks(rows, tokens, d)])
-    best = torch.full((n,), -torch.inf, dtype=torch.float64, device=x.device).scatter_reduce_(0, rows, cosine, "amax")
-    near = cosine >= best[rows] - 2 * float64_error(d)
-    rows, tokens = rows[near], tokens[near]
-    rows, tokens = _without_single(winner, rows, tokens)
-    if len(rows) == 0:
-        return winner
-    parts = [exact.cosine(power_scaled(x[r]), power_scaled(weight[t])) for r, t in _chunks(rows, tokens, 8 * d)]
-    hi, lo = torch.cat([p[0] for p in parts]), torch.cat([p[1] for p in parts])
-    # Sorted by (hi, lo) within each row, the last is the best; those that may equal it are within the error of it.
-    order = torch.arange(len(rows), device=x.device)
-    for key in (lo, hi, rows):
-        order = order[key[order].argsort(stable=True)]
-    last = torch.zeros(n, dtype=torch.int64, device=x.device).scatter_reduce_(
-        0, rows[order], torch.arange(len(rows), device=x.device), "amax"
-    )
-    top = order[last[rows]]
-    near = (hi - hi[top]) + (lo - lo[top]) >= -2 * exact.ERROR
-    return _settle_exactly(x, weight, rows[near], tokens[near], winner)
-
-
-def _settle_exactly(x: Tensor, weight: Tensor, rows: Tensor, tokens: Tensor, winner: Tensor) -> Tensor:
-    """Write the winner among candidates that double-double cannot tell apart; of parallel rows the lowest id stands for all."""
-    kept: list[tuple[Tensor, Tensor]] = []
-    if torch.float64 not in (x.dtype, weight.dtype):
-        for _ in range(DIRECTIONS):
-            lowest = torch.full_like(winner, len(weight)).scatter_reduce_(0, rows, tokens, "amin")
-            first = tokens == lowest[rows]
-            kept.append((rows[first], tokens[first]))
-            same = [exact.parallel(weight[t], weight[lowest[r]]) for r, t in _chunks(rows, tokens, x.shape[1])]
-            other = ~torch.cat(same)
-            rows, tokens = rows[other], tokens[other]
-            if len(rows) == 0:
-                break
-    kept.append((rows, tokens))
-    rows, tokens = torch.cat([r for r, _ in kept]), torch.cat([t for _, t in kept])
-    rows, tokens = _without_single(winner, rows, tokens)
-    for row in rows.unique().tolist():
-        candidates = tokens[rows == row].sort().values
-        winner[row] = candidates[exact.first_largest(x[row], weight[candidates])]
-    return winner
-
-
-def _without_single(winner: Tensor, rows: Tensor, tokens: Tensor) -> tuple[Tensor, Tensor]:
-    """Write the winner of each row that has one candidate; the candidates of the other rows."""
-    alone = torch.bincount(rows, minlength=len(winner))[rows] == 1
-    winner[rows[alone]] = tokens[alone]
-    return rows[~alone], tokens[~alone]
-
-
-def _float64_cosine(x: Tensor, e: Tensor) -> Tensor:
-    """Cosines of the rows of x, none of them zero, with those of e; 0 where e is zero."""
-    q, e = power_scaled(x), power_scaled(e)
-    scale = e.norm(dim=-1) * q.norm(dim=-1)
-    return torch.where(scale > 0, (q * e).sum(-1) / torch.where(scale > 0, scale, 1), 0)
-
-
-def _chunks(rows: Tensor, tokens: Tensor, d: int) -> Iterator[tuple[Tensor, Tensor]]:
-    size = max(1, ELEMENTS // d)
-    for start in range(0, len(rows), size):
-        yield rows[start : start + size], tokens[start : start + size]
-
-
-def power_scaled(x: Tensor) -> Tensor:
-    """x in float64, its squares and their products within range: float64 rows are scaled by a power of two, exactly.
-
-    The values of the narrower dtypes are already in range: their squares lie from 1e-90 to 1e77.
-    """
-    if x.dtype != torch.float64:
-        return x.double()
-    exponent = x.abs().amax(-1, keepdim=True).frexp().exponent
-    half = exponent // 2  # in two steps: 2^1074 itself is not a float64
-    return x.ldexp(-half).ldexp(half - exponent)
 
 
 @contextmanager

@@ -1,0 +1,116 @@
+"""The torch implementation from within: its blocks, its bound, its precision; and the settling of near ties."""
+
+from __future__ import annotations
+
+import contextlib
+
+import pytest
+import torch
+from inputs import SMALL_CASES, assert_exact, case, integers, normal, oracle, product_precision, seeded
+
+from pez_fast import TokenTable, nearest_token
+from pez_fast._exact import settle
+from pez_fast._torch import nearest as torch_nearest
+from pez_fast._torch.linear import linear
+
+# What the torch implementation does in blocks, in blocks of a few.
+
+
+@pytest.mark.parametrize("name", SMALL_CASES)
+def test_small_blocks(name, monkeypatch):
+    """Every block ragged, and near ties settled again and again before the scan is over."""
+    monkeypatch.setattr(torch_nearest, "ROWS", 7)
+    for limit, size in (("TOKENS", 13), ("CANDIDATES", 5), ("ELEMENTS", 64)):
+        monkeypatch.setattr(settle, limit, size)
+    if len(case(name).weight) > 500:  # hundreds of blocks take seconds and show nothing new
+        monkeypatch.setattr(settle, "TOKENS", 131)
+        monkeypatch.setattr(settle, "ELEMENTS", 1 << 14)
+    assert_exact(*case(name), "torch", "cpu", oracle(name))
+
+
+@pytest.fixture
+def settled(monkeypatch) -> list[int]:
+    """How many candidates were settled at each call."""
+    counts: list[int] = []
+    original = settle.settle
+
+    def counting(q, weight, rows, tokens):
+        counts.append(len(rows))
+        return original(q, weight, rows, tokens)
+
+    monkeypatch.setattr(settle, "settle", counting)
+    return counts
+
+
+def test_candidates_do_overflow(settled, monkeypatch):
+    """That `test_small_blocks` goes where it is meant to."""
+    x, weight, _ = case("parallel")
+    nearest_token(x, TokenTable(weight), "torch")
+    assert len(settled) == 1
+    monkeypatch.setattr(settle, "TOKENS", 13)
+    monkeypatch.setattr(settle, "CANDIDATES", 5)
+    nearest_token(x, TokenTable(weight), "torch")
+    assert len(settled) > 3 and max(settled) > 5
+
+
+@pytest.mark.parametrize("value", [0.0, torch.nan])
+def test_rows_without_direction_are_not_settled(value, settled):
+    """All tokens are equally near to such a row: settling them would take a thousand times as long as the scan."""
+    x, weight = normal(seeded("no direction"), 8, 10), normal(seeded("table"), 500, 10)
+    x[::2] = value
+    table = TokenTable(weight)
+    found, _ = torch_nearest.nearest(x, table.weight, table.ids, table.prepared("torch"))
+    assert found[::2].tolist() == [0 if value == 0 else -1] * 4
+    assert sum(settled) < len(weight)
+
+
+# The bound on which the scan rests.
+
+
+def scanned(x: torch.Tensor, table: TokenTable) -> torch.Tensor:
+    q = settle.unit_rows(x)
+    with torch_nearest._full_precision():
+        return q.float() @ table.prepared("torch")[0].T
+
+
+@pytest.mark.parametrize("d", [1, 2, 3, 17, 128, 768, 4096])
+@pytest.mark.parametrize("kind", ["normal", "positive", "equal elements", "one large", "cancelling", "mixed"])
+def test_scan_error(kind, d):
+    g = seeded(f"{kind} {d}")
+    x, weight = normal(g, 40, d), normal(g, 60, d)
+    if kind == "positive":  # every partial sum grows, so that every rounding is as large as it can be
+        x, weight = x.abs() + 0.1, weight.abs() + 0.1
+    elif kind == "equal elements":
+        x, weight = (torch.rand(len(t), 1, generator=g).add(0.5).expand(-1, d) for t in (x, weight))
+    elif kind == "one large":
+        x[:, 0], weight[:, 0] = 1e4, 1e4
+    elif kind == "cancelling":
+        x, weight = x.abs(), weight.sign() * (weight.abs() + 3)
+    elif kind == "mixed":
+        x, weight = (t * 10.0 ** integers(g, -6, 6, *t.shape) for t in (x, weight))
+    table = TokenTable(weight.contiguous())
+    unit = [t.double() / t.double().norm(dim=-1, keepdim=True) for t in (x, table.weight[table.ids])]
+    error = (scanned(x, table).double() - unit[0] @ unit[1].T).abs().max()
+    assert error <= torch_nearest.scan_error(d)
+    assert error > 0 or d == 1, "an input without any rounding tests nothing"
+
+
+# Switches of torch that make its products less precise.
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_the_scan_is_made_in_full_precision(fails, medium_precision, monkeypatch):
+    """Not every CPU makes use of the permission to be less precise, so the settings themselves are looked at."""
+    seen: list[tuple] = []
+
+    def looking(q, rows):
+        seen.append((*product_precision(), torch.is_autocast_enabled(q.device.type)))
+        if fails:
+            raise KeyboardInterrupt
+        return linear(q, rows)
+
+    monkeypatch.setattr(torch_nearest, "linear", looking)
+    table = TokenTable(torch.eye(3))
+    with torch.autocast("cpu", torch.bfloat16), contextlib.suppress(KeyboardInterrupt):
+        nearest_token(torch.ones(3), table, "torch")
+    assert seen == [("ieee", "ieee", False)]
