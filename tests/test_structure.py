@@ -18,7 +18,7 @@ from pez_fast import TokenTable, info, nearest_token, ops
 
 ROOT = Path(__file__).parents[1]
 FLOORS = {
-    "version": 0, "_exact": 0, "_torch": 0, "_cpu": 0, "_triton": 0, "_C": 0,
+    "version": 0, "_exact": 0, "_torch": 0, "_cpu": 0, "_triton": 0, "_cuda": 0, "_C": 0,
     "reference": 1,
     "ops": 2, "table": 2, "functional": 2, "information": 2,
     "optimizer": 3, "encoders": 3, "objectives": 3, "images": 3,
