@@ -1,79 +1,242 @@
-"""Time of the nearest-token search beside the lines it replaces, in one run.
+"""Time and memory of the nearest-token search beside the lines it replaces, in one run.
 
-    python benchmarks/nearest.py --out benchmarks/results/nearest_cpu.json
+    python benchmarks/nearest.py --out benchmarks/results/nearest_cpu.json --plot benchmarks/results/nearest_cpu.png
+    python benchmarks/nearest.py --rows 16 1024 --shapes 49408x1024 --baselines naive cached-fp32
 
-Baselines: "naive lines", which normalise queries and table at every call and write out the (N, V) scores, and "cached table",
-which normalises the table once. Ids are checked first: ours must equal the float64 oracle on a sample of rows; for the
-baselines, which work in float32, the number of rows that differ from ours is shown.
+Every implementation that is usable on the device, and every baseline of baselines.py, over tables and queries of normal deviates.
+Before anything is timed, ours must find the ids of the float64 oracle on up to 256 rows of every case. The baselines round: how
+many of their ids are wrong on these rows is shown.
+
+Columns: the median of single calls and its 20% and 80% quantiles; the ratio to cached-fp32; bytes of the table as it is scanned, or
+multiplications and additions, by the time; the share of the least time that the card's memory and tensor cores allow (where both
+were measured); memory needed beside the prepared table. On CUDA "(graph)" is the same call replayed as a CUDA graph.
 """
 
 from __future__ import annotations
 
 import argparse
-import statistics
+import subprocess
+import sys
+import time
+from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import torch
-import torch.nn.functional as F
-from provenance import now, write
+from baselines import BASELINES, Call
+from measure import captured, peak_memory, sample, timed
+from provenance import write
+from torch import Tensor
 
-from pez_fast import TokenTable, info, nearest_token, reference
+from pez_fast import TokenTable, info, nearest_token
+from pez_fast._exact import settle
 
-SAMPLE = 8  # rows compared with the oracle
+SAMPLE = 256  # rows compared with the oracle
+SHAPES = ["49408x512", "49408x768", "49408x1024", "49408x1280", "50257x1280", "152064x3584"]
+ROWS = [8, 16, 64, 128, 1024, 4096, 16384, 65536]
+SMALLER = (["49408x512", "49408x1024"], [8, 16, 64, 128, 1024])  # what a CPU does in some ten minutes
+FLOORS = {"NVIDIA H200": (4.3e12, 790e12)}  # bytes and 16-bit operations a second, measured: a copy, a large product
+FEW = 184  # rows up to which reading the table takes longer than multiplying, on a GPU
+REFERENCE = "cached-fp32"
 
 
-def timed(run, seconds: float = 1.5) -> tuple[float, float, float]:
-    """Median and 20% and 80% quantiles in milliseconds."""
-    run()
-    times: list[float] = []
-    while sum(times) < seconds or len(times) < 5:
-        begun = now()
-        run()
-        times.append(now() - begun)
-    quantiles = statistics.quantiles(times, n=5)
-    return statistics.median(times) * 1e3, quantiles[0] * 1e3, quantiles[3] * 1e3
+class Setting:
+    """One table and as many queries as the largest case has; the same in every process."""
+
+    def __init__(self, shape: str, rows: int, device: str) -> None:
+        self.vocabulary, self.d = (int(n) for n in shape.split("x"))
+        generator = torch.Generator(device).manual_seed(0)
+        self.device = device
+        self.weight = torch.randn(self.vocabulary, self.d, generator=generator, device=device).mul_(0.02)
+        self.x = torch.randn(rows, self.d, generator=generator, device=device)
+
+    @cached_property
+    def table(self) -> TokenTable:
+        return TokenTable(self.weight)
+
+    def call(self, name: str, rows: int) -> Call:
+        x = self.x[:rows]
+        if name in BASELINES:
+            return BASELINES[name].build(self.weight, x)
+        self.table.prepared(name)
+        return lambda: nearest_token(x, self.table, name)[0]
+
+    def wrong(self, ids: Tensor, rows: int) -> int:
+        at = sample(rows, SAMPLE, self.device)
+        return int((ids[at].to(self.device) != settle.exhaustive(self.x[at], self.weight, self.table.ids)).sum())
+
+    def scan_bytes(self, name: str) -> int:
+        """Bytes of an element of the table in the form in which it is scanned."""
+        if name in BASELINES:
+            return BASELINES[name].scan_bytes
+        return max(self.table.prepared(name), key=Tensor.numel).element_size()
+
+
+def usable(device: str, impls: list[str] | None, baselines: list[str] | None) -> tuple[list[str], list[str], dict[str, str]]:
+    """Implementations, baselines, and what is left out for which reason."""
+    ours, theirs, left_out = [], [], {}
+    for name, reason in info(device)["implementations"].items():
+        if impls is None or name in impls:
+            if reason is True:
+                ours.append(name)
+            else:
+                left_out[name] = reason
+    for name in BASELINES if baselines is None else baselines:
+        why = BASELINES[name].unavailable(device)
+        if why is None:
+            theirs.append(name)
+        else:
+            left_out[name] = why
+    return ours, theirs, left_out
+
+
+def check_parity(setting: Setting, impls: list[str], rows: list[int]) -> None:
+    for name in impls:
+        for n in rows:
+            ids = setting.call(name, n)()
+            assert ids is not None
+            wrong = setting.wrong(ids, n)
+            if wrong:
+                raise SystemExit(f"{name} finds {wrong} wrong ids for {n} rows and {setting.vocabulary}x{setting.d}; nothing was timed")
+
+
+def floor_ms(setting: Setting, n: int) -> float | None:
+    """The least time for a table of 16-bit elements."""
+    for card, (bytes_per_second, operations) in FLOORS.items():
+        if setting.device == "cuda" and torch.cuda.get_device_name().startswith(card):
+            elements = setting.vocabulary * setting.d
+            return 1e3 * max(2 * elements / bytes_per_second, 2 * n * elements / operations)
+    return None
+
+
+def measured(setting: Setting, name: str, n: int, seconds: float, memory: bool) -> list[dict[str, Any]]:
+    """One case, and on CUDA ours once more as a graph."""
+    call = setting.call(name, n)
+    ids = call()
+    wrong = None if ids is None else setting.wrong(ids, n)
+    peak = peak_memory_of(setting, name, n, call) if memory else None
+    calls: dict[str, Any] = {name: call}
+    failed = None
+    if setting.device == "cuda" and name not in BASELINES:
+        try:
+            calls[f"{name} (graph)"], replayed = captured(call)
+            calls[f"{name} (graph)"]()
+            failed = None if torch.equal(replayed, ids) else "replay gave other ids"
+        except RuntimeError as e:
+            failed = str(e).splitlines()[0]
+            calls.pop(f"{name} (graph)", None)
+    entries = []
+    for label, run in calls.items():
+        time_ = timed(run, setting.device, seconds)
+        elements, floor = setting.vocabulary * setting.d, floor_ms(setting, n)
+        entries.append({
+            "name": label, "ours": name not in BASELINES, "rows": n, "vocabulary": setting.vocabulary, "d": setting.d,
+            "ms": time_.ms, "q20": time_.q20, "q80": time_.q80, "runs": time_.runs,
+            "gb_per_s": elements * setting.scan_bytes(name) / time_.ms / 1e6, "tflop_per_s": 2 * n * elements / time_.ms / 1e9,
+            "floor_ms": floor, "share_of_floor": floor and floor / time_.ms,
+            "peak_mib": peak if peak is None else peak / 2**20, "wrong_ids": wrong, "sampled_rows": min(n, SAMPLE),
+        })  # fmt: skip
+    if failed:
+        entries[0]["graph"] = failed
+    return entries
+
+
+def peak_memory_of(setting: Setting, name: str, n: int, call: Call) -> int | None:
+    """On a CPU in a process of its own, where nothing that another case left behind can be used again."""
+    if setting.device == "cuda":
+        return peak_memory(call, "cuda")
+    command = [sys.executable, __file__, "--peak-memory-of", name, "--rows", str(n), "--shapes", f"{setting.vocabulary}x{setting.d}"]
+    done = subprocess.run([*command, "--threads", str(torch.get_num_threads())], capture_output=True, text=True, check=True)
+    answer = done.stdout.split()[-1]
+    return None if answer == "None" else int(answer)
+
+
+def print_peak_memory(name: str, shape: str, rows: int) -> None:
+    setting = Setting(shape, rows, "cpu")
+    setting.call(name, 1)()  # libraries set themselves up at the first call
+    print(peak_memory(setting.call(name, rows), "cpu"))
+
+
+def report(entries: list[dict[str, Any]]) -> None:
+    """The cases of one shape and number of rows, with their ratios filled in."""
+    base = next((e["ms"] for e in entries if e["name"] == REFERENCE), None)
+    for e in entries:
+        e["ratio"] = base and base / e["ms"]
+        few = e["rows"] <= FEW
+        rate = f"{e['gb_per_s']:8.1f} GB/s   " if few else f"{e['tflop_per_s']:8.3f} TFLOP/s"
+        wrong = "no ids" if e["wrong_ids"] is None else f"{e['wrong_ids']} of {e['sampled_rows']}"
+        print(
+            f"  {e['rows']:6}  {e['name']:18}{e['ms']:11.3f}  {e['q20']:10.3f} {e['q80']:10.3f}"
+            f"  {f'{base / e["ms"]:7.2f}' if base else '      –'}  {rate}"
+            f"  {f'{100 * e["share_of_floor"]:4.0f} %' if e['share_of_floor'] else '     –'}"
+            f"  {f'{e["peak_mib"]:9.1f}' if e['peak_mib'] is not None else '        –'}  {wrong:>10}",
+            flush=True,
+        )
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--vocabulary", type=int, default=49408)
-    parser.add_argument("--dims", type=int, nargs="+", default=[512, 1024])
-    parser.add_argument("--rows", type=int, nargs="+", default=[16, 128, 1024])
-    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu", choices=["cpu", "cuda"])
+    parser.add_argument("--shapes", nargs="+", metavar="VxD")
+    parser.add_argument("--rows", type=int, nargs="+")
+    parser.add_argument("--impls", nargs="*", help="default: every usable one")
+    parser.add_argument("--baselines", nargs="*", choices=BASELINES, metavar="NAME", help=f"of {', '.join(BASELINES)}; default: all")
+    parser.add_argument("--full", action="store_true", help="all shapes and rows on a CPU too")
+    parser.add_argument("--seconds", type=float, help="for the repetitions of a case; default 1, on CUDA 0.2")
+    parser.add_argument("--budget", type=float, default=float("inf"), help="seconds after which no case is begun")
+    parser.add_argument("--memory-rows", type=int, nargs="*", help="rows whose memory is measured; on a CPU 16 and 1024 by default")
+    parser.add_argument("--threads", type=int, help="of torch on a CPU")
     parser.add_argument("--out", type=Path)
+    parser.add_argument("--plot", type=Path)
+    parser.add_argument("--peak-memory-of", help=argparse.SUPPRESS)
     args = parser.parse_args()
+    begun = time.monotonic()
+    if args.threads:
+        torch.set_num_threads(args.threads)
+    if args.peak_memory_of:
+        return print_peak_memory(args.peak_memory_of, args.shapes[0], args.rows[0])
+    smaller = args.device == "cpu" and not args.full
+    shapes, rows = args.shapes or (SMALLER[0] if smaller else SHAPES), args.rows or (SMALLER[1] if smaller else ROWS)
+    seconds = args.seconds or (1.0 if args.device == "cpu" else 0.2)
+    ours, theirs, left_out = usable(args.device, args.impls, args.baselines)
+    results: list[dict[str, Any]] = []
 
-    results = []
-    for d in args.dims:
-        generator = torch.Generator().manual_seed(0)
-        weight = (torch.randn(args.vocabulary, d, generator=generator) * 0.02).to(args.device)
-        begun = now()
-        table = TokenTable(weight)
-        prepared = now() - begun
-        unit = F.normalize(weight, dim=-1)
-        print(f"V = {args.vocabulary}, d = {d}; prepared in {prepared:.2f} s")
-        for n in args.rows:
-            x = torch.randn(n, d, generator=generator).to(args.device)
-            ways = {
-                "naive lines": lambda x=x, weight=weight: reference.nn_project(x, weight)[1],
-                "cached table": lambda x=x, unit=unit: (F.normalize(x, dim=-1) @ unit.T).argmax(-1),
-            }
-            for impl, usable in info(args.device)["implementations"].items():
-                if usable is True:
-                    ways[impl] = lambda x=x, table=table, impl=impl: nearest_token(x, table, impl)[0]
-            exact = nearest_token(x, table)[0]
-            oracle = reference.nearest_token(x[:SAMPLE].cpu(), weight.cpu())[0]
-            assert torch.equal(exact[:SAMPLE].cpu(), oracle), "ids differ from the oracle"
-            naive = None
-            for name, run in ways.items():
-                wrong = int((run() != exact).sum())
-                median, low, high = timed(run)
-                naive = naive or median
-                results.append({"name": name, "rows": n, "vocabulary": args.vocabulary, "d": d, "ms": median, "q20": low, "q80": high,
-                                "ratio": naive / median, "gflops": 2e-6 * n * args.vocabulary * d / median, "wrong_ids": wrong})  # fmt: skip
-                print(f"  N = {n:5}  {name:14} {median:9.2f} ms ({low:.2f} to {high:.2f})  {naive / median:5.1f} x  {wrong} ids differ")
-    if args.out:
-        write(args.out, results)
+    def save() -> None:
+        if args.out:
+            write(args.out, {"device": info(args.device)["device"], "cases": results, "left_out": left_out})
+
+    for shape in shapes:
+        if time.monotonic() - begun > args.budget:
+            left_out[shape] = f"the budget of {args.budget:.0f} s was spent"
+            continue
+        setting = Setting(shape, max(rows), args.device)
+        check_parity(setting, ours, rows)
+        print(f"\n{shape} on {info(args.device)['device']}: ids of {', '.join(ours)} equal the oracle's")
+        print(f"  {'rows':>6}  {'':18}{'ms':>11}  {'20%':>10} {'80%':>10}  {'ratio':>7}  {'rate':16}  {'floor':>6}  {'MiB':>9}  {'wrong':>10}")
+        for n in rows:
+            entries = []
+            for name in [*theirs, *ours]:
+                most = BASELINES[name].most_rows if name in BASELINES else None
+                if most and n > most:
+                    left_out[f"{name}, {n} rows"] = f"not beyond {most} rows"
+                elif time.monotonic() - begun > args.budget:
+                    left_out[f"{name}, {n} rows, {shape}"] = f"the budget of {args.budget:.0f} s was spent"
+                else:
+                    try:
+                        memory = n in (args.memory_rows if args.memory_rows is not None else rows if args.device == "cuda" else (16, 1024))
+                        entries += measured(setting, name, n, seconds, memory)
+                    except Exception as e:
+                        if name not in BASELINES:
+                            raise
+                        left_out[f"{name}, {n} rows, {shape}"] = f"{type(e).__name__}: {(str(e).splitlines() or [''])[0]}"
+            report(entries)
+            results += entries
+    print("\n" + "\n".join(f"left out: {name}: {reason}" for name, reason in left_out.items()))
+    save()
+    if args.plot:
+        from plot import plot
+
+        plot(results, args.plot, info(args.device)["device"])
 
 
 if __name__ == "__main__":

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
+import os
 import platform
 import subprocess
 import time
 from datetime import datetime, timezone
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -21,9 +22,9 @@ def provenance() -> dict[str, Any]:
         "commit": _commit(),
         "cpu": _cpu(),
         "threads": torch.get_num_threads(),
-        "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
+        **_gpu(),
         "python": platform.python_version(),
-        **{name: version(name) for name in ("torch", "open_clip_torch", "numpy")},
+        **{name: _version(name) for name in ("torch", "triton", "open_clip_torch", "numpy")},
     }
 
 
@@ -41,10 +42,25 @@ def write(path: Path, results: Any) -> None:
     print(f"written to {path}")
 
 
-def _commit() -> str:
-    def git(*words: str) -> str:
-        return subprocess.run(["git", *words], capture_output=True, text=True, cwd=Path(__file__).parent, check=False).stdout.strip()
+def _version(name: str) -> str | None:
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return None
 
+
+def _commit() -> str:
+    """As git says; a copy of the tree without its history is told by PEZ_FAST_COMMIT."""
+
+    def git(*words: str) -> str:
+        try:
+            done = subprocess.run(["git", *words], capture_output=True, text=True, cwd=Path(__file__).parent, check=False)
+        except FileNotFoundError:
+            return ""
+        return done.stdout.strip()
+
+    if "PEZ_FAST_COMMIT" in os.environ:
+        return os.environ["PEZ_FAST_COMMIT"]
     changed = git("status", "--porcelain", "--untracked-files=no", "--", "../pez_fast", "../csrc", "../kernels")
     return git("rev-parse", "--short", "HEAD") + ("+changes" if changed else "")
 
@@ -57,3 +73,22 @@ def _cpu() -> str:
     fields = {key.strip(): value.strip() for key, value in lines.items()}
     fast = [flag for flag in ("avx2", "avx512f", "avx512_bf16", "avx512_vnni") if flag in fields.get("flags", "").split()]
     return f"{fields.get('model name', platform.machine())} family {fields.get('cpu family', '?')} ({', '.join(fast)})"
+
+
+def _gpu() -> dict[str, Any]:
+    if not torch.cuda.is_available():
+        return {"gpu": None}
+    properties = torch.cuda.get_device_properties(0)
+    query = ["nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"]
+    try:
+        driver = subprocess.run(query, capture_output=True, text=True, check=False).stdout.split("\n")[0].strip()
+    except FileNotFoundError:
+        driver = ""
+    return {
+        "gpu": properties.name,
+        "compute_capability": f"{properties.major}.{properties.minor}",
+        "multiprocessors": properties.multi_processor_count,
+        "gpu_gib": round(properties.total_memory / 2**30, 1),
+        "driver": driver or None,
+        "cuda": torch.version.cuda,
+    }

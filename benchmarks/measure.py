@@ -1,0 +1,113 @@
+"""What a call costs: time and memory."""
+
+from __future__ import annotations
+
+import ctypes
+import statistics
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+Run = Callable[[], Any]
+MOST_RUNS = 500
+CACHE = 1 << 28  # bytes, more than any GPU's L2
+
+
+class Timing(NamedTuple):
+    """Milliseconds of one call: the median and the 20% and 80% quantiles of so many."""
+
+    ms: float
+    q20: float
+    q80: float
+    runs: int
+
+
+def timed(run: Run, device: str, seconds: float, least: int = 5) -> Timing:
+    """Repeats a call for about so many seconds, after two calls that do not count.
+
+    On CUDA each call is timed by events on the stream, with the L2 cache emptied before it: between two searches of an
+    optimisation a whole model is read.
+    """
+    run()
+    begun = _finished(device)
+    run()
+    once = _finished(device) - begun
+    runs = min(MOST_RUNS, max(least, round(seconds / max(once, 1e-9))))
+    times = _cuda_times(run, runs) if device == "cuda" else _times(run, runs)
+    quantiles = statistics.quantiles(times, n=5, method="inclusive")
+    return Timing(statistics.median(times), quantiles[0], quantiles[3], runs)
+
+
+def _finished(device: str) -> float:
+    if device == "cuda":
+        torch.cuda.synchronize()
+    return time.perf_counter()
+
+
+def _times(run: Run, runs: int) -> list[float]:
+    times = []
+    for _ in range(runs):
+        begun = time.perf_counter()
+        run()
+        times.append((time.perf_counter() - begun) * 1e3)
+    return times
+
+
+def _cuda_times(run: Run, runs: int) -> list[float]:
+    cache = torch.empty(CACHE, dtype=torch.int8, device="cuda")
+    events = [[torch.cuda.Event(enable_timing=True) for _ in range(2)] for _ in range(runs)]
+    for start, stop in events:
+        cache.zero_()
+        start.record()
+        run()
+        stop.record()
+    torch.cuda.synchronize()
+    return [start.elapsed_time(stop) for start, stop in events]
+
+
+def captured(run: Run) -> tuple[Run, Any]:
+    """A call as a CUDA graph: what replays it, and where each replay leaves the call's result."""
+    stream = torch.cuda.Stream()
+    stream.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(stream):
+        for _ in range(3):
+            run()
+    torch.cuda.current_stream().wait_stream(stream)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        result = run()
+    return graph.replay, result
+
+
+def peak_memory(run: Run, device: str) -> int | None:
+    """Bytes that a call needs beyond those held before it: of the GPU's allocator, or of the process (None where /proc does not say)."""
+    if device == "cuda":
+        torch.cuda.synchronize()
+        before = torch.cuda.memory_allocated()
+        torch.cuda.reset_peak_memory_stats()
+        run()
+        torch.cuda.synchronize()
+        return torch.cuda.max_memory_allocated() - before
+    forget = Path("/proc/self/clear_refs")
+    if not sys.platform.startswith("linux") or not forget.exists():
+        return None
+    ctypes.CDLL(None).malloc_trim(0)  # what the preparation freed must not hide what the call takes
+    forget.write_text("5")  # the peak starts anew
+    before = _status("VmRSS")
+    run()
+    return max(0, _status("VmHWM") - before)
+
+
+def _status(field: str) -> int:
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(field))
+
+
+def sample(rows: int, most: int, device: str) -> Tensor:
+    """Up to `most` of so many rows, the first and the last among them: their numbers, ascending."""
+    return torch.linspace(0, rows - 1, min(rows, most), dtype=torch.float64).round().long().unique().to(device)

@@ -1,0 +1,85 @@
+#include "matrix.h"
+
+#include <cmath>
+#include <cstring>
+
+namespace pez {
+namespace {
+
+template <class To, class From>
+To bits(From value) {
+  static_assert(sizeof(To) == sizeof(From), "same size");
+  To out;
+  std::memcpy(&out, &value, sizeof out);
+  return out;
+}
+
+double widen(double v) { return v; }
+double widen(float v) { return v; }
+
+struct Half {
+  uint16_t raw;
+};
+struct Brain {
+  uint16_t raw;
+};
+
+double widen(Brain v) { return bits<float>(uint32_t(v.raw) << 16); }
+
+// The exponent is moved by a multiplication, which is exact and right for subnormals too.
+double widen(Half v) {
+  const uint32_t sign = uint32_t(v.raw & 0x8000) << 16;
+  const uint32_t rest = uint32_t(v.raw & 0x7fff) << 13;
+  const bool special = rest >= 0x0f800000;
+  const float value = bits<float>(special ? (rest | 0x7f800000) : rest) * (special ? 1.0f : 0x1p112f);
+  return bits<float>(bits<uint32_t>(value) | sign);
+}
+
+template <class T>
+void load(const Matrix& m, int64_t row, double* out) {
+  const T* from = static_cast<const T*>(m.data) + row * m.row_stride;
+  if (m.column_stride == 1) {
+    for (int64_t i = 0; i < m.columns; ++i) out[i] = widen(from[i]);
+  } else {
+    for (int64_t i = 0; i < m.columns; ++i) out[i] = widen(from[i * m.column_stride]);
+  }
+}
+
+}  // namespace
+
+void load_row(const Matrix& m, int64_t row, double* out) {
+  switch (m.type) {
+    case Type::f64: return load<double>(m, row, out);
+    case Type::f32: return load<float>(m, row, out);
+    case Type::f16: return load<Half>(m, row, out);
+    case Type::bf16: return load<Brain>(m, row, out);
+  }
+}
+
+Scaled scale_row(double* row, int64_t columns) {
+  double largest = 0, poison = 0;
+  for (int64_t i = 0; i < columns; ++i) {
+    const double a = std::fabs(row[i]);
+    largest = a > largest ? a : largest;
+    poison += a * 0;  // NaN if an element is not finite
+  }
+  if (poison != 0) return {0, 0, false};
+  if (largest == 0) return {0, 0, true};
+  const uint64_t exponent = bits<uint64_t>(largest) >> 52;
+  const double power = bits<double>((exponent < 2046 ? 2046 - exponent : 1) << 52);
+  double square[4] = {0, 0, 0, 0};
+  int64_t i = 0;
+  for (; i + 4 <= columns; i += 4) {
+    for (int j = 0; j < 4; ++j) {
+      row[i + j] *= power;
+      square[j] += row[i + j] * row[i + j];
+    }
+  }
+  for (; i < columns; ++i) {
+    row[i] *= power;
+    square[0] += row[i] * row[i];
+  }
+  return {power, 1 / std::sqrt((square[0] + square[1]) + (square[2] + square[3])), true};
+}
+
+}  // namespace pez

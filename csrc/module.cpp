@@ -1,0 +1,100 @@
+// The module pez_fast._C: host functions that take addresses and sizes. pez_fast/_cpu knows the tensors behind them.
+#include <pybind11/pybind11.h>
+#include <pybind11/stl.h>
+
+#include <array>
+#include <atomic>
+#include <string>
+
+#include "build_info.h"
+#include "cpu/kernels.h"
+#include "cpu/nearest.h"
+#include "cpu/splice.h"
+
+namespace py = pybind11;
+using Address = std::uintptr_t;
+
+namespace {
+
+std::atomic<const pez::Kernels*> chosen{nullptr};
+
+const pez::Kernels& kernels() {
+  const pez::Kernels* one = chosen.load();
+  return one ? *one : pez::best_kernels();
+}
+
+// (address, type, rows, columns, row stride, column stride)
+using MatrixTuple = std::tuple<Address, int, int64_t, int64_t, int64_t, int64_t>;
+// ids, count, then the addresses of what `pack` writes: values, scale, error, power, inverse
+using TableTuple = std::tuple<Address, int64_t, Address, Address, Address, Address, Address>;
+using ThreadsTuple = std::tuple<Address, int>;  // torch_parallel_for, number of threads
+
+template <class T>
+T* at(Address address) {
+  return reinterpret_cast<T*>(address);
+}
+
+pez::Matrix matrix(const MatrixTuple& m) {
+  const auto& [data, type, rows, columns, row_stride, column_stride] = m;
+  return {at<void>(data), pez::Type(type), rows, columns, row_stride, column_stride};
+}
+
+pez::Table table(const MatrixTuple& weight, const TableTuple& t) {
+  const auto& [ids, count, values, scale, error, power, inverse] = t;
+  return {matrix(weight),   at<int64_t>(ids),  count, at<uint8_t>(values), at<float>(scale), at<float>(error), at<double>(power),
+          at<double>(inverse)};
+}
+
+pez::Threads threads(const ThreadsTuple& t) { return {std::get<0>(t), std::get<1>(t)}; }
+
+}  // namespace
+
+PYBIND11_MODULE(_C, m) {
+  m.doc() = "The C++ extension of pez_fast.";
+  m.attr("TOKENS") = pez::kTokens;
+
+  m.def("build_info", [] {
+    py::dict info;
+    info["compiler"] = PEZ_COMPILER;
+    info["date"] = PEZ_BUILD_DATE;
+    return info;
+  });
+  m.def("instruction_set", [] { return std::string(kernels().name); }, "What the scan uses: avx512vnni, avxvnni, avx2 or portable.");
+  m.def(
+      "use",
+      [](const std::string& name) {
+        const pez::Kernels* one = name == "auto" ? &pez::best_kernels() : pez::kernels_named(name.c_str());
+        if (!one) throw py::value_error("name must be an instruction set of this CPU; got '" + name + "'");
+        chosen.store(one);
+      },
+      "Choose an instruction set by name, for tests and measurements; \"auto\" is the best of this CPU.");
+
+  m.def("pack", [](const MatrixTuple& weight, const TableTuple& t, const ThreadsTuple& pool) {
+    const py::gil_scoped_release release;
+    pez::pack(table(weight, t), threads(pool));
+  });
+
+  m.def("nearest", [](const MatrixTuple& x, const MatrixTuple& weight, const TableTuple& t, const ThreadsTuple& pool, Address found,
+                      Address cosine) {
+    pez::Undecided undecided;
+    {
+      const py::gil_scoped_release release;
+      undecided = pez::nearest(matrix(x), table(weight, t), kernels(), threads(pool), at<int64_t>(found), at<float>(cosine));
+    }
+    return py::make_tuple(undecided.rows, undecided.tokens, undecided.crowded,
+                          py::make_tuple(undecided.certified, undecided.rescored, undecided.rescanned));
+  });
+
+  m.def("splice", [](Address base, int64_t row_stride, int64_t position_stride, Address hard, Address slots, Address owner,
+                     const std::array<int64_t, 5>& s, int64_t item, Address out, const ThreadsTuple& pool) {
+    const py::gil_scoped_release release;
+    pez::splice(at<char>(base), row_stride, position_stride, at<char>(hard), at<int64_t>(slots), at<int64_t>(owner),
+                {s[0], s[1], s[2], s[3], s[4]}, item, at<char>(out), threads(pool));
+  });
+  m.def("splice_backward", [](Address grad, int type, int64_t row_stride, int64_t position_stride, Address slots, Address owner,
+                              const std::array<int64_t, 5>& s, Address total, const ThreadsTuple& pool) {
+    const py::gil_scoped_release release;
+    pez::splice_backward(at<void>(grad), pez::Type(type), row_stride, position_stride, at<int64_t>(slots), at<int64_t>(owner),
+                         {s[0], s[1], s[2], s[3], s[4]}, at<void>(total), threads(pool));
+  });
+}

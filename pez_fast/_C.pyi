@@ -1,0 +1,22 @@
+"""The C++ extension; see csrc/module.cpp."""
+
+Matrix = tuple[int, int, int, int, int, int]
+Threads = tuple[int, int]
+
+TOKENS: int
+
+def build_info() -> dict[str, str]: ...
+def instruction_set() -> str: ...
+def use(name: str) -> None: ...
+def pack(weight: Matrix, table: tuple[int, ...], threads: Threads) -> None: ...
+def nearest(
+    x: Matrix, weight: Matrix, table: tuple[int, ...], threads: Threads, found: int, cosine: int
+) -> tuple[list[int], list[int], list[int], tuple[int, int, int]]: ...
+def splice(
+    base: int, row_stride: int, position_stride: int, hard: int, slots: int, owner: int, shape: tuple[int, ...],
+    item: int, out: int, threads: Threads,
+) -> None: ...  # fmt: skip
+def splice_backward(
+    grad: int, type: int, row_stride: int, position_stride: int, slots: int, owner: int, shape: tuple[int, ...],
+    total: int, threads: Threads,
+) -> None: ...  # fmt: skip

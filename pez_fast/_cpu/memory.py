@@ -1,0 +1,31 @@
+"""Tensors as the extension sees them: addresses, sizes, strides; and torch's threads."""
+
+from __future__ import annotations
+
+import ctypes
+from functools import cache
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+TYPES = {torch.float64: 0, torch.float32: 1, torch.float16: 2, torch.bfloat16: 3}
+
+
+def matrix(x: Tensor) -> tuple[int, int, int, int, int, int]:
+    """Of x (N, d): address, type, rows, columns and strides."""
+    return x.data_ptr(), TYPES[x.dtype], *x.shape, *x.stride()
+
+
+def threads() -> tuple[int, int]:
+    """The address of torch_parallel_for, and how many threads it will use."""
+    return _parallel_for(), torch.get_num_threads()
+
+
+@cache
+def _parallel_for() -> int:
+    """From torch's stable C interface, which is the same for every torch from 2.10 on: so the extension needs no torch to be built."""
+    folder = Path(torch.__file__).parent / "lib"
+    names = ("libtorch_cpu.so", "libtorch_cpu.dylib", "torch_cpu.dll")
+    library = ctypes.CDLL(str(next(folder / name for name in names if (folder / name).exists())))
+    return ctypes.cast(library.torch_parallel_for, ctypes.c_void_p).value or 0
