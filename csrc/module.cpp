@@ -59,6 +59,7 @@ PYBIND11_MODULE(_C, m) {
     info["date"] = PEZ_BUILD_DATE;
     return info;
   });
+  m.def("instruction_sets", &pez::kernel_names, "Those that this CPU has, best first.");
   m.def("instruction_set", [] { return std::string(kernels().name); }, "What the scan uses: avx512vnni, avxvnni, avx2 or portable.");
   m.def(
       "use",
@@ -83,6 +84,10 @@ PYBIND11_MODULE(_C, m) {
     }
     return py::make_tuple(undecided.rows, undecided.tokens, undecided.crowded,
                           py::make_tuple(undecided.certified, undecided.rescored, undecided.rescanned));
+  });
+
+  m.def("bounds", [](const MatrixTuple& x, const MatrixTuple& weight, const TableTuple& t, Address upper, Address lower) {
+    pez::bounds(matrix(x), table(weight, t), kernels(), at<float>(upper), at<float>(lower));
   });
 
   m.def("splice", [](Address base, int64_t row_stride, int64_t position_stride, Address hard, Address slots, Address owner,

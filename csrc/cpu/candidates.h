@@ -17,33 +17,26 @@ struct Candidate {
 // Bound on the rounding of a cosine computed in float64 from scaled rows.
 inline double float64_error(int64_t d) { return double(d + 16) * 0x1p-52; }
 
-// The cosine in float64 of a scaled query with a token.
-inline double exact_cosine(const double* query, double inverse, const Table& table, const Kernels& kernels, int64_t position, double* room) {
-  const int64_t d = table.weight.columns, row = table.ids[position];
-  if (table.weight.contiguous_floats()) {
-    return kernels.dot(query, table.weight.floats(row), d) * table.power[position] * table.inverse[position] * inverse;
-  }
-  load_row(table.weight, row, room);
-  const double power = table.power[position];
-  double sum[4] = {0, 0, 0, 0};
-  int64_t i = 0;
-  for (; i + 4 <= d; i += 4) {
-    for (int j = 0; j < 4; ++j) sum[j] += query[i + j] * (room[i + j] * power);
-  }
-  for (; i < d; ++i) sum[0] += query[i] * (room[i] * power);
-  return ((sum[0] + sum[1]) + (sum[2] + sum[3])) * table.inverse[position] * inverse;
-}
-
-constexpr int kPlaces = 256;
-
-struct Candidates {
+// A query against a table: x's row, and 1 / its norm once it is scaled.
+struct Asked {
   const Matrix* x;
   const Table* table;
   const Kernels* kernels;
   int64_t row;
+  Scaled scaled;
+
+  // The cosine with a token in float64, within float64_error.
+  double cosine(int64_t position) const;
+};
+
+constexpr int kPlaces = 256;
+
+struct Candidates : Listener {
+  Asked asked;
   double best = -std::numeric_limits<double>::infinity();  // no more than the largest cosine
+  float leader = -std::numeric_limits<float>::infinity();  // largest scanned score so far; its token was compared in float64
   int count = 0;
-  bool tightened = false;  // some were compared in float64, for want of places
+  bool tightened = false;  // all were compared in float64 on the way, for want of places
   bool crowded = false;    // that did not make room either: the row is given up
   Candidate places[kPlaces];
 
@@ -56,6 +49,7 @@ struct Candidates {
   }
 
   void tighten();
+  void note(Query& query, const Block& block, uint64_t which, const float* upper, const float* lower) override;
 };
 
 // The largest float that is not above v, so that no comparison with it drops a candidate.

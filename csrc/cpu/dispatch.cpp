@@ -57,4 +57,12 @@ const Kernels* kernels_named(const char* name) {
   return nullptr;
 }
 
+std::vector<std::string> kernel_names() {
+  std::vector<std::string> names;
+  for (const Choice& choice : kChoices) {
+    if (choice.runs()) names.push_back(choice.kernels->name);
+  }
+  return names;
+}
+
 }  // namespace pez

@@ -7,23 +7,13 @@
 #pragma once
 
 #include <cstdint>
+#include <string>
+#include <vector>
 
 namespace pez {
 
 constexpr int kTokens = 64;  // tokens of a block, packed (d / 4, 64, 4)
 constexpr int kMostRows = 8;
-
-struct Candidates;
-
-struct Query {
-  const int8_t* values;  // d4 * 4, zeros behind d
-  float scale;
-  int32_t offset;    // 128 sum of values
-  float error_slope;  // upper bound = score + error_e * error_slope + error_base
-  float error_base;
-  float threshold;  // no token whose upper bound is below can be the nearest
-  Candidates* candidates;
-};
 
 struct Block {
   const uint8_t* values;
@@ -33,15 +23,30 @@ struct Block {
   int64_t first;  // position of its first token
 };
 
-// Tokens of a block (bits of `which`) whose upper bound reached the query's threshold.
-void note(Query& query, const Block& block, uint64_t which, const float* upper, const float* lower);
+struct Query;
+
+// Who wants to know of tokens (bits of `which`) whose upper bound reached the query's threshold.
+struct Listener {
+  virtual void note(Query& query, const Block& block, uint64_t which, const float* upper, const float* lower) = 0;
+  virtual ~Listener() = default;
+};
+
+struct Query {
+  const int8_t* values;  // d4 * 4, zeros behind d
+  float scale;
+  int32_t offset;    // 128 sum of values
+  float error_slope;  // upper bound = score + error_e * error_slope + error_base
+  float error_base;
+  float threshold;  // no token whose upper bound is below can be the nearest
+  Listener* listener;
+};
 
 struct Kernels {
   const char* name;
   int levels;  // largest |value| of a query
   int rows;    // queries at once
   void (*scan)(Query* queries, int count, const Block& block);
-  double (*dot)(const double* q, const float* e, int64_t d);
+  double (*dot)(const float* q, const float* e, int64_t d);  // in float64
 };
 
 extern const Kernels kPortable;
@@ -52,5 +57,6 @@ extern const Kernels kAvx2, kAvxVnni, kAvx512Vnni;
 // The best that this CPU can run, and one by name (nullptr if there is none or this CPU cannot run it).
 const Kernels& best_kernels();
 const Kernels* kernels_named(const char* name);
+std::vector<std::string> kernel_names();  // of those that this CPU can run, best first
 
 }  // namespace pez

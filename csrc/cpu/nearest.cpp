@@ -14,19 +14,14 @@ constexpr float kNever = std::numeric_limits<float>::infinity();
 constexpr int64_t kBlockBytes = 384 << 10;  // of queries that are scanned against one block of tokens after the other
 constexpr int64_t kChunkBytes = 16 << 20;   // of places for candidates at once
 
-struct Prepared {
-  double inverse;  // 1 / norm of the scaled query
-  bool finite, directed;
-};
-
 // Rounds a query to whole numbers; what the scan adds to its scores covers the rounding of float32 there.
-Prepared quantise(const Matrix& x, int64_t row, int most, double* room, int8_t* values, int64_t stride, Query& query) {
+Scaled quantise(const Matrix& x, int64_t row, int most, double* room, int8_t* values, int64_t stride, Query& query) {
   const int64_t d = x.columns;
   load_row(x, row, room);
   const Scaled scaled = scale_row(room, d);
   std::fill(values, values + stride, int8_t(0));
   query = {values, 0, 0, 0, 0, kNever, nullptr};
-  if (!scaled.finite || scaled.power == 0) return {0, scaled.finite, false};
+  if (!scaled.finite || scaled.power == 0) return scaled;
   double largest = 0, residual = 0;
   for (int64_t i = 0; i < d; ++i) largest = std::fmax(largest, std::fabs(room[i]));
   const double levels = std::fmin(most, std::floor(double(std::numeric_limits<int32_t>::max()) / (255.0 * double(d))));
@@ -45,7 +40,7 @@ Prepared quantise(const Matrix& x, int64_t row, int most, double* room, int8_t* 
   query.error_slope = float((1 + error) * (1 + 1e-5));
   query.error_base = float(error + 1e-6 * (1 + error));
   query.threshold = -kNever;
-  return {scaled.inverse, true, true};
+  return scaled;
 }
 
 // Scans queries `begin` to `end` against token blocks `from` to `to`.
@@ -67,14 +62,14 @@ struct Decision {
 };
 
 // The nearest among the candidates of several stretches of the vocabulary, those with the best bounds compared first.
-Decision decide(const double* query, double inverse, std::vector<Candidate>& all, const Table& table, const Kernels& kernels, double* room) {
-  const double error = float64_error(table.weight.columns);
+Decision decide(const Asked& asked, std::vector<Candidate>& all) {
+  const double error = float64_error(asked.x->columns);
   std::sort(all.begin(), all.end(), [](Candidate a, Candidate b) { return a.upper != b.upper ? a.upper > b.upper : a.position < b.position; });
   std::vector<std::pair<double, int64_t>> compared;
   double best = -std::numeric_limits<double>::infinity();
   for (const Candidate& c : all) {
     if (c.upper < best - error) break;
-    compared.emplace_back(exact_cosine(query, inverse, table, kernels, c.position, room), table.ids[c.position]);
+    compared.emplace_back(asked.cosine(c.position), asked.table->ids[c.position]);
     best = std::max(best, compared.back().first);
   }
   Decision decision;
@@ -87,40 +82,6 @@ Decision decide(const double* query, double inverse, std::vector<Candidate>& all
 }
 
 }  // namespace
-
-void Candidates::tighten() {
-  const int64_t d = table->weight.columns;
-  std::unique_ptr<double[]> query(new double[2 * d]);
-  load_row(*x, row, query.get());
-  const double inverse = scale_row(query.get(), d).inverse, error = float64_error(d);
-  for (int i = 0; i < count; ++i) {
-    const double cosine = exact_cosine(query.get(), inverse, *table, *kernels, places[i].position, query.get() + d);
-    places[i].upper = not_below(cosine + error);
-    best = std::max(best, cosine - error);
-  }
-  tightened = true;
-  drop();
-}
-
-void note(Query& query, const Block& block, uint64_t which, const float* upper, const float* lower) {
-  Candidates& c = *query.candidates;
-  for (; which; which &= which - 1) {
-    const int t = __builtin_ctzll(which);
-    if (upper[t] < c.best) continue;  // since the scan looked at the threshold
-    c.best = std::max(c.best, double(lower[t]));
-    if (c.count == kPlaces) {
-      c.drop();
-      if (c.count > kPlaces / 2) c.tighten();
-      if (c.count > kPlaces / 2) {
-        c.crowded = true;
-        query.threshold = kNever;
-        return;
-      }
-    }
-    c.places[c.count++] = {upper[t], int32_t(block.first + t)};
-  }
-  query.threshold = not_above(c.best);
-}
 
 Undecided nearest(const Matrix& x, const Table& table, const Kernels& kernels, const Threads& threads, int64_t* found, float* cosine) {
   const int64_t d = x.columns, stride = table.d4() * 4;
@@ -136,17 +97,17 @@ Undecided nearest(const Matrix& x, const Table& table, const Kernels& kernels, c
   for (int64_t start = 0; start < x.rows; start += most) {
     const int64_t n = std::min(most, x.rows - start), splits = splits_for(x.rows);
     std::unique_ptr<int8_t[]> values(new int8_t[n * stride]);
-    std::unique_ptr<Prepared[]> prepared(new Prepared[n]);
+    std::unique_ptr<Scaled[]> scaled(new Scaled[n]);
     std::unique_ptr<Query[]> queries(new Query[n * splits]);
     std::unique_ptr<Candidates[]> candidates(new Candidates[n * splits]);
     threads.each(n, 16, [&](int64_t i) {
       std::unique_ptr<double[]> room(new double[d]);
-      prepared[i] = quantise(x, start + i, kernels.levels, room.get(), values.get() + i * stride, stride, queries[i]);
+      scaled[i] = quantise(x, start + i, kernels.levels, room.get(), values.get() + i * stride, stride, queries[i]);
       for (int64_t s = 0; s < splits; ++s) {
         Candidates& c = candidates[s * n + i];
-        c.x = &x, c.table = &table, c.kernels = &kernels, c.row = start + i;
+        c.asked = {&x, &table, &kernels, start + i, scaled[i]};
         queries[s * n + i] = queries[i];
-        queries[s * n + i].candidates = &c;
+        queries[s * n + i].listener = &c;
       }
     });
     const int64_t row_blocks = (n + rows_of_block - 1) / rows_of_block, even = (n + row_blocks - 1) / row_blocks;
@@ -156,9 +117,9 @@ Undecided nearest(const Matrix& x, const Table& table, const Kernels& kernels, c
            kernels);
     });
     threads.each(n, 16, [&](int64_t i) {
-      found[start + i] = prepared[i].finite ? table.ids[0] : -1;
-      cosine[start + i] = prepared[i].finite ? 0 : std::numeric_limits<float>::quiet_NaN();
-      if (!prepared[i].directed) return;
+      found[start + i] = scaled[i].finite ? table.ids[0] : -1;
+      cosine[start + i] = scaled[i].finite ? 0 : std::numeric_limits<float>::quiet_NaN();
+      if (scaled[i].power == 0) return;
       bool crowded = false, tightened = false;
       double best = -std::numeric_limits<double>::infinity();
       for (int64_t s = 0; s < splits; ++s) {
@@ -178,10 +139,7 @@ Undecided nearest(const Matrix& x, const Table& table, const Kernels& kernels, c
         const Candidates& c = candidates[s * n + i];
         std::copy_if(c.places, c.places + c.count, std::back_inserter(all), [&](const Candidate& p) { return p.upper >= best; });
       }
-      std::unique_ptr<double[]> room(new double[2 * d]);
-      load_row(x, start + i, room.get());
-      scale_row(room.get(), d);
-      const Decision decision = decide(room.get(), prepared[i].inverse, all, table, kernels, room.get() + d);
+      const Decision decision = decide(candidates[i].asked, all);
       found[start + i] = decision.token;
       cosine[start + i] = float(decision.cosine);
       const std::lock_guard<std::mutex> guard(lock);
@@ -192,6 +150,35 @@ Undecided nearest(const Matrix& x, const Table& table, const Kernels& kernels, c
     });
   }
   return undecided;
+}
+
+void bounds(const Matrix& x, const Table& table, const Kernels& kernels, float* upper, float* lower) {
+  struct Recorder : Listener {
+    float *upper, *lower;
+    int64_t count;
+    void note(Query&, const Block& block, uint64_t which, const float* up, const float* low) override {
+      for (; which; which &= which - 1) {
+        const int t = __builtin_ctzll(which);
+        if (block.first + t < count) upper[block.first + t] = up[t], lower[block.first + t] = low[t];
+      }
+    }
+  };
+  const int64_t stride = table.d4() * 4;
+  std::unique_ptr<double[]> room(new double[x.columns]);
+  std::unique_ptr<int8_t[]> values(new int8_t[stride * kernels.rows]);
+  std::unique_ptr<Query[]> queries(new Query[kernels.rows]);
+  std::unique_ptr<Recorder[]> recorders(new Recorder[kernels.rows]);
+  for (int64_t start = 0; start < x.rows; start += kernels.rows) {
+    const int64_t n = std::min<int64_t>(kernels.rows, x.rows - start);
+    for (int64_t i = 0; i < n; ++i) {
+      quantise(x, start + i, kernels.levels, room.get(), values.get() + i * stride, stride, queries[i]);
+      recorders[i].upper = upper + (start + i) * table.count;
+      recorders[i].lower = lower + (start + i) * table.count;
+      recorders[i].count = table.count;
+      queries[i].listener = &recorders[i];
+    }
+    scan(queries.get(), 0, n, table, 0, table.blocks(), kernels);
+  }
 }
 
 }  // namespace pez

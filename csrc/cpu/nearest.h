@@ -36,4 +36,7 @@ struct Undecided {
 // found (N): id of the nearest token, -1 for a query that is not finite, -2 for one that is undecided; cosine (N).
 Undecided nearest(const Matrix& x, const Table& table, const Kernels& kernels, const Threads& threads, int64_t* found, float* cosine);
 
+// What the scan says of every cosine: upper and lower (N, count). For tests of its bound.
+void bounds(const Matrix& x, const Table& table, const Kernels& kernels, float* upper, float* lower);
+
 }  // namespace pez

@@ -23,17 +23,17 @@ void scan(Query* queries, int count, const Block& block) {
       lower[t] = score - error;
       which |= uint64_t(upper[t] >= query.threshold) << t;
     }
-    if (which) note(query, block, which, upper, lower);
+    if (which) query.listener->note(query, block, which, upper, lower);
   }
 }
 
-double dot(const double* q, const float* e, int64_t d) {
+double dot(const float* q, const float* e, int64_t d) {
   double sum[4] = {0, 0, 0, 0};
   int64_t i = 0;
   for (; i + 4 <= d; i += 4) {
-    for (int j = 0; j < 4; ++j) sum[j] += q[i + j] * double(e[i + j]);
+    for (int j = 0; j < 4; ++j) sum[j] += double(q[i + j]) * double(e[i + j]);
   }
-  for (; i < d; ++i) sum[0] += q[i] * double(e[i]);
+  for (; i < d; ++i) sum[0] += double(q[i]) * double(e[i]);
   return (sum[0] + sum[1]) + (sum[2] + sum[3]);
 }
 
