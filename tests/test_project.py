@@ -37,7 +37,7 @@ def test_identity(leading, x_dtype, table_dtype, impl, device):
     x = normal(g, *leading, 8).to(x_dtype)
     ids = reference.nearest_token(x.reshape(-1, 8), weight)[0]
     table = TokenTable(weight.to(device))
-    leaf = x.to(device).requires_grad_()
+    leaf = x.to(device, copy=True).requires_grad_()
     with poisoned():
         hard, found = project(leaf, table, impl)
     assert hard.dtype == table_dtype and found.dtype == torch.int64
@@ -53,7 +53,7 @@ def test_identity(leading, x_dtype, table_dtype, impl, device):
 @pytest.mark.parametrize("name", ["raggeder", "last_bit", "banned_twins", "zero_rows", "tightly_clustered", "mixed_norms"])
 def test_hurting_inputs(name, impl, device):
     x, weight, banned = case(name)
-    leaf = x.to(device).requires_grad_()
+    leaf = x.to(device, copy=True).requires_grad_()
     hard, found = project(leaf, TokenTable(weight.to(device), banned), impl)
     assert found.tolist() == oracle(name)[0].tolist()
     assert torch.equal(bits(hard), bits(weight[oracle(name)[0]]))
@@ -131,7 +131,7 @@ def test_inside_a_graph(impl, device):
 @each_impl
 def test_under_autocast(impl, device):
     x, weight, _ = case("tightly_clustered")
-    leaf = x.to(device).requires_grad_()
+    leaf = x.to(device, copy=True).requires_grad_()
     with torch.autocast(device, torch.bfloat16):
         hard, _ = project(leaf, TokenTable(weight.to(device)), impl)
     assert torch.equal(bits(hard), bits(weight[oracle("tightly_clustered")[0]]))

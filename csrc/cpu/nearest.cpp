@@ -127,17 +127,17 @@ Undecided nearest(const Matrix& x, const Table& table, const Kernels& kernels, c
         crowded |= c.crowded, tightened |= c.tightened;
         best = std::max(best, c.best);
       }
-      found[start + i] = -2;
-      if (crowded) {
-        const std::lock_guard<std::mutex> guard(lock);
-        undecided.crowded.push_back(start + i);
-        ++undecided.rescanned;
-        return;
-      }
       std::vector<Candidate> all;
       for (int64_t s = 0; s < splits; ++s) {
         const Candidates& c = candidates[s * n + i];
         std::copy_if(c.places, c.places + c.count, std::back_inserter(all), [&](const Candidate& p) { return p.upper >= best; });
+      }
+      found[start + i] = -2;
+      if (crowded || all.empty()) {  // empty only if the table was changed after it was packed
+        const std::lock_guard<std::mutex> guard(lock);
+        undecided.crowded.push_back(start + i);
+        ++undecided.rescanned;
+        return;
       }
       const Decision decision = decide(candidates[i].asked, all);
       found[start + i] = decision.token;
