@@ -30,7 +30,7 @@ void Candidates::tighten() {
   const double error = float64_error(asked.x->columns);
   for (int i = 0; i < count; ++i) {
     const double cosine = asked.cosine(places[i].position);
-    places[i].upper = not_below(cosine + error);
+    places[i].upper = cosine + error;
     best = std::max(best, cosine - error);
   }
   tightened = true;

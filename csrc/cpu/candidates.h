@@ -10,7 +10,7 @@
 namespace pez {
 
 struct Candidate {
-  float upper;       // bound on its cosine with the query
+  double upper;      // bound on its cosine with the query
   int32_t position;  // in the table
 };
 
@@ -57,7 +57,5 @@ inline float not_above(double v) {
   const float f = float(v);
   return double(f) > v ? std::nextafter(f, -std::numeric_limits<float>::infinity()) : f;
 }
-
-inline float not_below(double v) { return -not_above(-v); }
 
 }  // namespace pez

@@ -3,9 +3,9 @@
 
 #include <cstdint>
 
-namespace pez {
+#include "types.h"
 
-enum class Type : int { f64, f32, f16, bf16 };
+namespace pez {
 
 struct Matrix {
   const void* data;

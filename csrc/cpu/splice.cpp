@@ -22,6 +22,33 @@ void check(const int64_t* slots, const int64_t* owner, const Shape& shape) {
   check(owner, shape.rows, shape.prompts, "owner");
 }
 
+// The rows of each prompt in ascending order: rows[begin[r]] to rows[begin[r + 1]].
+struct Carriers {
+  std::vector<int64_t> begin, rows;
+
+  Carriers(const int64_t* owner, const Shape& shape) : begin(shape.prompts + 1, 0), rows(shape.rows) {
+    for (int64_t b = 0; b < shape.rows; ++b) ++begin[owner[b] + 1];
+    for (int64_t r = 0; r < shape.prompts; ++r) begin[r + 1] += begin[r];
+    std::vector<int64_t> next(begin.begin(), begin.end() - 1);
+    for (int64_t b = 0; b < shape.rows; ++b) rows[next[owner[b]]++] = b;
+  }
+};
+
+template <class T, class Sum>
+void gather(const void* grad, int64_t row_stride, int64_t position_stride, const int64_t* slots, const Carriers& carriers,
+            const Shape& shape, void* total, const Threads& threads) {
+  const int64_t d = shape.width, elements = shape.prompts ? d * (1 + shape.rows / shape.prompts) : 1;
+  threads.each(shape.prompts * shape.slots, (64 << 10) / (elements + 1) + 1, [&](int64_t task) {
+    const int64_t r = task / shape.slots, l = task % shape.slots;
+    Sum* sum = static_cast<Sum*>(total) + task * d;
+    for (int64_t k = 0; k < d; ++k) sum[k] = 0;
+    for (int64_t i = carriers.begin[r]; i < carriers.begin[r + 1]; ++i) {
+      const T* from = static_cast<const T*>(grad) + carriers.rows[i] * row_stride + slots[l] * position_stride;
+      for (int64_t k = 0; k < d; ++k) sum[k] += widen(from[k]);
+    }
+  });
+}
+
 }  // namespace
 
 void splice(const char* base, int64_t row_stride, int64_t position_stride, const char* hard, const int64_t* slots, const int64_t* owner,
@@ -42,36 +69,14 @@ void splice(const char* base, int64_t row_stride, int64_t position_stride, const
 void splice_backward(const void* grad, Type type, int64_t row_stride, int64_t position_stride, const int64_t* slots, const int64_t* owner,
                      const Shape& shape, void* total, const Threads& threads) {
   check(slots, owner, shape);
-  // The rows of each prompt, in ascending order: rows_of[begin[r]] to rows_of[begin[r + 1]].
-  std::vector<int64_t> begin(shape.prompts + 1, 0), rows_of(shape.rows);
-  for (int64_t b = 0; b < shape.rows; ++b) ++begin[owner[b] + 1];
-  for (int64_t r = 0; r < shape.prompts; ++r) begin[r + 1] += begin[r];
-  std::vector<int64_t> next(begin.begin(), begin.end() - 1);
-  for (int64_t b = 0; b < shape.rows; ++b) rows_of[next[owner[b]]++] = b;
-  const int64_t elements = shape.prompts ? shape.width * (1 + shape.rows / shape.prompts) : 1;
-  threads.each(shape.prompts * shape.slots, (64 << 10) / elements + 1, [&](int64_t task) {
-    const int64_t r = task / shape.slots, l = task % shape.slots, d = shape.width;
-    std::vector<double> row(d), wide(d, 0.0);
-    std::vector<float> sum(d, 0.0f);
-    for (int64_t i = begin[r]; i < begin[r + 1]; ++i) {
-      const int64_t offset = rows_of[i] * row_stride + slots[l] * position_stride;
-      if (type == Type::f64) {
-        const double* from = static_cast<const double*>(grad) + offset;
-        for (int64_t k = 0; k < d; ++k) wide[k] += from[k];
-      } else if (type == Type::f32) {
-        const float* from = static_cast<const float*>(grad) + offset;
-        for (int64_t k = 0; k < d; ++k) sum[k] += from[k];
-      } else {
-        load_row({grad, type, 1, d, 1, 1}, offset, row.data());
-        for (int64_t k = 0; k < d; ++k) sum[k] += float(row[k]);
-      }
-    }
-    if (type == Type::f64) {
-      std::memcpy(static_cast<double*>(total) + task * d, wide.data(), d * sizeof(double));
-    } else {
-      std::memcpy(static_cast<float*>(total) + task * d, sum.data(), d * sizeof(float));
-    }
-  });
+  const Carriers carriers(owner, shape);
+  const auto run = [&](auto* kernel) { kernel(grad, row_stride, position_stride, slots, carriers, shape, total, threads); };
+  switch (type) {
+    case Type::f64: return run(&gather<double, double>);
+    case Type::f32: return run(&gather<float, float>);
+    case Type::f16: return run(&gather<Half, float>);
+    case Type::bf16: return run(&gather<Brain, float>);
+  }
 }
 
 }  // namespace pez
