@@ -18,11 +18,11 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Implementation:
-    """Where an implementation lives, why it cannot be used on a device (None where it can), and whether "auto" takes it there."""
+    """Where an implementation lives; why it cannot be used on a device, and why "auto" does not take it (None where it does)."""
 
     package: str
     unusable: Callable[[str], str | None]
-    verified: Callable[[str], bool] = lambda device: True  # run on such hardware and found right, and faster than the next
+    passed_over: Callable[[str], str | None] = lambda device: None
 
 
 def _triton_unusable(device: str) -> str | None:
@@ -41,11 +41,15 @@ def _cpu_unusable(device: str) -> str | None:
     return None
 
 
+def _cpu_passed_over(device: str) -> str | None:
+    return None if instruction_set() != "portable" else "this CPU has neither AVX2 nor AVX512-VNNI"
+
+
 # In the order in which "auto" prefers them.
 IMPLEMENTATIONS: dict[str, Implementation] = {
     "cuda": Implementation("pez_fast._cuda", lambda device: "this release has no CUDA extension"),
-    "triton": Implementation("pez_fast._triton", _triton_unusable, verified=lambda device: False),
-    "cpu": Implementation("pez_fast._cpu", _cpu_unusable, verified=lambda device: _load("nearest", "cpu").vectorised()),
+    "triton": Implementation("pez_fast._triton", _triton_unusable, lambda device: "not yet run on hardware"),
+    "cpu": Implementation("pez_fast._cpu", _cpu_unusable, _cpu_passed_over),
     "torch": Implementation("pez_fast._torch", lambda device: None),
 }
 OPERATIONS = ("nearest", "splice")
@@ -54,7 +58,7 @@ OPERATIONS = ("nearest", "splice")
 def choose(impl: str, device: torch.device) -> str:
     """The implementation to use: any name but "auto" is taken or refused.
 
-    "auto" is what PEZ_FAST_IMPL names, else the first that is usable and verified.
+    "auto" is what PEZ_FAST_IMPL names, else the first that is usable and not passed over.
 
     Raises:
         ValueError: no such implementation.
@@ -63,13 +67,19 @@ def choose(impl: str, device: torch.device) -> str:
     if impl == "auto":
         impl = os.environ.get("PEZ_FAST_IMPL", "auto")
     if impl == "auto":
-        return next(name for name, i in IMPLEMENTATIONS.items() if not i.unusable(device.type) and i.verified(device.type))
+        kind = device.type
+        return next(name for name, i in IMPLEMENTATIONS.items() if not i.unusable(kind) and not i.passed_over(kind))
     if not isinstance(impl, str) or impl not in IMPLEMENTATIONS:
         raise ValueError(f"impl must be one of auto, {', '.join(reversed(IMPLEMENTATIONS))}; got {impl!r}")
     reason = IMPLEMENTATIONS[impl].unusable(device.type)
     if reason:
         raise RuntimeError(f"impl={impl!r} cannot run here: {reason}")
     return impl
+
+
+def instruction_set() -> str | None:
+    """What the C++ extension uses of this CPU: avx512vnni, avxvnni, avx2 or portable; None without it."""
+    return None if _cpu_unusable("cpu") else _load("nearest", "cpu").instruction_set()
 
 
 def _load(operation: str, impl: str):

@@ -42,7 +42,7 @@ def test_equals_oracle(name, instructions):
 
 def test_instruction_sets():
     assert SETS[-1] == "portable" and _C.instruction_set() == SETS[0]
-    assert nearest.vectorised() == (SETS[0] != "portable")
+    assert info("cpu")["instruction_set"] == SETS[0]
     with refused(ValueError, "name must be an instruction set of this CPU; got 'mmx'"):
         _C.use("mmx")
 
@@ -52,6 +52,7 @@ def test_auto_leaves_the_portable_scan_to_torch():
     _C.use("portable")
     try:
         assert info("cpu")["auto"] == {"nearest": "torch", "splice": "torch"}
+        assert info("cpu")["passed_over"]["cpu"] == "this CPU has neither AVX2 nor AVX512-VNNI"
     finally:
         _C.use("auto")
     assert info("cpu")["auto"] == {"nearest": "cpu", "splice": "cpu"}

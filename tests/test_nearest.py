@@ -25,6 +25,7 @@ from tolerances import SIMILARITY
 
 import pez_fast
 from pez_fast import TokenTable, nearest_token, ops, reference
+from pez_fast._exact import settle
 
 
 @each_impl
@@ -96,6 +97,21 @@ def test_more_rows_and_tokens_than_a_block(impl, device):
     n, v = 1024 + 77, 4096 + 1003
     weight = normal(g, v, 6).mul(4).round()  # thousands of ties, also across the blocks
     assert_exact(normal(g, n, 6), weight, (), impl, device)
+
+
+@each_impl
+def test_seventy_thousand_rows(impl, device):
+    """More than any implementation takes at once. The interpreter would need an hour for them."""
+    g = seeded("many")
+    n = 300 if (impl, device) == ("triton", "cpu") else 70_000
+    x, weight = normal(g, n, 9), normal(g, 307, 9)
+    x[::1000] = weight[integers(g, 0, 306, len(x[::1000]))]
+    found, similarity = nearest_token(x.to(device), TokenTable(weight.to(device)), impl)
+    exact = settle.exhaustive(x, weight, torch.arange(307))
+    assert torch.equal(found.cpu(), exact)
+    torch.testing.assert_close(similarity.cpu().double(), settle.float64_cosine(x, weight[exact]), rtol=0, atol=SIMILARITY)
+    sample = torch.randperm(n, generator=g)[:100]
+    assert torch.equal(exact[sample], reference.nearest_token(x[sample], weight)[0])
 
 
 @each_impl

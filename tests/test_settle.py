@@ -28,6 +28,16 @@ def test_small_blocks(name, monkeypatch):
     assert_exact(*case(name), "torch", "cpu", oracle(name))
 
 
+@pytest.mark.parametrize("name", SMALL_CASES)
+def test_exhaustive(name, monkeypatch):
+    """The slow way out of the implementations that have no room left; zero rows never come here."""
+    monkeypatch.setattr(settle, "ROWS", 7)
+    monkeypatch.setattr(settle, "TOKENS", 131)
+    x, weight, banned = case(name)
+    table, directed = TokenTable(weight, banned), (x != 0).any(-1)
+    assert torch.equal(settle.exhaustive(x[directed], weight, table.ids), oracle(name)[0][directed])
+
+
 @pytest.fixture
 def settled(monkeypatch) -> list[int]:
     """How many candidates were settled at each call."""

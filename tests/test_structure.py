@@ -230,6 +230,25 @@ def test_choose_refuses_the_unknown(name):
         ops.choose(name, torch.device("cpu"))
 
 
+def test_auto_is_what_the_environment_names(monkeypatch):
+    monkeypatch.setenv("PEZ_FAST_IMPL", "torch")
+    assert info("cpu")["auto"] == {"nearest": "torch", "splice": "torch"}
+    monkeypatch.setenv("PEZ_FAST_IMPL", "cuda")
+    with refused(RuntimeError, "impl='cuda' cannot run here: "):
+        nearest_token(torch.ones(3), TokenTable(torch.eye(3)))
+    monkeypatch.setenv("PEZ_FAST_IMPL", "auto")
+    assert ops.choose("auto", torch.device("cpu")) in ("cpu", "torch")
+
+
+def test_what_auto_passes_over_says_why(monkeypatch):
+    passed = ops.Implementation("pez_fast._torch", lambda device: None, lambda device: "not yet run on hardware")
+    monkeypatch.setattr(ops, "IMPLEMENTATIONS", {"young": passed, **ops.IMPLEMENTATIONS})
+    about = info("cpu")
+    assert about["implementations"]["young"] is True and "young" not in about["auto"].values()
+    assert about["passed_over"]["young"] == "not yet run on hardware"
+    assert ops.choose("young", torch.device("cpu")) == "young"
+
+
 @pytest.fixture
 def broken(monkeypatch):
     implementation = ops.Implementation("pez_fast._nowhere", lambda device: f"no luck on {device}")
@@ -256,7 +275,8 @@ def test_what_is_unusable_here_says_so():
 
 def test_no_silent_fallback(monkeypatch):
     """An implementation that says it can run and then cannot is an error, not a reason to take another."""
+    taken = info("cpu")["auto"]["nearest"]
     monkeypatch.setitem(ops.IMPLEMENTATIONS, "cpu", ops.Implementation("pez_fast._nowhere", lambda device: None))
-    for impl in ("cpu", "auto") if info("cpu")["auto"]["nearest"] == "cpu" else ("cpu",):
+    for impl in ("cpu", "auto") if taken == "cpu" else ("cpu",):
         with pytest.raises(ModuleNotFoundError, match="pez_fast._nowhere"):
             nearest_token(torch.ones(3), TokenTable(torch.eye(3)), impl=impl)

@@ -14,9 +14,9 @@ from pez_fast._cpu.memory import matrix, threads
 from pez_fast._exact import settle
 
 
-def vectorised() -> bool:
-    """Whether this CPU has the instructions that make the scan fast."""
-    return _C.instruction_set() != "portable"
+def instruction_set() -> str:
+    """What the scan uses: avx512vnni, avxvnni, avx2 or portable."""
+    return _C.instruction_set()
 
 
 def prepare(weight: Tensor, ids: Tensor) -> list[Tensor]:
