@@ -30,6 +30,7 @@ from torch import Tensor
 
 from pez_fast import TokenTable, info, nearest_token
 from pez_fast._exact import settle
+from pez_fast.ops import IMPLEMENTATIONS
 
 SAMPLE = 256  # rows compared with the oracle
 SHAPES = ["49408x512", "49408x768", "49408x1024", "49408x1280", "50257x1280", "152064x3584"]
@@ -38,6 +39,7 @@ SMALLER = (["49408x512", "49408x1024"], [8, 16, 64, 128, 1024])  # what a CPU do
 FLOORS = {"NVIDIA H200": (4.3e12, 790e12)}  # bytes and 16-bit operations a second, measured: a copy, a large product
 FEW = 184  # rows up to which reading the table takes longer than multiplying, on a GPU
 REFERENCE = "cached-fp32"
+CAPTURABLE = ("cuda", "triton")  # the others look at values on the way, which a graph cannot
 
 
 class Setting:
@@ -49,6 +51,7 @@ class Setting:
         self.device = device
         self.weight = torch.randn(self.vocabulary, self.d, generator=generator, device=device).mul_(0.02)
         self.x = torch.randn(rows, self.d, generator=generator, device=device)
+        self.oracle: dict[int, Tensor] = {}
 
     @cached_property
     def table(self) -> TokenTable:
@@ -62,8 +65,11 @@ class Setting:
         return lambda: nearest_token(x, self.table, name)[0]
 
     def wrong(self, ids: Tensor, rows: int) -> int:
+        """How many ids (rows,) are not the oracle's, of up to SAMPLE."""
         at = sample(rows, SAMPLE, self.device)
-        return int((ids[at].to(self.device) != settle.exhaustive(self.x[at], self.weight, self.table.ids)).sum())
+        if rows not in self.oracle:
+            self.oracle[rows] = settle.exhaustive(self.x[at], self.weight, self.table.ids)
+        return int((ids[at].to(self.device) != self.oracle[rows]).sum())
 
     def scan_bytes(self, name: str) -> int:
         """Bytes of an element of the table in the form in which it is scanned."""
@@ -73,14 +79,15 @@ class Setting:
 
 
 def usable(device: str, impls: list[str] | None, baselines: list[str] | None) -> tuple[list[str], list[str], dict[str, str]]:
-    """Implementations, baselines, and what is left out for which reason."""
+    """Implementations, baselines, and what is left out for which reason; an implementation asked for by name must run."""
     ours, theirs, left_out = [], [], {}
     for name, reason in info(device)["implementations"].items():
-        if impls is None or name in impls:
-            if reason is True:
-                ours.append(name)
-            else:
-                left_out[name] = reason
+        if reason is True and (impls is None or name in impls):
+            ours.append(name)
+        elif reason is not True and impls is not None and name in impls:
+            raise SystemExit(f"{name} cannot run here: {reason}")
+        elif reason is not True:
+            left_out[name] = reason
     for name in BASELINES if baselines is None else baselines:
         why = BASELINES[name].unavailable(device)
         if why is None:
@@ -116,12 +123,12 @@ def measured(setting: Setting, name: str, n: int, seconds: float, memory: bool) 
     wrong = None if ids is None else setting.wrong(ids, n)
     peak = peak_memory_of(setting, name, n, call) if memory else None
     calls: dict[str, Any] = {name: call}
-    failed = None
-    if setting.device == "cuda" and name not in BASELINES:
+    failed: str | None = None
+    if setting.device == "cuda" and name in CAPTURABLE:
         try:
             calls[f"{name} (graph)"], replayed = captured(call)
             calls[f"{name} (graph)"]()
-            failed = None if torch.equal(replayed, ids) else "replay gave other ids"
+            failed = None if ids is not None and torch.equal(replayed, ids) else "replay gave other ids"
         except RuntimeError as e:
             failed = str(e).splitlines()[0]
             calls.pop(f"{name} (graph)", None)
@@ -153,7 +160,8 @@ def peak_memory_of(setting: Setting, name: str, n: int, call: Call) -> int | Non
 
 def print_peak_memory(name: str, shape: str, rows: int) -> None:
     setting = Setting(shape, rows, "cpu")
-    setting.call(name, 1)()  # libraries set themselves up at the first call
+    # Libraries set themselves up at the first call; what torch.compile needs to compile for these shapes is no memory of the call.
+    setting.call(name, rows if name.startswith("compiled") else 1)()
     print(peak_memory(setting.call(name, rows), "cpu"))
 
 
@@ -162,16 +170,18 @@ def report(entries: list[dict[str, Any]]) -> None:
     base = next((e["ms"] for e in entries if e["name"] == REFERENCE), None)
     for e in entries:
         e["ratio"] = base and base / e["ms"]
-        few = e["rows"] <= FEW
-        rate = f"{e['gb_per_s']:8.1f} GB/s   " if few else f"{e['tflop_per_s']:8.3f} TFLOP/s"
+        rate = f"{e['gb_per_s']:8.1f} GB/s   " if e["rows"] <= FEW else f"{e['tflop_per_s']:8.3f} TFLOP/s"
         wrong = "no ids" if e["wrong_ids"] is None else f"{e['wrong_ids']} of {e['sampled_rows']}"
+        share = e["share_of_floor"] and 100 * e["share_of_floor"]
         print(
-            f"  {e['rows']:6}  {e['name']:18}{e['ms']:11.3f}  {e['q20']:10.3f} {e['q80']:10.3f}"
-            f"  {f'{base / e["ms"]:7.2f}' if base else '      –'}  {rate}"
-            f"  {f'{100 * e["share_of_floor"]:4.0f} %' if e['share_of_floor'] else '     –'}"
-            f"  {f'{e["peak_mib"]:9.1f}' if e['peak_mib'] is not None else '        –'}  {wrong:>10}",
+            f"  {e['rows']:6}  {e['name']:18}{e['ms']:11.3f}  {e['q20']:10.3f} {e['q80']:10.3f}  {cell(e['ratio'], '7.2f')}  {rate}"
+            f"  {cell(share, '6.0f')}  {cell(e['peak_mib'], '9.1f')}  {wrong:>10}",
             flush=True,
         )
+
+
+def cell(value: float | None, spec: str) -> str:
+    return format(value, spec) if value is not None else "–".rjust(int(spec.split(".")[0]))
 
 
 def main() -> None:
@@ -179,10 +189,10 @@ def main() -> None:
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu", choices=["cpu", "cuda"])
     parser.add_argument("--shapes", nargs="+", metavar="VxD")
     parser.add_argument("--rows", type=int, nargs="+")
-    parser.add_argument("--impls", nargs="*", help="default: every usable one")
+    parser.add_argument("--impls", nargs="*", choices=IMPLEMENTATIONS, help="default: every usable one")
     parser.add_argument("--baselines", nargs="*", choices=BASELINES, metavar="NAME", help=f"of {', '.join(BASELINES)}; default: all")
     parser.add_argument("--full", action="store_true", help="all shapes and rows on a CPU too")
-    parser.add_argument("--seconds", type=float, help="for the repetitions of a case; default 1, on CUDA 0.2")
+    parser.add_argument("--seconds", type=float, help="for the repetitions of a case; default 0.5, on CUDA 0.2")
     parser.add_argument("--budget", type=float, default=float("inf"), help="seconds after which no case is begun")
     parser.add_argument("--memory-rows", type=int, nargs="*", help="rows whose memory is measured; on a CPU 16 and 1024 by default")
     parser.add_argument("--threads", type=int, help="of torch on a CPU")
@@ -197,13 +207,15 @@ def main() -> None:
         return print_peak_memory(args.peak_memory_of, args.shapes[0], args.rows[0])
     smaller = args.device == "cpu" and not args.full
     shapes, rows = args.shapes or (SMALLER[0] if smaller else SHAPES), args.rows or (SMALLER[1] if smaller else ROWS)
-    seconds = args.seconds or (1.0 if args.device == "cpu" else 0.2)
+    seconds = args.seconds or (0.5 if args.device == "cpu" else 0.2)
     ours, theirs, left_out = usable(args.device, args.impls, args.baselines)
     results: list[dict[str, Any]] = []
 
-    def save() -> None:
+    def save(final: bool) -> None:
         if args.out:
-            write(args.out, {"device": info(args.device)["device"], "cases": results, "left_out": left_out})
+            whose = {name: BASELINES[name].whose for name in theirs}
+            found = {"device": info(args.device)["device"], "cases": results, "left_out": left_out, "baselines": whose}
+            write(args.out, found, final)
 
     for shape in shapes:
         if time.monotonic() - begun > args.budget:
@@ -211,8 +223,9 @@ def main() -> None:
             continue
         setting = Setting(shape, max(rows), args.device)
         check_parity(setting, ours, rows)
-        print(f"\n{shape} on {info(args.device)['device']}: ids of {', '.join(ours)} equal the oracle's")
-        print(f"  {'rows':>6}  {'':18}{'ms':>11}  {'20%':>10} {'80%':>10}  {'ratio':>7}  {'rate':16}  {'floor':>6}  {'MiB':>9}  {'wrong':>10}")
+        parity = f": ids of {', '.join(ours)} equal the oracle's" if ours else ""
+        print(f"\n{shape} on {info(args.device)['device']}{parity}")
+        print(f"  {'rows':>6}  {'':18}{'ms':>11}  {'20%':>10} {'80%':>10}  {'ratio':>7}  {'rate':16}  {'floor%':>6}  {'MiB':>9}  {'wrong':>10}")
         for n in rows:
             entries = []
             for name in [*theirs, *ours]:
@@ -231,8 +244,9 @@ def main() -> None:
                         left_out[f"{name}, {n} rows, {shape}"] = f"{type(e).__name__}: {(str(e).splitlines() or [''])[0]}"
             report(entries)
             results += entries
-    print("\n" + "\n".join(f"left out: {name}: {reason}" for name, reason in left_out.items()))
-    save()
+            save(final=False)
+    print("\n".join(f"left out: {name}: {reason}" for name, reason in left_out.items()))
+    save(final=True)
     if args.plot:
         from plot import plot
 

@@ -35,11 +35,12 @@ def now() -> float:
     return time.perf_counter()
 
 
-def write(path: Path, results: Any) -> None:
-    """A JSON file of the results with their provenance."""
+def write(path: Path, results: Any, final: bool = True) -> None:
+    """A JSON file of the results with their provenance; what is not final is written without a word."""
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps({"provenance": provenance(), "results": results}, indent=1) + "\n")
-    print(f"written to {path}")
+    if final:
+        print(f"written to {path}")
 
 
 def _version(name: str) -> str | None:

@@ -1,0 +1,136 @@
+"""Are the ids those of the oracle? A sweep over a million queries in every kind of table.
+
+    python benchmarks/parity.py --impl cpu --rows 1000000
+
+The oracle is the exhaustive search in float64, near ties settled exactly (`pez_fast._exact.settle`). It shares that last step with
+some implementations, so on some rows of each kind it is itself held to `pez_fast.reference`, which decides by fractions.
+Similarities must be within 1e-6 of the float64 cosine. Exits with 1 if an id differs or a similarity is off.
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+import zlib
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+import torch
+from kinds import KINDS, Case
+from provenance import write
+from torch import Generator, Tensor
+
+from pez_fast import TokenTable, ops, reference
+from pez_fast._exact import settle
+
+SIMILARITY = 1e-6
+REFERENCE_ROWS, REFERENCE_ELEMENTS = 8, 20_000  # rows of a kind compared with fractions, in tables no larger than that
+COUNTS = ("certified", "rescored", "rescanned")
+EXACT_BELOW_2_90 = ("torch", "cpu")  # on GPUs closer cosines count as equal
+
+
+def oracle(x: Tensor, table: TokenTable) -> tuple[Tensor, Tensor]:
+    """ids (N,), cosine (N,) float64; a zero row has the lowest allowed id."""
+    ids = torch.full((len(x),), int(table.ids[0]), device=x.device)
+    cosine = torch.zeros(len(x), dtype=torch.float64, device=x.device)
+    directed = (x != 0).any(-1)
+    if directed.any():
+        ids[directed] = settle.exhaustive(x[directed], table.weight, table.ids)
+        cosine[directed] = settle.float64_cosine(x[directed], table.weight[ids[directed]])
+    return ids, cosine
+
+
+def differences(case: Case, impl: str, device: str, counts: Tensor) -> tuple[list[dict[str, Any]], float]:
+    """The rows whose id is not the oracle's, and the largest error of a similarity."""
+    x = case.x.to(device)
+    table = TokenTable(case.weight.to(device), case.banned)
+    search = import_module(f"{ops.IMPLEMENTATIONS[impl].package}.nearest").nearest
+    ids, similarity = search(x, table.weight, table.ids, table.prepared(impl), counts)
+    expected, cosine = oracle(x, table)
+    wrong = [
+        {"row": n, "found": int(ids[n]), "expected": int(expected[n]), "V": len(table), "d": table.dim,
+         "dtypes": [str(t.dtype).removeprefix("torch.") for t in (x, table.weight)]}
+        for n in (ids != expected).nonzero()[:, 0].tolist()
+    ]  # fmt: skip
+    agree = ids == expected
+    error = (similarity.double() - cosine)[agree].abs()
+    return wrong, float(error.nan_to_num(torch.inf).max()) if len(error) else 0.0
+
+
+def reference_differences(case: Case) -> int:
+    """Rows on which the oracle and the reference differ, of REFERENCE_ROWS."""
+    x = case.x[:REFERENCE_ROWS]
+    banned = () if case.banned is None else case.banned.tolist()
+    expected, _ = reference.nearest_token(x, case.weight, banned)
+    return int((oracle(x, TokenTable(case.weight, case.banned))[0] != expected).sum())
+
+
+def sweep(name: str, rows: int, impl: str, device: str, seed: int) -> dict[str, Any]:
+    """Tables of one kind until so many rows were searched for."""
+    counts = torch.zeros(3, dtype=torch.int64, device=device)
+    entry: dict[str, Any] = {"kind": name, "rows": 0, "tables": 0, "differ": 0, "largest_error": 0.0, "oracle_rows": 0, "oracle_differs": 0}
+    examples: list[dict[str, Any]] = []
+    begun = time.perf_counter()
+    while entry["rows"] < rows:
+        generator = Generator().manual_seed(zlib.crc32(f"{name} {seed} {entry['tables']}".encode()))
+        case = KINDS[name].build(generator, rows - entry["rows"])
+        if entry["oracle_rows"] < REFERENCE_ROWS and case.weight.numel() <= REFERENCE_ELEMENTS:
+            entry["oracle_rows"] += min(REFERENCE_ROWS, len(case.x))
+            entry["oracle_differs"] += reference_differences(case)
+        wrong, error = differences(case, impl, device, counts)
+        examples += [{"table": entry["tables"], **w} for w in wrong[:3]]
+        entry["differ"] += len(wrong)
+        entry["largest_error"] = max(entry["largest_error"], error)
+        entry["rows"] += len(case.x)
+        entry["tables"] += 1
+    entry |= dict(zip(COUNTS, counts.tolist(), strict=True), seconds=round(time.perf_counter() - begun, 1))
+    return entry | ({"examples": examples[:5]} if examples else {})
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--impl", default="auto")
+    parser.add_argument("--rows", type=int, default=1_000_000)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--kinds", nargs="+", choices=KINDS, metavar="KIND", help=f"of {', '.join(KINDS)}; default: all")
+    parser.add_argument("--out", type=Path)
+    args = parser.parse_args()
+    impl = ops.choose(args.impl, torch.device(args.device))
+    names = args.kinds or [name for name, kind in KINDS.items() if impl in EXACT_BELOW_2_90 or not kind.below_2_90]
+    shares = sum(KINDS[name].share for name in names)
+    print(f"impl {impl} on {args.device}, seed {args.seed}")
+    print(f"{'':28}{'rows':>9}{'tables':>8}{'differ':>8}{'error':>10}" + "".join(f"{c:>11}" for c in COUNTS) + f"{'seconds':>9}")
+    entries: list[dict[str, Any]] = []
+
+    def save(final: bool) -> dict[str, Any]:
+        keys = ("rows", "tables", "differ", *COUNTS, "oracle_rows", "oracle_differs", "seconds")
+        total = {key: sum(e[key] for e in entries) for key in keys} | {"kind": "all", "largest_error": max(e["largest_error"] for e in entries)}
+        if args.out:
+            results = {"impl": impl, "device": args.device, "seed": args.seed, "complete": final, "kinds": entries, "total": total}
+            write(args.out, results, final)
+        return total
+
+    for name in names:
+        entry = sweep(name, -int(-args.rows * KINDS[name].share // shares), impl, args.device, args.seed)
+        entries.append(entry)
+        print_entry(entry)
+        save(final=False)
+    total = save(final=True)
+    print_entry(total)
+    print(f"the oracle and fractions differ on {total['oracle_differs']} of {total['oracle_rows']} rows")
+    for entry in entries:
+        for example in entry.get("examples", []):
+            print(f"{entry['kind']}: {example}")
+    if total["differ"] or total["oracle_differs"] or total["largest_error"] > SIMILARITY:
+        raise SystemExit(1)
+
+
+def print_entry(e: dict[str, Any]) -> None:
+    counts = "".join(f"{e[c]:11}" for c in COUNTS)
+    print(f"{e['kind']:28}{e['rows']:9}{e['tables']:8}{e['differ']:8}{e['largest_error']:10.1e}{counts}{e['seconds']:9.1f}", flush=True)
+
+
+if __name__ == "__main__":
+    main()
