@@ -10,6 +10,7 @@
 #include "cpu/kernels.h"
 #include "cpu/nearest.h"
 #include "cpu/splice.h"
+#include "cuda/simulate.h"
 
 namespace py = pybind11;
 using Address = std::uintptr_t;
@@ -102,4 +103,20 @@ PYBIND11_MODULE(_C, m) {
     pez::splice_backward(at<void>(grad), pez::Type(type), row_stride, position_stride, at<int64_t>(slots), at<int64_t>(owner),
                          {s[0], s[1], s[2], s[3], s[4]}, at<void>(total), threads(pool));
   });
+
+  // The CUDA kernels' algorithm on the host, for tests.
+  m.def("simulate_cuda", [](const MatrixTuple& x, const MatrixTuple& weight, Address ids, int64_t count, Address unit, int64_t width,
+                            float residual, float coarser, Address found, Address cosine, Address state, const ThreadsTuple& pool) {
+    const py::gil_scoped_release release;
+    const pez::Matrix q = matrix(x), w = matrix(weight);
+    const pez::Vocabulary queries{q.data, q.type, q.row_stride, q.column_stride, nullptr, q.rows, q.columns};
+    const pez::Vocabulary table{w.data, w.type, w.row_stride, w.column_stride, at<int64_t>(ids), count, w.columns};
+    pez::simulate(queries, q.rows, table, at<uint16_t>(unit), width, residual, coarser,
+                  {at<int64_t>(found), at<float>(cosine), at<int32_t>(state)}, threads(pool));
+  });
+  m.def(
+      "halves", [](Address from, Address to, int64_t count) {
+        for (int64_t i = 0; i < count; ++i) at<uint16_t>(to)[i] = pez::narrow(at<float>(from)[i]).raw;
+      },
+      "float32 to fp16 as the simulation rounds, for tests.");
 }

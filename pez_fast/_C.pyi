@@ -14,6 +14,11 @@ def nearest(
     x: Matrix, weight: Matrix, table: tuple[int, ...], threads: Threads, found: int, cosine: int
 ) -> tuple[list[int], list[int], list[int], tuple[int, int, int]]: ...
 def bounds(x: Matrix, weight: Matrix, table: tuple[int, ...], upper: int, lower: int) -> None: ...
+def simulate_cuda(
+    x: Matrix, weight: Matrix, ids: int, count: int, unit: int, width: int, residual: float, coarser: float,
+    found: int, cosine: int, state: int, threads: Threads,
+) -> None: ...  # fmt: skip
+def halves(source: int, target: int, count: int) -> None: ...
 def splice(
     base: int, row_stride: int, position_stride: int, hard: int, slots: int, owner: int, shape: tuple[int, ...],
     item: int, out: int, threads: Threads,

@@ -45,9 +45,17 @@ def _cpu_passed_over(device: str) -> str | None:
     return None if instruction_set() != "portable" else "this CPU has neither AVX2 nor AVX512-VNNI"
 
 
+def _cuda_unusable(device: str) -> str | None:
+    if device != "cuda":
+        return f"it runs on NVIDIA GPUs, not on {device}"
+    if find_spec("pez_fast._C_cuda") is None:
+        return "the CUDA extension was not built; PEZ_FAST_BUILD=cuda pip install . says why"
+    return None
+
+
 # In the order in which "auto" prefers them.
 IMPLEMENTATIONS: dict[str, Implementation] = {
-    "cuda": Implementation("pez_fast._cuda", lambda device: "this release has no CUDA extension"),
+    "cuda": Implementation("pez_fast._cuda", _cuda_unusable, lambda device: "not yet run on hardware"),
     "triton": Implementation("pez_fast._triton", _triton_unusable, lambda device: "not yet run on hardware"),
     "cpu": Implementation("pez_fast._cpu", _cpu_unusable, _cpu_passed_over),
     "torch": Implementation("pez_fast._torch", lambda device: None),

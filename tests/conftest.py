@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from importlib.util import find_spec
 from pathlib import Path
 
 os.environ["HF_HUB_OFFLINE"] = "1"  # no test may wait for a network
@@ -11,7 +12,13 @@ os.environ["HF_HUB_OFFLINE"] = "1"  # no test may wait for a network
 import numpy as np
 import pytest
 import torch
+from interpreter import hasten
 from PIL import Image
+
+if not torch.cuda.is_available():  # the Triton kernels then run in its interpreter
+    os.environ.setdefault("TRITON_INTERPRET", "1")
+    if find_spec("triton"):
+        hasten()
 
 pytest.register_assert_rewrite("inputs", "tolerances")
 

@@ -17,8 +17,9 @@ if info("cpu")["implementations"]["cpu"] is not True:
     pytest.skip(info("cpu")["implementations"]["cpu"], allow_module_level=True)
 
 from pez_fast import _C
-from pez_fast._cpu import memory, nearest
-from pez_fast._exact import settle
+from pez_fast._cpu import nearest
+from pez_fast._cpu.threads import threads as pool
+from pez_fast._exact import memory, settle
 
 SETS = _C.instruction_sets()
 
@@ -144,7 +145,7 @@ def test_threads(threads):
     before = torch.get_num_threads()
     torch.set_num_threads(threads)
     try:
-        assert memory.threads()[1] == threads
+        assert pool()[1] == threads
         got = nearest_token(x, TokenTable(weight), "cpu")
     finally:
         torch.set_num_threads(before)

@@ -10,8 +10,9 @@ import torch
 from torch import Tensor
 
 from pez_fast import _C
-from pez_fast._cpu.memory import matrix, threads
+from pez_fast._cpu.threads import threads
 from pez_fast._exact import settle
+from pez_fast._exact.memory import matrix
 
 
 def instruction_set() -> str:

@@ -1,4 +1,4 @@
-"""Tensors as the extension sees them: addresses, sizes, strides; and torch's threads."""
+"""Torch's threads, for the extension."""
 
 from __future__ import annotations
 
@@ -7,14 +7,6 @@ from functools import cache
 from pathlib import Path
 
 import torch
-from torch import Tensor
-
-TYPES = {torch.float64: 0, torch.float32: 1, torch.float16: 2, torch.bfloat16: 3}
-
-
-def matrix(x: Tensor) -> tuple[int, int, int, int, int, int]:
-    """Of x (N, d): address, type, rows, columns and strides."""
-    return x.data_ptr(), TYPES[x.dtype], *x.shape, *x.stride()
 
 
 def threads() -> tuple[int, int]:

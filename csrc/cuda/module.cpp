@@ -1,0 +1,97 @@
+// The module pez_fast._C_cuda: launchers that take addresses, sizes and a stream. pez_fast/_cuda knows the tensors behind them.
+#include <pybind11/pybind11.h>
+#include <pybind11/stl.h>
+
+#include <array>
+#include <string>
+#include <tuple>
+
+#include "build_info.h"
+#include "launch.h"
+
+namespace py = pybind11;
+using Address = std::uintptr_t;
+
+namespace {
+
+template <class T>
+T* at(Address address) {
+  return reinterpret_cast<T*>(address);
+}
+
+void check(cudaError_t error, const char* what) {
+  if (error != cudaSuccess) throw std::runtime_error(std::string(what) + ": " + cudaGetErrorString(error));
+}
+
+// (address, type, rows, columns, row stride, column stride)
+using MatrixTuple = std::tuple<Address, int, int64_t, int64_t, int64_t, int64_t>;
+using PreparedTuple = std::tuple<Address, int64_t, int64_t, Address>;  // unit, rows, width, residual
+using AnswerTuple = std::tuple<Address, Address, Address>;
+
+pez::Queries queries(const MatrixTuple& m) {
+  const auto& [data, type, rows, columns, row_stride, column_stride] = m;
+  return {at<void>(data), pez::Type(type), rows, row_stride, column_stride};
+}
+
+pez::Vocabulary vocabulary(const MatrixTuple& m, Address ids, int64_t count) {
+  const auto& [data, type, rows, columns, row_stride, column_stride] = m;
+  return {at<void>(data), pez::Type(type), row_stride, column_stride, at<int64_t>(ids), count, columns};
+}
+
+pez::Prepared prepared(const PreparedTuple& p) {
+  const auto& [unit, rows, width, residual] = p;
+  return {at<uint16_t>(unit), at<float>(residual), rows, width};
+}
+
+pez::Answer answer(const AnswerTuple& a) {
+  const auto& [found, cosine, state] = a;
+  return {at<int64_t>(found), at<float>(cosine), at<int32_t>(state)};
+}
+
+cudaStream_t stream(Address address) { return reinterpret_cast<cudaStream_t>(address); }
+
+// base, type, three strides; hard, its type; added or 0, its type; slots, owner; B, S, d, R, L
+using SplicedTuple = std::tuple<Address, int, std::array<int64_t, 3>, Address, int, Address, int, Address, Address, std::array<int64_t, 5>>;
+
+pez::Spliced spliced(const SplicedTuple& s) {
+  const auto& [base, type, strides, hard, hard_type, added, added_type, slots, owner, sizes] = s;
+  return {at<void>(base),       pez::Type(type),     strides[0], strides[1],   strides[2], at<void>(hard), pez::Type(hard_type), at<void>(added),
+          pez::Type(added_type), at<int64_t>(slots), at<int64_t>(owner), sizes[0], sizes[1],   sizes[2],       sizes[3],             sizes[4]};
+}
+
+}  // namespace
+
+PYBIND11_MODULE(_C_cuda, m) {
+  m.doc() = "The CUDA extension of pez_fast.";
+  m.attr("TILE") = pez::kTile;
+  m.def("build_info", [] {
+    py::dict info;
+    info["compiler"] = PEZ_COMPILER;
+    info["date"] = PEZ_BUILD_DATE;
+    info["architectures"] = PEZ_ARCHITECTURES;
+    return info;
+  });
+  m.def("few_rows", &pez::few_rows, "How many rows one launch can take; 0 if none.");
+  m.def("nearest_few", [](int device, const MatrixTuple& x, const MatrixTuple& weight, Address ids, int64_t count, const PreparedTuple& p,
+                          Address keys, Address ready, const AnswerTuple& out, Address to) {
+    check(cudaSetDevice(device), "nearest");
+    check(pez::nearest_few(queries(x), vocabulary(weight, ids, count), prepared(p), at<pez::Key>(keys), at<unsigned>(ready), answer(out),
+                           stream(to)),
+          "nearest");
+  });
+  m.def("nearest_many", [](int device, const MatrixTuple& x, const MatrixTuple& weight, Address ids, int64_t count, const PreparedTuple& p,
+                           Address query, Address error, Address keys, const AnswerTuple& out, Address to) {
+    check(cudaSetDevice(device), "nearest");
+    check(pez::nearest_many(queries(x), vocabulary(weight, ids, count), prepared(p), at<uint16_t>(query), at<float>(error), at<pez::Key>(keys),
+                            answer(out), stream(to)),
+          "nearest");
+  });
+  m.def("splice", [](int device, const SplicedTuple& s, Address out, Address to) {
+    check(cudaSetDevice(device), "splice");
+    check(pez::splice(spliced(s), at<void>(out), stream(to)), "splice");
+  });
+  m.def("splice_backward", [](int device, const SplicedTuple& s, Address total, Address to) {
+    check(cudaSetDevice(device), "splice_backward");
+    check(pez::splice_backward(spliced(s), at<void>(total), stream(to)), "splice_backward");
+  });
+}

@@ -1,0 +1,97 @@
+// Prompts put into the slots of templates, one launch; the gradient back onto the prompts, one launch, in a fixed order.
+#include <cuda_fp16.h>
+#include <cuda_bf16.h>
+
+#include "launch.h"
+
+namespace pez {
+namespace {
+
+constexpr int kThreads = 128;
+
+__device__ __forceinline__ void store(double* to, double v) { *to = v; }
+__device__ __forceinline__ void store(float* to, double v) { *to = float(v); }
+// As torch does: float64 becomes a 16-bit type by way of float32.
+__device__ __forceinline__ void store(__half* to, double v) { *to = __float2half_rn(float(v)); }
+__device__ __forceinline__ void store(__nv_bfloat16* to, double v) { *to = __float2bfloat16_rn(float(v)); }
+
+__device__ __forceinline__ double read(const void* data, Type type, int64_t at) {
+  return type == Type::f64 ? static_cast<const double*>(data)[at] : double(load(data, type, at));
+}
+
+// One block: one position of one row. T is the type of the template and of out.
+template <class T>
+__global__ void __launch_bounds__(kThreads) splice_kernel(Spliced s, T* out) {
+  __shared__ int64_t slot;
+  const int64_t b = blockIdx.x / s.positions, position = blockIdx.x % s.positions;
+  if (threadIdx.x == 0) slot = -1;
+  __syncthreads();
+  for (int64_t l = threadIdx.x; l < s.slots; l += kThreads) {
+    if (s.slot[l] == position) slot = l;
+  }
+  __syncthreads();
+  T* to = out + int64_t(blockIdx.x) * s.width;
+  if (slot < 0) {
+    const T* from = static_cast<const T*>(s.base) + b * s.row_stride + position * s.position_stride;
+    for (int64_t k = threadIdx.x; k < s.width; k += kThreads) to[k] = from[k * s.column_stride];
+  } else {
+    const int64_t from = (s.owner[b] * s.slots + slot) * s.width;
+    for (int64_t k = threadIdx.x; k < s.width; k += kThreads) store(to + k, read(s.hard, s.hard_type, from + k));
+  }
+  if (s.added == nullptr) return;
+  for (int64_t k = threadIdx.x; k < s.width; k += kThreads) {  // each element by the thread that wrote it
+    T more;
+    store(&more, read(s.added, s.added_type, position * s.width + k));
+    store(to + k, double(to[k]) + double(more));
+  }
+}
+
+template <class T>
+__device__ __forceinline__ double widened(T v) { return double(v); }
+
+// One block: 128 columns of one prompt's slot. Sum is float or double; the rows that carry the prompt are added in ascending order.
+template <class T, class Sum>
+__global__ void __launch_bounds__(kThreads) splice_backward_kernel(Spliced s, const T* grad, Sum* total) {
+  const int64_t columns = (s.width + kThreads - 1) / kThreads, pair = blockIdx.x / columns;
+  const int64_t prompt = pair / s.slots, k = blockIdx.x % columns * kThreads + threadIdx.x;
+  const T* from = grad + s.slot[pair % s.slots] * s.position_stride + k * s.column_stride;
+  const int lane = threadIdx.x & 31;
+  Sum sum = 0;
+  for (int64_t start = 0; start < s.rows; start += 32) {
+    unsigned carriers = __ballot_sync(0xffffffffu, start + lane < s.rows && s.owner[start + lane] == prompt);
+    for (; carriers; carriers &= carriers - 1) {
+      const int64_t b = start + __ffs(carriers) - 1;
+      if (k < s.width) sum += Sum(from[b * s.row_stride]);
+    }
+  }
+  if (k < s.width) total[pair * s.width + k] = sum;
+}
+
+}  // namespace
+
+cudaError_t splice(const Spliced& s, void* out, cudaStream_t stream) {
+  const int64_t blocks = s.rows * s.positions;
+  if (blocks == 0 || s.width == 0) return cudaSuccess;
+  switch (s.type) {
+    case Type::f64: splice_kernel<<<unsigned(blocks), kThreads, 0, stream>>>(s, static_cast<double*>(out)); break;
+    case Type::f32: splice_kernel<<<unsigned(blocks), kThreads, 0, stream>>>(s, static_cast<float*>(out)); break;
+    case Type::f16: splice_kernel<<<unsigned(blocks), kThreads, 0, stream>>>(s, static_cast<__half*>(out)); break;
+    case Type::bf16: splice_kernel<<<unsigned(blocks), kThreads, 0, stream>>>(s, static_cast<__nv_bfloat16*>(out)); break;
+  }
+  return cudaGetLastError();
+}
+
+cudaError_t splice_backward(const Spliced& s, void* total, cudaStream_t stream) {
+  const int64_t blocks = s.prompts * s.slots * ((s.width + kThreads - 1) / kThreads);
+  if (blocks == 0) return cudaSuccess;
+  const auto run = [&](auto* grad, auto* sums) { splice_backward_kernel<<<unsigned(blocks), kThreads, 0, stream>>>(s, grad, sums); };
+  switch (s.type) {
+    case Type::f64: run(static_cast<const double*>(s.base), static_cast<double*>(total)); break;
+    case Type::f32: run(static_cast<const float*>(s.base), static_cast<float*>(total)); break;
+    case Type::f16: run(static_cast<const __half*>(s.base), static_cast<float*>(total)); break;
+    case Type::bf16: run(static_cast<const __nv_bfloat16*>(s.base), static_cast<float*>(total)); break;
+  }
+  return cudaGetLastError();
+}
+
+}  // namespace pez

@@ -1,0 +1,159 @@
+"""How the scan is cut into tiles: good defaults for each chip, and what was measured to be better.
+
+With PEZ_FAST_AUTOTUNE=1 the candidates are timed when a kind of search is first met, and the winner is kept in a file that is
+read from then on, with or without the variable.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import statistics
+import tempfile
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from functools import cache
+from pathlib import Path
+
+import torch
+import triton
+
+FEW = 128  # rows up to which one tile of queries holds them all, so that the table is read once
+WIDTH = 64  # elements to whose multiple the prepared rows are padded
+INTERPRETED = bool(triton.knobs.runtime.interpret)  # then the fewest programs are the fastest
+TILE = 512 if INTERPRETED else 256  # tokens to whose multiple the prepared table is padded
+
+
+@dataclass(frozen=True)
+class Scan:
+    """Tiles of block_n rows by block_v tokens, block_k elements at once, loaded `stages` deep by `warps` warps."""
+
+    block_n: int
+    block_v: int
+    block_k: int = 64
+    warps: int = 4
+    stages: int = 3
+    group: int = 16  # tiles of rows that follow one another over a tile of tokens
+    descriptor: bool = False  # tiles fetched by the chip's tensor memory accelerator (from 9.0)
+    persistent: bool = False  # one program for each multiprocessor instead of one for each tile
+    flatten: bool = False  # persistent, and its two loops made one
+
+    @property
+    def shared_bytes(self) -> int:
+        """What the tiles in flight take."""
+        return 2 * self.stages * self.block_k * (self.block_n + self.block_v)
+
+
+def shared_limit(capability: tuple[int, int]) -> int:
+    """Bytes of shared memory that a program may use."""
+    return {(8, 0): 163, (8, 7): 163, (9, 0): 227, (10, 0): 227, (10, 3): 227}.get(capability, 99) * 1024
+
+
+def block_of_rows(n: int) -> int:
+    """The tile that holds n <= FEW rows."""
+    return max(16, triton.next_power_of_2(n))
+
+
+def candidates(capability: tuple[int, int], n: int) -> list[Scan]:
+    """The configurations worth timing, the default first."""
+    hopper = capability >= (9, 0) and shared_limit(capability) > 99 * 1024
+    if n <= FEW:
+        rows = block_of_rows(n)
+        warps = 8 if rows >= 64 else 4
+        choices = [
+            Scan(rows, 128, warps=warps, stages=4 if rows < 128 else 3, descriptor=hopper),
+            Scan(rows, 128, warps=warps, stages=3, descriptor=hopper),
+            Scan(rows, 128, warps=warps, stages=6, descriptor=hopper),
+            Scan(rows, 256, warps=8, stages=3, descriptor=hopper),
+            Scan(rows, 64, stages=4, descriptor=hopper),
+            Scan(rows, 128, warps=warps, stages=4),
+            Scan(rows, 128, warps=warps, stages=2),
+        ]
+    elif hopper:
+        choices = [
+            Scan(128, 256, warps=8, stages=4, descriptor=True, persistent=True),
+            Scan(128, 256, warps=8, stages=4, descriptor=True, persistent=True, flatten=True),
+            Scan(128, 256, warps=8, stages=3, descriptor=True, persistent=True, flatten=True),
+            Scan(128, 256, warps=8, stages=3, descriptor=True),
+            Scan(128, 256, warps=8, stages=4, group=8, descriptor=True),
+            Scan(128, 128, warps=4, stages=3, descriptor=True),
+            Scan(128, 128, warps=8, stages=3, descriptor=True),
+            Scan(256, 128, warps=8, stages=4, descriptor=True, persistent=True),
+            Scan(128, 256, warps=8, stages=3),
+            Scan(128, 128, warps=4, stages=3),
+        ]
+    else:
+        choices = [
+            Scan(128, 256, warps=8, stages=3),
+            Scan(128, 128, warps=4, stages=3),
+            Scan(128, 128, block_k=32, warps=4, stages=4),
+            Scan(128, 128, block_k=32, warps=8, stages=4),
+            Scan(64, 128, block_k=32, warps=4, stages=4),
+        ]
+    fitting = [c for c in choices if c.shared_bytes <= shared_limit(capability)]
+    return list(dict.fromkeys(fitting))
+
+
+def configuration(device: torch.device, n: int, d: int, tokens: int, launch: Callable[[Scan], object]) -> Scan:
+    """For n rows and a prepared table of `tokens` rows of d elements; `launch` runs the scan in a given configuration."""
+    if INTERPRETED:
+        return Scan(block_of_rows(n) if n <= FEW else 128, TILE)
+    choices = candidates(_capability(device), n)
+    key = f"{_device_name(device)}, triton {triton.__version__}, n {triton.next_power_of_2(n)}, d {d}, v {triton.next_power_of_2(tokens)}"
+    stored = _stored(str(_path()))
+    if key not in stored and os.environ.get("PEZ_FAST_AUTOTUNE") == "1" and not torch.cuda.is_current_stream_capturing():
+        _store(key, min(choices, key=lambda choice: _milliseconds(lambda: launch(choice))))
+    found = stored.get(key)
+    # A file may have been written by another release.
+    return found if found in choices else choices[0]
+
+
+@cache
+def _capability(device: torch.device) -> tuple[int, int]:
+    return torch.cuda.get_device_capability(device)
+
+
+@cache
+def _device_name(device: torch.device) -> str:
+    return torch.cuda.get_device_name(device)
+
+
+@cache
+def multiprocessors(device: torch.device) -> int:
+    return torch.cuda.get_device_properties(device).multi_processor_count
+
+
+def _milliseconds(run: Callable[[], object], times: int = 20) -> float:
+    """The median time of a run on the current stream."""
+    for _ in range(3):
+        run()
+    events = [(torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)) for _ in range(times)]
+    for begun, ended in events:
+        begun.record()
+        run()
+        ended.record()
+    torch.cuda.current_stream().synchronize()
+    return statistics.median(begun.elapsed_time(ended) for begun, ended in events)
+
+
+def _path() -> Path:
+    return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "pez_fast" / "triton.json"
+
+
+@cache
+def _stored(path: str) -> dict[str, Scan]:
+    """What the file holds, read once for each process; nothing where it cannot be read."""
+    try:
+        return {key: Scan(**value) for key, value in json.loads(Path(path).read_text()).items()}
+    except (OSError, ValueError, TypeError, AttributeError):
+        return {}
+
+
+def _store(key: str, choice: Scan) -> None:
+    path = _path()
+    known = _stored(str(path))
+    known[key] = choice
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.NamedTemporaryFile("w", dir=path.parent, suffix=".json", delete=False) as file:
+        json.dump({k: asdict(v) for k, v in known.items()}, file, indent=1)
+    os.replace(file.name, path)
