@@ -29,7 +29,7 @@ from provenance import write
 from torch import Tensor
 
 from pez_fast import TokenTable, info, nearest_token
-from pez_fast._exact import settle
+from pez_fast._shared import settle
 from pez_fast.ops import IMPLEMENTATIONS
 
 SAMPLE = 256  # rows compared with the oracle

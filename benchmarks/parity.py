@@ -2,7 +2,7 @@
 
     python benchmarks/parity.py --impl cpu --rows 1000000
 
-The oracle is the exhaustive search in float64, near ties settled exactly (`pez_fast._exact.settle`). It shares that last step with
+The oracle is the exhaustive search in float64, near ties settled exactly (`pez_fast._shared.settle`). It shares that last step with
 some implementations, so on some rows of each kind it is itself held to `pez_fast.reference`, which decides by fractions.
 Similarities must be within 1e-6 of the float64 cosine. Exits with 1 if an id differs or a similarity is off.
 """
@@ -22,7 +22,7 @@ from provenance import write
 from torch import Generator, Tensor
 
 from pez_fast import TokenTable, ops, reference
-from pez_fast._exact import settle
+from pez_fast._shared import settle
 
 SIMILARITY = 1e-6
 REFERENCE_ROWS, REFERENCE_ELEMENTS = 8, 20_000  # rows of a kind compared with fractions, in tables no larger than that

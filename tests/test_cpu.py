@@ -18,8 +18,8 @@ if info("cpu")["implementations"]["cpu"] is not True:
 
 from pez_fast import _C
 from pez_fast._cpu import nearest
-from pez_fast._cpu.threads import threads as pool
-from pez_fast._exact import memory, settle
+from pez_fast._shared import memory, settle
+from pez_fast._shared.threads import threads as pool
 
 SETS = _C.instruction_sets()
 

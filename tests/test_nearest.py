@@ -8,6 +8,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis.extra import numpy as arrays
 from inputs import (
+    BEYOND_DOUBLE_DOUBLE,
     CASES,
     DTYPES,
     Case,
@@ -25,12 +26,14 @@ from tolerances import SIMILARITY
 
 import pez_fast
 from pez_fast import TokenTable, nearest_token, ops, reference
-from pez_fast._exact import settle
+from pez_fast._shared import settle
 
 
 @each_impl
 @pytest.mark.parametrize("name", CASES)
 def test_equals_oracle(name, impl, device):
+    if impl in ("triton", "cuda") and name in BEYOND_DOUBLE_DOUBLE:
+        pytest.skip("closer than 2^-90 counts as a tie on a GPU: test_triton.py and test_cuda.py hold it to that")
     with poisoned():
         assert_exact(*case(name), impl, device, oracle(name))
 

@@ -9,7 +9,7 @@ import torch
 from inputs import SMALL_CASES, assert_exact, case, integers, normal, oracle, product_precision, seeded
 
 from pez_fast import TokenTable, nearest_token
-from pez_fast._exact import settle
+from pez_fast._shared import settle
 from pez_fast._torch import nearest as torch_nearest
 from pez_fast._torch.linear import linear
 

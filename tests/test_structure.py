@@ -18,7 +18,7 @@ from pez_fast import TokenTable, info, nearest_token, ops
 
 ROOT = Path(__file__).parents[1]
 FLOORS = {
-    "version": 0, "_exact": 0, "_torch": 0, "_cpu": 0, "_triton": 0, "_cuda": 0, "_C": 0, "_C_cuda": 0,
+    "version": 0, "_shared": 0, "_torch": 0, "_cpu": 0, "_triton": 0, "_cuda": 0, "_C": 0, "_C_cuda": 0,
     "reference": 1,
     "ops": 2, "table": 2, "functional": 2, "information": 2,
     "optimizer": 3, "encoders": 3, "objectives": 3, "images": 3,
@@ -27,8 +27,8 @@ FLOORS = {
 }  # fmt: skip
 # On one floor, who may import whom. Within a folder everybody may.
 NEIGHBOURS = {
-    ("_torch", "_exact"), ("_cpu", "_exact"), ("_cpu", "_C"), ("_triton", "_exact"),
-    ("_cuda", "_exact"), ("_cuda", "_C_cuda"), ("_cuda", "_C"),
+    ("_torch", "_shared"), ("_cpu", "_shared"), ("_cpu", "_C"), ("_triton", "_shared"),
+    ("_cuda", "_shared"), ("_cuda", "_C_cuda"), ("_cuda", "_C"),
     ("functional", "ops"), ("functional", "table"), ("information", "ops"), ("table", "ops"),
     ("encoders", "images"),
     ("tasks", "engine"), ("tasks", "result"),

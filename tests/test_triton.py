@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import json
-from decimal import Context, Decimal, localcontext
 from typing import NamedTuple
 
 import pytest
 import torch
-from inputs import DEVICES, assert_exact, case, each_impl, integers, normal, oracle, seeded
+from inputs import BEYOND_DOUBLE_DOUBLE, DEVICES, assert_exact, assert_level_with_the_best, case, each_impl, integers, normal, oracle, seeded
 
 from pez_fast import TokenTable, info, nearest_token
-from pez_fast._exact import settle
+from pez_fast._shared import halves, settle
 
 if info(DEVICES[-1])["implementations"]["triton"] is not True:
     pytest.skip("Triton is not usable here", allow_module_level=True)
@@ -150,24 +149,14 @@ def test_chunks_of_rows(name, monkeypatch):
 def test_table_prepared_in_chunks(monkeypatch):
     x, weight, _ = case("raggeder")
     whole = TokenTable(weight.to(DEVICE)).prepared("triton")
-    monkeypatch.setattr(triton_nearest, "ELEMENTS", 1000)
+    monkeypatch.setattr(halves, "ELEMENTS", 1000)
     assert all(torch.equal(a, b) for a, b in zip(whole, TokenTable(weight.to(DEVICE)).prepared("triton"), strict=True))
 
 
-@pytest.mark.parametrize("name", ["farey", "far_below_one_float64"])
+@pytest.mark.parametrize("name", BEYOND_DOUBLE_DOUBLE)
 def test_beyond_double_double(name):
-    """Where cosines differ by less than double-double can tell, the one found is among those."""
     x, weight, _ = case(name)
-    found, _ = nearest_token(x.to(DEVICE), TokenTable(weight.to(DEVICE)), "triton")
-    for row, winner in zip(x, found.tolist(), strict=True):
-        cosines = [precise_cosine(row.tolist(), e) for e in weight.tolist()]
-        assert max(cosines) - cosines[winner] < Decimal(2) ** -88
-
-
-def precise_cosine(q: list[float], e: list[float]) -> Decimal:
-    with localcontext(Context(prec=1000)):
-        dot, qq, ee = (sum(Decimal(a) * Decimal(b) for a, b in zip(s, t, strict=True)) for s, t in ((q, e), (q, q), (e, e)))
-        return dot / (qq * ee).sqrt()
+    assert_level_with_the_best(x, weight, nearest_token(x.to(DEVICE), TokenTable(weight.to(DEVICE)), "triton")[0])
 
 
 def test_far_below_one_is_told_apart():

@@ -1,4 +1,4 @@
-"""Cosines as unevaluated sums hi + lo of two float64 (Dekker 1971): `pez_fast._exact.arithmetic` in Triton.
+"""Cosines as unevaluated sums hi + lo of two float64 (Dekker 1971): `pez_fast._shared.arithmetic` in Triton.
 
 Nothing here may be contracted to a fused multiply-add: launch with enable_fp_fusion=False.
 """

@@ -12,31 +12,18 @@ import triton
 from torch import Tensor
 from triton.tools.tensor_descriptor import TensorDescriptor
 
-from pez_fast._exact import arithmetic, settle
+from pez_fast._shared import arithmetic, settle
+from pez_fast._shared.halves import half_unit_rows
 from pez_fast._triton import tune
 from pez_fast._triton.finish import _nearest_finish_kernel
 from pez_fast._triton.scan import _nearest_query_kernel, _nearest_scan_few_kernel, _nearest_scan_many_kernel
 
 ROWS = 16384  # rows searched at once
-ELEMENTS = 1 << 22  # elements of the table prepared at once
 
 
 def prepare(weight: Tensor, ids: Tensor) -> list[Tensor]:
-    """weight (V, d), ids (K,) allowed rows -> [unit (Kp, dp) float16, residual (1,) float32].
-
-    unit: these rows divided by their norm and rounded, padded with zeros to multiples of tune.TILE and tune.WIDTH.
-    residual: at least the length of what the rounding took from any row.
-    """
-    k, d = len(ids), weight.shape[1]
-    unit = torch.zeros(_padded(k, tune.TILE), _padded(d, tune.WIDTH), dtype=torch.float16, device=weight.device)
-    residual = torch.zeros((), dtype=torch.float64, device=weight.device)
-    step = max(1, ELEMENTS // d)
-    for start in range(0, k, step):
-        exact = settle.unit_rows(weight[ids[start : start + step]])
-        rounded = unit[start : start + step, :d][: len(exact)].copy_(exact)
-        residual = torch.maximum(residual, (exact - rounded.double()).norm(dim=-1).max())
-    # 1e-6 is more than float32 rounds by, 1e-12 more than float64 did.
-    return [unit, (residual * (1 + 1e-6) + 1e-12).float()[None]]
+    """weight (V, d), ids (K,) allowed rows -> [unit (Kp, dp) float16, residual (1,) float32]; see `half_unit_rows`."""
+    return half_unit_rows(weight, ids, tune.TILE, tune.WIDTH)
 
 
 def nearest(x: Tensor, weight: Tensor, ids: Tensor, prepared: list[Tensor], counts: Tensor | None = None) -> tuple[Tensor, Tensor]:

@@ -10,9 +10,9 @@ import torch
 from torch import Tensor
 
 from pez_fast import _C
-from pez_fast._cpu.threads import threads
-from pez_fast._exact import settle
-from pez_fast._exact.memory import matrix
+from pez_fast._shared import settle
+from pez_fast._shared.memory import matrix
+from pez_fast._shared.threads import threads
 
 
 def instruction_set() -> str:

@@ -6,8 +6,8 @@ import torch
 from torch import Tensor
 
 from pez_fast import _C
-from pez_fast._cpu.threads import threads
-from pez_fast._exact.memory import TYPES
+from pez_fast._shared.memory import TYPES
+from pez_fast._shared.threads import threads
 
 
 def splice(template: Tensor, hard: Tensor, slots: Tensor, owner: Tensor) -> Tensor:

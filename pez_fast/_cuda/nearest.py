@@ -13,8 +13,8 @@ import torch
 from torch import Tensor
 
 from pez_fast import _C_cuda
-from pez_fast._exact.halves import half_unit_rows
-from pez_fast._exact.memory import matrix
+from pez_fast._shared.halves import half_unit_rows
+from pez_fast._shared.memory import matrix
 
 ROWS = 16384  # rows searched at once
 PADDING = 256  # rows to whose multiple the queries are padded

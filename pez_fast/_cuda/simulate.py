@@ -6,8 +6,9 @@ import torch
 from torch import Tensor
 
 from pez_fast import _C
-from pez_fast._exact.halves import half_unit_rows
-from pez_fast._exact.memory import matrix
+from pez_fast._shared.halves import half_unit_rows
+from pez_fast._shared.memory import matrix
+from pez_fast._shared.threads import threads
 
 TILE, WIDTH = 128, 64  # as in csrc/cuda
 
@@ -26,7 +27,7 @@ def nearest(
     state = torch.empty(len(x), dtype=torch.int32)
     _C.simulate_cuda(
         matrix(x), matrix(weight), ids.data_ptr(), len(ids), unit.data_ptr(), unit.shape[1], float(residual), coarser,
-        found.data_ptr(), similarity.data_ptr(), state.data_ptr(), (0, 1),
+        found.data_ptr(), similarity.data_ptr(), state.data_ptr(), threads(),
     )  # fmt: skip
     if counts is not None:
         counts += torch.stack([(state == kind).sum() for kind in (1, 2, 3)])

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from pez_fast import _C_cuda
-from pez_fast._exact.memory import TYPES
+from pez_fast._shared.memory import TYPES
 
 
 def splice(template: Tensor, hard: Tensor, slots: Tensor, owner: Tensor, positions: Tensor | None = None) -> Tensor:

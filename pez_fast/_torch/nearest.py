@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from pez_fast._exact import settle
+from pez_fast._shared import settle
 from pez_fast._torch.linear import linear
 
 ROWS = 1024  # queries scanned at once: the scores of a block are at most ROWS x settle.TOKENS

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from pez_fast._exact.settle import unit_rows
+from pez_fast._shared.settle import unit_rows
 
 ELEMENTS = 1 << 22  # elements of the table prepared at once
 

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 import torch
 from torch import Tensor
 
-from pez_fast._exact import arithmetic
+from pez_fast._shared import arithmetic
 
 ROWS = 256  # queries searched exhaustively at once
 TOKENS = 4096  # tokens whose scores are looked at at once

@@ -1,1 +1,0 @@
-"""Floor 0: what every implementation of the search uses: near ties settled without error."""
