@@ -25,6 +25,7 @@ from typing import Any
 import torch
 import triton
 from provenance import write
+from tables import aligned
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 from triton.runtime.jit import JITFunction
@@ -192,20 +193,14 @@ def main(arguments: list[str] | None = None) -> int:
             results = list(pool.map(compiled, *zip(*work, strict=True)))
     else:
         results = [compiled(launch, arch) for launch, arch in work]
-    print(table(results))
+    header = ["kernel", "configuration", "arch", "registers", "spilled", "shared", "tensor cores"]
+    print(aligned([header, *(list(asdict(r).values()) for r in results)]))
     faults = [f"{r.kernel} ({r.configuration}) on {r.arch} {fault}" for r in results for fault in r.faults(args.shared_limit)]
     for fault in faults:
         print(fault, file=sys.stderr)
     if args.json:
         write(args.json, {"triton": triton.__version__, "kernels": [asdict(r) for r in results]})
     return 1 if faults else 0
-
-
-def table(results: list[Compiled]) -> str:
-    lines = [["kernel", "configuration", "arch", "registers", "spilled", "shared", "tensor cores"]]
-    lines += [[str(value) for value in asdict(r).values()] for r in results]
-    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
-    return "\n".join("  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip() for line in lines)
 
 
 if __name__ == "__main__":

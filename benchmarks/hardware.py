@@ -3,7 +3,7 @@
     python benchmarks/hardware.py --out results --commit 1a2b3c4      (on a machine with an NVIDIA GPU)
     python benchmarks/hardware.py --out results --rehearse            (anywhere: on a CPU, with tiny shapes)
 
-Steps: provenance; the tests of the device and parity.py; replayed CUDA graphs; times beside baselines, tuned and not; the targets;
+Steps: building the extensions; provenance; the tests of the device and parity.py; replayed CUDA graphs; times beside baselines, tuned and not; the targets;
 compute-sanitizer; more baselines and shapes. Each runs in processes of its own with a time limit: one that fails is recorded, and
 the next runs. hardware.json in the folder --out (default: $OUT) is written after every step, hardware.log holds what the processes
 printed.
@@ -35,6 +35,16 @@ STEPS: dict[str, Callable[[Session], dict[str, Any]]] = {}
 def step(function: Callable[[Session], dict[str, Any]]) -> Callable[[Session], dict[str, Any]]:
     STEPS[function.__name__] = function
     return function
+
+
+@step
+def build(s: Session) -> dict[str, Any]:
+    """The extensions, for this machine's Python, beside the symlinks to the tree."""
+    if s.rehearse:
+        return {"skipped": "the extensions are taken as they were built"}
+    into = ["--build-lib", s.tree, "--build-temp", s.work / "build"]
+    answer = s.run(sys.executable, ROOT / "setup.py", "-q", "build_ext", *into, seconds=150, PEZ_FAST_BUILD="auto")
+    return answer | {"built": sorted(path.name for path in (s.tree / "pez_fast").glob("*.so"))}
 
 
 @step
@@ -216,7 +226,7 @@ def main() -> None:
             pip = [sys.executable, "-m", "pip", "install", "-q", "--no-index", "--no-deps", "--no-compile", "--target", site]
             session.results["wheels"] = session.run(*pip, *wheels, seconds=120)
         for name, function in STEPS.items():
-            if name != "provenance" and args.steps and name not in args.steps:
+            if name not in ("build", "provenance") and args.steps and name not in args.steps:
                 continue
             begun = time.monotonic()
             try:

@@ -190,6 +190,7 @@ def main() -> None:
     parser.add_argument("--shapes", nargs="+", metavar="VxD")
     parser.add_argument("--rows", type=int, nargs="+")
     parser.add_argument("--impls", nargs="*", choices=IMPLEMENTATIONS, help="default: every usable one")
+    parser.add_argument("--instructions", help="what the C++ extension may use of the CPU: avx512vnni, avxvnni, avx2 or portable")
     parser.add_argument("--baselines", nargs="*", choices=BASELINES, metavar="NAME", help=f"of {', '.join(BASELINES)}; default: all")
     parser.add_argument("--full", action="store_true", help="all shapes and rows on a CPU too")
     parser.add_argument("--seconds", type=float, help="for the repetitions of a case; default 0.5, on CUDA 0.2")
@@ -200,6 +201,10 @@ def main() -> None:
     parser.add_argument("--plot", type=Path)
     parser.add_argument("--peak-memory-of", help=argparse.SUPPRESS)
     args = parser.parse_args()
+    if args.instructions:
+        from pez_fast import _C
+
+        _C.use(args.instructions)
     begun = time.monotonic()
     if args.threads:
         torch.set_num_threads(args.threads)

@@ -90,13 +90,15 @@ def sweep(name: str, rows: int, impl: str, device: str, seed: int) -> dict[str, 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--impl", default="auto")
+    parser.add_argument("--impl", default="auto", help='an implementation, or "simulated": that of CUDA on the host')
     parser.add_argument("--rows", type=int, default=1_000_000)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--kinds", nargs="+", choices=KINDS, metavar="KIND", help=f"of {', '.join(KINDS)}; default: all")
     parser.add_argument("--out", type=Path)
     args = parser.parse_args()
+    if args.impl == "simulated":  # the CUDA kernels' arithmetic on the host
+        ops.IMPLEMENTATIONS["simulated"] = ops.Implementation("pez_fast._cuda.simulated", lambda device: None)
     impl = ops.choose(args.impl, torch.device(args.device))
     names = args.kinds or [name for name, kind in KINDS.items() if impl in EXACT_BELOW_2_90 or not kind.below_2_90]
     shares = sum(KINDS[name].share for name in names)

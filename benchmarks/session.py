@@ -17,12 +17,15 @@ ROOT = HERE.parent
 LEAST = 5.0  # seconds: with less left nothing is begun
 
 
-def importable(folder: Path) -> Path:
-    """A folder from which `import pez_fast` finds this tree, the kernels as `pez_fast._triton` (as pyproject.toml maps them)."""
+def importable(folder: Path, extensions: bool) -> Path:
+    """A folder from which `import pez_fast` finds this tree, the kernels as `pez_fast._triton` (as pyproject.toml maps them).
+
+    With the extensions that were built in it, or without: another Python cannot load them.
+    """
     package = folder / "tree" / "pez_fast"
     package.mkdir(parents=True)
     for entry in (ROOT / "pez_fast").iterdir():
-        if entry.name != "__pycache__":
+        if entry.name != "__pycache__" and (extensions or entry.suffix != ".so"):
             (package / entry.name).symlink_to(entry)
     (package / "_triton").symlink_to(ROOT / "kernels" / "triton")
     return package.parent
@@ -34,7 +37,7 @@ class Session:
     def __init__(self, args: argparse.Namespace, work: Path) -> None:
         self.out, self.work, self.rehearse, self.impls = args.out, work, args.rehearse, args.impls
         self.device = "cpu" if args.rehearse else "cuda"
-        self.tree = importable(work)
+        self.tree = importable(work, extensions=args.rehearse)
         self.results: dict[str, Any] = {"rehearsal": args.rehearse, "steps": {}}
         self.end = time.monotonic() + 60 * args.minutes
         self.log = (args.out / "hardware.log").open("w")

@@ -111,7 +111,7 @@ def invert(images: Any, clip: ClipEncoder, prompt_len: int = 16, steps: int = 30
         raise ValueError("images must hold at least one image; got an empty list")
     _check_clip(clip)
     targets = clip.encode_images([load_image(image) for image in images])
-    return _learn(weighted_goal(targets, weights)[None], clip, chosen)[0]
+    return learn(weighted_goal(targets, weights)[None], clip, chosen)[0]
 
 
 def invert_batch(images: Sequence[Any], clip: ClipEncoder, prompt_len: int = 16, steps: int = 3000, seed: int = 0,
@@ -137,7 +137,7 @@ def invert_batch(images: Sequence[Any], clip: ClipEncoder, prompt_len: int = 16,
         except (ValueError, TypeError) as error:
             results[k].error = str(error)
     if readable:
-        for k, result in zip(readable, _learn(clip.encode_images(opened), clip, chosen), strict=True):
+        for k, result in zip(readable, learn(clip.encode_images(opened), clip, chosen), strict=True):
             results[k] = result
     return results
 
@@ -167,7 +167,7 @@ def distill(text: str, clip: ClipEncoder, ratio: float | None = None, prompt_len
         warnings.warn(f"the model reads the first {clip.context_length - 2} of the {tokens} tokens of the text", stacklevel=2)
         prompt_len = min(prompt_len, clip.context_length - 2)
     chosen = _options({"prompt_len": prompt_len, "steps": steps, "seed": seed, **options})
-    return _learn(clip.encode_texts([text]), clip, chosen)[0]
+    return learn(clip.encode_texts([text]), clip, chosen)[0]
 
 
 def _check_clip(clip: object) -> None:
@@ -175,8 +175,11 @@ def _check_clip(clip: object) -> None:
         raise TypeError(f"clip must come from load_clip; got {type(clip).__name__}")
 
 
-def _learn(goals: Tensor, clip: ClipEncoder, options: Options) -> list[PromptResult]:
-    """One prompt for each goal (T, D); `restarts` rows of the batch belong to each."""
+def learn(goals: Tensor, clip: ClipEncoder, options: Options) -> list[PromptResult]:
+    """One prompt for each goal (T, D), each as if alone; `restarts` rows of the batch belong to each.
+
+    The core of the tasks, for callers that have features already: `weighted_goal` makes goals of them.
+    """
     begun = time.monotonic()
     table = clip.table(options.vocabulary, options.banned)
     encode = clip.text_encoder(options.prompt_len, options.prefix, options.suffix)

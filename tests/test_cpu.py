@@ -174,7 +174,7 @@ def test_build_switch():
     env = {**os.environ, "PEZ_FAST_BUILD": "gpu"}
     done = subprocess.run([sys.executable, "setup.py", "--name"], cwd=root, env=env, capture_output=True, text=True, check=False)
     assert done.returncode == 1 and done.stdout == ""
-    assert done.stderr.strip() == "PEZ_FAST_BUILD must be one of auto, 0, cpu; got 'gpu'"
+    assert done.stderr.strip() == "PEZ_FAST_BUILD must be one of auto, 0, cpu, cuda; got 'gpu'"
 
 
 def test_build_info():

@@ -25,7 +25,7 @@ if info("cpu")["implementations"]["cpu"] is not True:
     pytest.skip(info("cpu")["implementations"]["cpu"], allow_module_level=True)
 
 from pez_fast import _C
-from pez_fast._cuda import simulate
+from pez_fast._cuda.simulated import nearest as simulate
 
 EVERYTHING = 3.0  # added to the bound, every token of every tile is compared exactly
 

@@ -23,7 +23,7 @@ FLOORS = {
     "ops": 2, "table": 2, "functional": 2, "information": 2,
     "optimizer": 3, "encoders": 3, "objectives": 3, "images": 3,
     "engine": 4, "result": 4, "tasks": 4,
-    "cli": 5, "compat": 5, "dataset": 5, "live": 5, "sheet": 5, "__main__": 5,
+    "cli": 5, "compat": 5, "dataset": 5, "ray": 5, "live": 5, "sheet": 5, "__main__": 5,
 }  # fmt: skip
 # On one floor, who may import whom. Within a folder everybody may.
 NEIGHBOURS = {
@@ -32,7 +32,7 @@ NEIGHBOURS = {
     ("functional", "ops"), ("functional", "table"), ("information", "ops"), ("table", "ops"),
     ("encoders", "images"),
     ("tasks", "engine"), ("tasks", "result"),
-    *((face, other) for face in ("cli", "__main__", "dataset") for other in ("cli", "compat", "dataset", "live", "sheet")),
+    *((face, other) for face in ("cli", "__main__", "dataset", "ray") for other in ("cli", "compat", "dataset", "live", "ray", "sheet")),
 }  # fmt: skip
 CONSTANTS = {"__version__"}  # what any module may take from the package itself
 THIRD_PARTY = {0: {"torch", "triton"}, 1: {"torch"}, 2: {"torch"}}  # higher floors are bound by the quiet import alone
