@@ -23,7 +23,6 @@ from tables import aligned
 
 INSTRUCTIONS = re.compile(r"\b(HGMMA|HMMA|UTMALDG|LDGSTS|LDSM)\b")
 NEEDED = {"nearest_scan_sm90": ("HGMMA", "UTMALDG"), "nearest_scan_sm80": ("HMMA", "LDGSTS"), "nearest_few": ("HMMA", "LDGSTS")}
-EMPTY = 32  # registers up to which the kernel for sm_90a is the empty one that other chips get
 
 
 @dataclass

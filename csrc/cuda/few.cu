@@ -131,7 +131,7 @@ cudaError_t launch(const Queries& x, const Vocabulary& v, const Prepared& p, Key
 }  // namespace
 
 int few_rows(int64_t width, int device) {
-  const int room = attribute(cudaDevAttrMaxSharedMemoryPerBlockOptin, device) - (8 << 10);  // less what is not dynamic
+  const int room = attribute(cudaDevAttrMaxSharedMemoryPerBlockOptin, device) - (12 << 10);  // less what is not dynamic
   for (int rows : {128, 64, 32, 16}) {
     if (shared_bytes(rows, width) <= room) return rows;
   }
