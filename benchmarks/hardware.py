@@ -3,10 +3,10 @@
     python benchmarks/hardware.py --out results --commit 1a2b3c4      (on a machine with an NVIDIA GPU)
     python benchmarks/hardware.py --out results --rehearse            (anywhere: on a CPU, with tiny shapes)
 
-Steps: building the extensions; provenance; the tests of the device and parity.py; replayed CUDA graphs; times beside baselines, tuned and not; the targets;
-compute-sanitizer; more baselines and shapes. Each runs in processes of its own with a time limit: one that fails is recorded, and
-the next runs. hardware.json in the folder --out (default: $OUT) is written after every step, hardware.log holds what the processes
-printed.
+Steps: building the extensions; provenance; the tests of the device and parity.py; replayed CUDA graphs; times beside baselines, tuned
+and not; the targets; compute-sanitizer; more baselines and shapes. Each runs in processes of its own with a time limit: one that
+fails is recorded, and the next runs. hardware.json in the folder --out (default: $OUT) is written after every step, hardware.log
+holds what the processes printed.
 """
 
 from __future__ import annotations

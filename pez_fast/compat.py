@@ -135,7 +135,7 @@ class _DrawnTargets:
     def __init__(self, targets: Tensor, batch_size: int | None, loss_weight: float) -> None:
         self.targets, self.batch_size, self.loss_weight = targets, batch_size, loss_weight
 
-    def __call__(self, features: Tensor, step: int) -> tuple[Tensor, Tensor]:
+    def __call__(self, features: Tensor) -> tuple[Tensor, Tensor]:
         targets = self.targets
         drawn = targets if self.batch_size is None else targets[torch.randperm(len(targets))[: self.batch_size].to(targets.device)]
         loss = self.loss_weight * (1 - (drawn @ features.T).mean())

@@ -1,4 +1,4 @@
-"""Losses over the features of prompts: callables (features (R, D), step) -> (loss, score (R,))."""
+"""Losses over the features of prompts: callables features (R, D) -> (loss, score (R,))."""
 
 from __future__ import annotations
 
@@ -21,9 +21,13 @@ class TargetSimilarity:
     def __init__(self, goals: Tensor) -> None:
         self.goals = goals
 
-    def __call__(self, features: Tensor, step: int) -> tuple[Tensor, Tensor]:
+    def __call__(self, features: Tensor) -> tuple[Tensor, Tensor]:
         score = (features * self.goals).sum(-1)
         return (1 - score).sum(), score.detach()
+
+    def rows(self, rows: Tensor) -> TargetSimilarity:
+        """For some of the prompts: rows (R',) int64."""
+        return TargetSimilarity(self.goals[rows])
 
 
 def weighted_goal(targets: Tensor, weights: Sequence[float] | None = None) -> Tensor:

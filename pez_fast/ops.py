@@ -23,6 +23,7 @@ class Implementation:
     package: str
     unusable: Callable[[str], str | None]
     passed_over: Callable[[str], str | None] = lambda device: None
+    capturable: bool = False  # in a CUDA graph: it never looks at a value
 
 
 def _triton_unusable(device: str) -> str | None:
@@ -55,8 +56,8 @@ def _cuda_unusable(device: str) -> str | None:
 
 # In the order in which "auto" prefers them.
 IMPLEMENTATIONS: dict[str, Implementation] = {
-    "cuda": Implementation("pez_fast._cuda", _cuda_unusable, lambda device: "not yet run on hardware"),
-    "triton": Implementation("pez_fast._triton", _triton_unusable, lambda device: "not yet run on hardware"),
+    "cuda": Implementation("pez_fast._cuda", _cuda_unusable, lambda device: "not yet run on hardware", capturable=True),
+    "triton": Implementation("pez_fast._triton", _triton_unusable, lambda device: "not yet run on hardware", capturable=True),
     "cpu": Implementation("pez_fast._cpu", _cpu_unusable, _cpu_passed_over),
     "torch": Implementation("pez_fast._torch", lambda device: None),
 }
@@ -83,6 +84,11 @@ def choose(impl: str, device: torch.device) -> str:
     if reason:
         raise RuntimeError(f"impl={impl!r} cannot run here: {reason}")
     return impl
+
+
+def capturable(impl: str, device: torch.device) -> bool:
+    """Whether the operations can be captured in a CUDA graph with this implementation."""
+    return IMPLEMENTATIONS[choose(impl, device)].capturable
 
 
 def instruction_set() -> str | None:

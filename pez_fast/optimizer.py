@@ -49,6 +49,16 @@ class PEZ(torch.optim.AdamW):
         super().__init__([prompts.requires_grad_()], lr=lr, weight_decay=weight_decay, betas=betas, eps=eps, **adamw)
         self.prompts, self.table, self.impl = prompts, table, impl
 
+    def rows(self, rows: Tensor) -> PEZ:
+        """The same for some of the prompts, rows (R',) int64: a new optimiser that goes on where this one is."""
+        settings = {k: v for k, v in self.param_groups[0].items() if k in self.defaults and k != "decoupled_weight_decay"}
+        kept = PEZ(self.prompts.detach()[rows], self.table, impl=self.impl, **settings)
+        state = self.state[self.prompts]
+        if state:
+            moments = {name: value[rows] for name, value in state.items() if name != "step"}
+            kept.state[kept.prompts] = {"step": state["step"].clone(), **moments}
+        return kept
+
     def project(self) -> tuple[Tensor, Tensor]:
         """hard (R, L, d) in the table's dtype, with the straight-through gradient onto the prompts; ids (R, L)."""
         return project(self.prompts, self.table, self.impl)

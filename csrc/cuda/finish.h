@@ -120,7 +120,8 @@ PEZ_BOTH WideCosine wide_cosine(Group g, Row q, Row e, int64_t d) {
   return {two_sum(first, ((dot.hi - rest.hi) + (dot.lo - rest.lo)) / norm.hi), size / root};
 }
 
-constexpr double kTie = 0x1p-90;  // error of a wide cosine in units of its size
+// Error of a wide cosine in units of its size: every addition is wrong by less than 2^-104.
+PEZ_BOTH double wide_error(int64_t d) { return double(d + 32) * 0x1p-102; }
 
 struct Decision {
   int64_t position = 0;
@@ -156,7 +157,8 @@ PEZ_BOTH int each_candidate(Group g, const Key* keys, int tiles, Key reached, in
   return state;
 }
 
-// keys (tiles, 2) of this row, the better first. The lowest of equal cosines wins; closer than 2^-90 counts as equal.
+// keys (tiles, 2) of this row, the better first. The lowest of equal cosines wins; closer than wide_error (2^-90 at width 1024) counts
+// as equal.
 template <int kTile, class Group>
 PEZ_BOTH Decision decide(Group g, Row q, const Vocabulary& v, const Key* keys, int tiles, float error) {
   Key top = kLowest;
@@ -178,7 +180,7 @@ PEZ_BOTH Decision decide(Group g, Row q, const Vocabulary& v, const Key* keys, i
     if (!(cosine(g, q, v.row(position), v.d) >= best - margin)) return;
     const WideCosine c = wide_cosine(g, q, v.row(position), v.d);
     const double ahead = (c.value.hi - winner.value.hi) + (c.value.lo - winner.value.lo);
-    if (!any || ahead > kTie * (c.size + winner.size)) winner = c, decision.position = position;
+    if (!any || ahead > wide_error(v.d) * (c.size + winner.size)) winner = c, decision.position = position;
     any = true;
   });
   return decision;

@@ -59,7 +59,7 @@ def _nearest_rows(x: Tensor, weight: Tensor, ids: Tensor, prepared: list[Tensor]
     _nearest_finish_kernel[(n,)](
         x, weight, ids, keys, error, state, residual, found, similarity,
         len(ids), keys.shape[1], d, *x.stride(), *weight.stride(),
-        scan_slack(d, scan.block_v), 2 * settle.float64_error(d), arithmetic.ERROR,
+        scan_slack(d, scan.block_v), 2 * settle.float64_error(d), arithmetic.error(d),
         BLOCK_V=scan.block_v, BLOCK_T=min(1024, triton.next_power_of_2(keys.shape[1])), BLOCK_D=min(512, block_d),
         CHUNK=chunk[0], CHUNK_D=chunk[1], CHUNK_LEVELS=chunk[1].bit_length() - 1,
         num_warps=4, enable_fp_fusion=False,

@@ -97,7 +97,7 @@ def settle(x: Tensor, weight: Tensor, rows: Tensor, tokens: Tensor) -> Tensor:
         0, rows[order], torch.arange(len(rows), device=x.device), "amax"
     )
     top = order[last[rows]]
-    near = (hi - hi[top]) + (lo - lo[top]) >= -2 * arithmetic.ERROR
+    near = (hi - hi[top]) + (lo - lo[top]) >= -2 * arithmetic.error(d)
     return _settle_exactly(x, weight, rows[near], tokens[near], winner)
 
 
