@@ -63,7 +63,8 @@ class PlainProgress:
         if len(state.scores) == 1:
             say(f'{line}{state.scores[0]:.2f}  "{state.prompts[0]}"')
         else:
-            say(f"{line}{min(state.scores):.2f} to {max(state.scores):.2f} for {len(state.scores)} pictures")
+            begun = [score for score in state.scores if not math.isnan(score)]
+            say(f"{line}{min(begun):.2f} to {max(begun):.2f} for {len(begun)} pictures")
 
 
 def _every(steps: int) -> int:
@@ -106,7 +107,7 @@ class LiveProgress:
         table.width = min(self._console.width, 120)  # or columns would move with the prompts
         encoding = self._console.encoding
         for k, name in enumerate(self._names[:room]):
-            prompt, score = (state.prompts[k], f"{state.scores[k]:.3f}") if state else ("", "")
+            prompt, score = (state.prompts[k], f"{state.scores[k]:.3f}") if state and not math.isnan(state.scores[k]) else ("", "")
             line = Text(one_line(prompt, encoding), no_wrap=len(self._names) > 1)
             line.overflow = "ellipsis" if "utf" in encoding else "crop"
             table.add_row(Text(one_line(name, encoding)), line, score)

@@ -16,14 +16,21 @@ from torch import Tensor
 from pez_fast.encoders import ClipEncoder
 from pez_fast.engine import Search, search
 from pez_fast.images import load_image
+from pez_fast.memory import out_of_memory, prompts_at_once
 from pez_fast.objectives import TargetSimilarity, weighted_goal
 from pez_fast.result import PromptResult
 from pez_fast.table import TokenTable
 
+NOT_BEGUN = "the search was ended before this target was begun"
+
 
 @dataclass(frozen=True)
 class Progress:
-    """What a callback sees: after `step` of `steps` updates, the best prompt of each target and its score."""
+    """What a callback sees: after `step` of `steps` updates, the best prompt of each target and its score.
+
+    Where the targets do not fit into one batch, `step` counts the part of all updates that is done, and targets that wait have
+    an empty prompt and a score of NaN.
+    """
 
     step: int
     steps: int
@@ -47,6 +54,7 @@ class Options:
         vocabulary: "stable", the tokens that survive being written out and read again, or "full".
         patience: a target ends after so many steps without improvement.
         callback: called with a `Progress` every `every` steps; returning True ends the search.
+        batch_size: prompts (targets times restarts) learned at once; by default as many as fit into memory. No result depends on it.
         impl: implementation of the projection.
     """
 
@@ -64,12 +72,13 @@ class Options:
     patience: int | None = None
     callback: Callable[[Progress], object] | None = None
     every: int = 50
+    batch_size: int | None = None
     impl: str = "auto"
 
     def __post_init__(self) -> None:
-        for name in ("prompt_len", "steps", "restarts", "every", "patience"):
+        for name in ("prompt_len", "steps", "restarts", "every", "patience", "batch_size"):
             value = getattr(self, name)
-            if name == "patience" and value is None:
+            if name in ("patience", "batch_size") and value is None:
                 continue
             if not isinstance(value, int) or isinstance(value, bool) or value < 1:
                 raise ValueError(f"{name} must be a positive integer; got {value!r}")
@@ -176,41 +185,81 @@ def _check_clip(clip: object) -> None:
 
 
 def learn(goals: Tensor, clip: ClipEncoder, options: Options) -> list[PromptResult]:
-    """One prompt for each goal (T, D), each as if alone; `restarts` rows of the batch belong to each.
+    """One prompt for each goal (T, D), each as if alone, in batches that fit into memory.
 
-    The core of the tasks, for callers that have features already: `weighted_goal` makes goals of them.
+    The core of the tasks, for callers that have features already: `weighted_goal` makes goals of them. Where memory runs out
+    after all, the batches are halved.
     """
     begun = time.monotonic()
-    table = clip.table(options.vocabulary, options.banned)
-    encode = clip.text_encoder(options.prompt_len, options.prefix, options.suffix)
-    start = _start(table, clip, options).to(clip.device).repeat(len(goals), 1)
-    rows = goals.repeat_interleave(options.restarts, 0)
-
-    def text(ids: Tensor) -> str:
-        return " ".join(t for t in (options.prefix.strip(), clip.vocabulary.decode(ids.tolist()), options.suffix.strip()) if t)
-
-    def report(state: Search) -> object:
-        scores, best = state.best_score.view(len(goals), -1).cpu().max(1)
-        ids = state.best_ids.view(len(goals), options.restarts, -1).cpu()
-        prompts = [text(ids[k, b]) for k, b in enumerate(best.tolist())]
-        assert options.callback is not None
-        return options.callback(Progress(state.number, state.count, prompts, scores.tolist()))
-
-    found = search(table, start, encode, TargetSimilarity(rows), options.steps, options.lr, options.weight_decay, options.patience,
-                   options.every, report if options.callback else None, options.impl)  # fmt: skip
-    texts = [text(ids) for ids in found.best_ids.cpu()]
-    text_scores = (clip.encode_texts(texts) * rows).sum(-1).cpu()
-    history, ids_scores, steps = found.history, found.best_score.tolist(), found.steps.tolist()
-    seconds = time.monotonic() - begun
-    results = []
-    for k in range(len(goals)):
-        own = range(k * options.restarts, (k + 1) * options.restarts)
-        r = max(own, key=lambda row: (float(text_scores[row]), -row))
-        results.append(PromptResult(
-            prompt=texts[r], ids=found.best_ids[r].tolist(), ids_score=ids_scores[r], text_score=float(text_scores[r]), steps=steps[r],
-            history=history[r, : steps[r] + 1].tolist(), seed=options.seed, restart=r - own.start, model=clip.name, seconds=seconds,
-            stopped=found.stopped[r]))  # fmt: skip
+    learner = _Learner(clip, options, len(goals))
+    size = max(1, (options.batch_size or learner.prompts_at_once()) // options.restarts)
+    results: list[PromptResult] = []
+    while len(results) < len(goals):
+        part = goals[len(results) : len(results) + size]
+        try:
+            found = learner.batch(part, results)
+        except (torch.OutOfMemoryError, RuntimeError) as error:
+            if len(part) == 1 or not out_of_memory(error):
+                raise
+            size = (len(part) + 1) // 2
+            continue
+        results += found
+        ended = next((r.stopped for r in found if r.stopped in ("callback", "interrupt")), None)
+        if ended:
+            waiting = len(goals) - len(results)
+            results += [PromptResult(seed=options.seed, model=clip.name, stopped=ended, error=NOT_BEGUN) for _ in range(waiting)]
+    for result in results:
+        result.seconds = time.monotonic() - begun
     return results
+
+
+class _Learner:
+    """Searches for prompts of one kind."""
+
+    def __init__(self, clip: ClipEncoder, options: Options, targets: int) -> None:
+        self.clip, self.options, self.targets = clip, options, targets
+        self.table = clip.table(options.vocabulary, options.banned)
+        self.encode = clip.text_encoder(options.prompt_len, options.prefix, options.suffix)
+        self.start = _start(self.table, clip, options).to(clip.device)
+
+    def prompts_at_once(self) -> int:
+        encode = self.encode
+        return prompts_at_once(self.clip.device, encode.blocks, len(encode.ids), self.table.dim, self.clip.dtype.itemsize)
+
+    def text(self, ids: Tensor) -> str:
+        parts = (self.options.prefix.strip(), self.clip.vocabulary.decode(ids.tolist()), self.options.suffix.strip())
+        return " ".join(t for t in parts if t)
+
+    def batch(self, goals: Tensor, before: list[PromptResult]) -> list[PromptResult]:
+        """`restarts` rows of the batch belong to each goal; `before`: what earlier batches found."""
+        options, clip = self.options, self.clip
+        rows = goals.repeat_interleave(options.restarts, 0)
+
+        def report(state: Search) -> object:
+            scores, best = state.best_score.view(len(goals), -1).cpu().max(1)
+            ids = state.best_ids.view(len(goals), options.restarts, -1).cpu()
+            waiting = self.targets - len(before) - len(goals)
+            prompts = [r.prompt for r in before] + [self.text(ids[k, b]) for k, b in enumerate(best.tolist())] + [""] * waiting
+            reached = [r.ids_score for r in before] + scores.tolist() + [math.nan] * waiting
+            # As if the steps of all targets were made one after the other.
+            step = (len(before) * state.count + len(goals) * state.number) // self.targets
+            assert options.callback is not None
+            return options.callback(Progress(step, state.count, prompts, reached))
+
+        found = search(self.table, self.start.repeat(len(goals), 1), self.encode, TargetSimilarity(rows), options.steps, options.lr,
+                       options.weight_decay, options.patience, options.every, report if options.callback else None, options.impl)  # fmt: skip
+        texts = [self.text(ids) for ids in found.best_ids.cpu()]
+        text_scores = (clip.encode_texts(texts) * rows).sum(-1).cpu()
+        history, ids_scores, steps = found.history, found.best_score.tolist(), found.steps.tolist()
+        results = []
+        for k in range(len(goals)):
+            own = range(k * options.restarts, (k + 1) * options.restarts)
+            r = max(own, key=lambda row: (float(text_scores[row]), -row))
+            results.append(PromptResult(
+                prompt=texts[r], ids=found.best_ids[r].tolist(), ids_score=ids_scores[r], text_score=float(text_scores[r]),
+                steps=steps[r], history=history[r, : steps[r] + 1].tolist(), seed=options.seed, restart=r - own.start, model=clip.name,
+                stopped=found.stopped[r]))  # fmt: skip
+        return results
 
 
 def _start(table: TokenTable, clip: ClipEncoder, options: Options) -> Tensor:

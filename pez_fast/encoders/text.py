@@ -95,6 +95,12 @@ class TextEncoder:
         with torch.no_grad():
             self.fixed = self.embedding(self.ids[None])
 
+    @property
+    def blocks(self) -> int:
+        """The tower's transformer blocks, as far as can be told."""
+        transformer = getattr(getattr(self.model, "text", self.model), "transformer", None)
+        return len(getattr(transformer, "resblocks", ())) or 12
+
     def __call__(self, hard: Tensor) -> Tensor:
         return unit_features((self._truncated if self.truncated else self._hooked)(hard)[: len(hard)])
 

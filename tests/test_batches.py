@@ -1,0 +1,120 @@
+"""Targets that do not fit into one batch: the same results, whatever the batches."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+
+import pez_fast
+from pez_fast import memory, tasks
+
+OPTIONS = {"prompt_len": 5, "steps": 12, "restarts": 2}
+
+
+def told(results) -> list[tuple]:
+    return [(r.prompt, r.ids, r.ids_score, r.text_score, r.steps, r.history, r.restart, r.stopped) for r in results]
+
+
+@pytest.fixture(scope="module")
+def whole(tiny_clip, pictures):
+    return told(pez_fast.invert_batch(pictures, tiny_clip, **OPTIONS, batch_size=1000))
+
+
+@pytest.mark.parametrize("batch_size", [None, 1, 2, 6, 7])
+def test_a_result_does_not_depend_on_the_batch(tiny_clip, pictures, whole, batch_size):
+    assert told(pez_fast.invert_batch(pictures, tiny_clip, **OPTIONS, batch_size=batch_size)) == whole
+
+
+@pytest.mark.parametrize("patience", [5, 9])
+def test_nor_with_prompts_that_end_early(tiny_clip, pictures, patience):
+    options = {**OPTIONS, "steps": 60, "patience": patience}
+    one = pez_fast.invert_batch(pictures, tiny_clip, **options, batch_size=2)
+    together = pez_fast.invert_batch(pictures, tiny_clip, **options)
+    assert told(one) == told(together)
+    assert len({r.steps for r in together}) > 1
+
+
+@pytest.mark.parametrize("error", [torch.OutOfMemoryError("CUDA out of memory"), RuntimeError("DefaultCPUAllocator: can't allocate memory: …")])
+def test_out_of_memory_halves_the_batch(tiny_clip, pictures, whole, error, monkeypatch):
+    sizes, search = [], tasks.search
+
+    def small(table, start, *rest):
+        sizes.append(len(start))
+        if len(start) > 4:
+            raise error
+        return search(table, start, *rest)
+
+    monkeypatch.setattr(tasks, "search", small)
+    assert told(pez_fast.invert_batch(pictures, tiny_clip, **OPTIONS, batch_size=16)) == whole
+    assert sizes == [16, 8, 4, 4, 4, 4]
+
+
+def test_one_target_that_does_not_fit_is_an_error(tiny_clip, pictures, monkeypatch):
+    def none(*args):
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr(tasks, "search", none)
+    with pytest.raises(torch.OutOfMemoryError):
+        pez_fast.invert_batch(pictures, tiny_clip, **OPTIONS)
+
+
+def test_other_errors_are_not_swallowed(tiny_clip, pictures, monkeypatch):
+    def broken(*args):
+        raise RuntimeError("broken")
+
+    monkeypatch.setattr(tasks, "search", broken)
+    with pytest.raises(RuntimeError, match="broken"):
+        pez_fast.invert_batch(pictures, tiny_clip, **OPTIONS)
+
+
+def test_progress_over_batches(tiny_clip, pictures):
+    seen = []
+    pez_fast.invert_batch(pictures, tiny_clip, **OPTIONS, batch_size=6, callback=seen.append, every=6)
+    assert [p.step for p in seen] == [0, 2, 4, 4, 6, 9, 9, 10, 12] and {p.steps for p in seen} == {12}
+    assert [sum(bool(prompt) for prompt in p.prompts) for p in seen] == [3] * 3 + [6] * 3 + [8] * 3
+    assert all(math.isnan(score) == (not prompt) for p in seen for prompt, score in zip(p.prompts, p.scores, strict=True))
+
+
+def test_ended_before_all_were_begun(tiny_clip, pictures):
+    results = pez_fast.invert_batch(pictures, tiny_clip, **OPTIONS, batch_size=6, callback=lambda p: p.step >= 4, every=6)
+    assert [r.stopped for r in results] == ["callback"] * 8
+    assert [r.error for r in results] == [None] * 3 + [tasks.NOT_BEGUN] * 5
+    assert [bool(r.prompt) for r in results] == [True] * 3 + [False] * 5
+
+
+@pytest.mark.parametrize("value", [0, -1, 1.5, True, "8"])
+def test_bad_batch_size(tiny_clip, pictures, value):
+    with pytest.raises(ValueError, match="batch_size must be a positive integer; got"):
+        pez_fast.invert_batch(pictures, tiny_clip, batch_size=value)
+
+
+def test_memory():
+    cpu = torch.device("cpu")
+    assert memory.free_bytes(cpu) > 2**20
+    small, large = (memory.prompts_at_once(cpu, 12, 18, width, 4) for width in (64, 1024))
+    assert small > large >= 1
+    assert memory.prompts_at_once(cpu, 10**6, 10**6, 10**6, 8) == 1
+    assert memory.out_of_memory(torch.OutOfMemoryError()) and memory.out_of_memory(RuntimeError("[enforce fail] can't allocate memory"))
+    assert not memory.out_of_memory(RuntimeError("shapes")) and not memory.out_of_memory(ValueError("can't allocate memory"))
+
+
+def test_an_optimiser_for_some_of_the_rows():
+    torch.manual_seed(0)
+    table = pez_fast.TokenTable(torch.randn(50, 6))
+    opt = pez_fast.PEZ(torch.randn(4, 3, 6), table, lr=0.2, weight_decay=0.3)
+
+    def go_on(opt, goal):
+        for _ in range(3):
+            (opt.project()[0] - goal).square().sum().backward()
+            opt.step()
+            opt.zero_grad()
+
+    goal, keep = torch.randn(4, 3, 6), torch.tensor([3, 1])
+    go_on(opt, goal)
+    some = opt.rows(keep)
+    go_on(opt, goal)
+    go_on(some, goal[keep])
+    assert torch.equal(some.prompts, opt.prompts[keep])
+    assert some.param_groups[0]["lr"] == 0.2 and some.param_groups[0]["weight_decay"] == 0.3
