@@ -23,7 +23,6 @@ from pez_fast import PEZ, TokenTable, info, splice
 from pez_fast.ops import IMPLEMENTATIONS
 
 STEPS = 5
-CAPTURABLE = ("cuda", "triton")  # the others look at values on the way, which a graph cannot
 
 
 class Loop:
@@ -98,7 +97,8 @@ def main() -> None:
     parser.add_argument("--out", type=Path)
     args = parser.parse_args()
     shapes = [(300, 16, 2, 3)] if args.tiny else [(3000, 64, 4, 8), (49_408, 1024, 8, 16), (49_408, 768, 64, 16)]
-    impls = [name for name, usable in info(args.device)["implementations"].items() if usable is True and name in (args.impls or CAPTURABLE)]
+    usable = [name for name, answer in info(args.device)["implementations"].items() if answer is True]
+    impls = [name for name in usable if (name in args.impls if args.impls else IMPLEMENTATIONS[name].capturable)]
     entries = [check(impl, args.device, shape) for impl in impls for shape in shapes]
     for entry in entries:
         print(entry)

@@ -153,6 +153,22 @@ def targets(s: Session) -> dict[str, Any]:
 
 
 @step
+def engine(s: Session) -> dict[str, Any]:
+    """Whole steps through text towers beside the plain port on the same card; where an implementation can be captured, replayed."""
+    if s.run(sys.executable, "-c", "import open_clip", seconds=60)["rc"]:
+        return {"skipped": "open_clip cannot be imported"}
+    impls, prompts = (s.usable(gpu=True) or ["auto"])[:2], ["1"] if s.rehearse else ["1", "8", "64", "256"]
+    models = ["ViT-B-32"] if s.rehearse else ["ViT-H-14", "ViT-B-32", "ViT-L-14"]
+    few = ["--steps", 2, "--repeats", 2] if s.rehearse else ["--steps", 50, "--repeats", 3]
+    options = ["--prompts", *prompts, *few]
+    return {
+        f"{model} {impl}": s.script("pez_step", "--model", model, "--impl", impl, *options, seconds=60 if s.rehearse else 45)
+        for model in models
+        for impl in impls
+    }
+
+
+@step
 def sanitizer(s: Session) -> dict[str, Any]:
     child: list[object] = [sys.executable, Path(__file__).resolve(), "--sanitized-child", "--device", s.device, "--impls", *s.usable(gpu=True)]
     if s.rehearse:

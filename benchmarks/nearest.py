@@ -39,7 +39,6 @@ SMALLER = (["49408x512", "49408x1024"], [8, 16, 64, 128, 1024])  # what a CPU do
 FLOORS = {"NVIDIA H200": (4.3e12, 790e12)}  # bytes and 16-bit operations a second, measured: a copy, a large product
 FEW = 184  # rows up to which reading the table takes longer than multiplying, on a GPU
 REFERENCE = "cached-fp32"
-CAPTURABLE = ("cuda", "triton")  # the others look at values on the way, which a graph cannot
 
 
 class Setting:
@@ -124,7 +123,7 @@ def measured(setting: Setting, name: str, n: int, seconds: float, memory: bool) 
     peak = peak_memory_of(setting, name, n, call) if memory else None
     calls: dict[str, Any] = {name: call}
     failed: str | None = None
-    if setting.device == "cuda" and name in CAPTURABLE:
+    if setting.device == "cuda" and name in IMPLEMENTATIONS and IMPLEMENTATIONS[name].capturable:
         try:
             calls[f"{name} (graph)"], replayed = captured(call)
             calls[f"{name} (graph)"]()

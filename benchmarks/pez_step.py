@@ -78,6 +78,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=20)
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--device", default="cpu")
+    parser.add_argument("--impl", default="auto", help="of the projection; on a GPU, cuda and triton are captured as a graph")
     parser.add_argument("--out", type=Path)
     args = parser.parse_args()
 
@@ -90,7 +91,7 @@ def main() -> None:
     def report(name: str, prompts: int, times: list[float], plain: float | None) -> float:
         low, middle, high = (statistics.quantiles(times, n=5)[0], statistics.median(times), statistics.quantiles(times, n=5)[3])
         ratio = plain / middle if plain else 1.0
-        rows.append({"name": name, "model": args.model, "prompts": prompts, "ratio": ratio,
+        rows.append({"name": name, "model": args.model, "impl": args.impl, "prompts": prompts, "ratio": ratio,
                      "ms_per_step_and_prompt": middle, "q20": low, "q80": high})  # fmt: skip
         print(f"{name:34} {middle:9.2f} ms per step and prompt  ({low:.2f} to {high:.2f})  {ratio:6.1f} x")
         return middle
@@ -105,7 +106,7 @@ def main() -> None:
         encode, starts, targets = setting(model, prompts)
 
         def ours(starts=starts, encode=encode, targets=targets) -> None:
-            search(table, starts, encode, TargetSimilarity(targets), args.steps, 0.1, 0.1)
+            search(table, starts, encode, TargetSimilarity(targets), args.steps, 0.1, 0.1, impl=args.impl)
 
         # `search` scores the projection after the last update too: one pass more than it has steps.
         report(f"pez_fast, {prompts} prompt{'s' * (prompts > 1)}", prompts, timed(ours, args.repeats, args.steps * prompts), plain)
