@@ -68,6 +68,13 @@ app = typer.Typer(cls=_Group, add_completion=False, pretty_exceptions_enable=Fal
                   context_settings={"help_option_names": ["-h", "--help"]})  # fmt: skip
 
 
+class Engine(str, Enum):
+    """Where a data set is learned."""
+
+    local = "local"
+    ray = "ray"
+
+
 class Tokens(str, Enum):
     """Which tokens may be learned."""
 
@@ -86,7 +93,7 @@ Json = Annotated[bool, _option("Print JSON, and only that, on stdout.", "--json"
 
 @dataclass
 class Search:
-    """The options that invert and distill share."""
+    """The options that invert, batch and distill share."""
 
     model: Annotated[str, _option("A name of open_clip's, hf-hub:owner/repo, a folder, or emoji: the bundled one.")] = PAPER_MODEL
     pretrained: Annotated[str | None, _option(f"Tag or file of its weights; {PAPER_WEIGHTS} for {PAPER_MODEL}.")] = None
@@ -126,9 +133,13 @@ class Search:
             raise ValueError(f"device must be a device of torch, such as cuda or cpu; got {self.device!r}") from None
         if device is not None and device.type == "cuda" and not torch.cuda.is_available():
             raise ValueError(f"device {self.device!r} cannot be used: torch finds no CUDA device here")
-        pretrained = PAPER_WEIGHTS if self.model == PAPER_MODEL and self.pretrained is None else self.pretrained
-        say(f"loading the model {self.model}" + (f" with {pretrained}" if pretrained else ""))
-        return load_clip(self.model, pretrained, device)
+        say(f"loading the model {self.model}" + (f" with {self.weights}" if self.weights else ""))
+        return load_clip(self.model, self.weights, device)
+
+    @property
+    def weights(self) -> str | None:
+        """`pretrained`, or what it is by default."""
+        return PAPER_WEIGHTS if self.model == PAPER_MODEL and self.pretrained is None else self.pretrained
 
 
 def _with_search(command: Callable[..., None]) -> Callable[..., None]:
@@ -236,6 +247,40 @@ def invert(
         if write_sheet(sheet, [Path(name).name for name in names], pictures, results):
             say(f"sheet written to {sheet}")
     _finish(results, search.steps)
+
+
+@app.command()
+@_with_search
+def batch(
+    source: Annotated[Path, typer.Argument(help="A folder, a text file of paths, a .parquet or .tar file.", metavar="SOURCE", show_default=False)],
+    search: Search,
+    out: Annotated[Path, _option("Folder of the results: Parquet files, and what they were made with.", metavar="DIR")],
+    prompt_len: Annotated[int, _option("Tokens to learn.")] = 16,
+    batch_size: Annotated[int, _option("Pictures learned at once.")] = 64,
+    shard: Annotated[str, _option("Only every n-th picture from the i-th on, i from 0, for n runs into one DIR.", metavar="i/n")] = "0/1",
+    workers: Annotated[int, _option("Threads that read pictures ahead.")] = 4,
+    column: Annotated[str | None, _option("Of a Parquet file: bytes or paths of the pictures.")] = None,
+    engine: Annotated[Engine, _option("ray: on the machines of a Ray cluster, which share DIR.")] = Engine.local,
+    actors: Annotated[int, _option("With --engine ray: processes, one GPU each where there are any.")] = 1,
+) -> None:
+    """Learn a prompt for each picture of a data set; started again, it continues."""
+    from pez_fast.dataset import Job
+
+    job = Job(source, out, search.options(prompt_len=prompt_len), batch_size, shard, workers, column)
+    if engine is Engine.ray:
+        from pez_fast.ray import run_on_ray
+
+        summary = run_on_ray(job, search.model, search.weights, search.device, actors)
+    else:
+        summary = job.run(search.load())
+    if search.as_json:
+        print_json(vars(summary))
+    say(f"{summary.finished} of {summary.pictures} pictures finished in {out}, {summary.errors} of them unreadable")
+    if summary.interrupted:
+        say("pez-fast: interrupted; the same command continues")
+        raise typer.Exit(INTERRUPTED)
+    if summary.errors:
+        raise typer.Exit(FAILED)
 
 
 @app.command()

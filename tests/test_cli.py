@@ -62,12 +62,12 @@ def complaint(*arguments: object, code: int = 2) -> str:
 def test_help_and_version_import_no_model_library():
     code = "import sys, pez_fast.cli; assert not {'torch', 'open_clip', 'numpy', 'PIL'} & set(sys.modules); pez_fast.cli.main()"
     shown = subprocess.run([sys.executable, "-c", code, "--help"], capture_output=True, check=True).stdout.decode()
-    assert all(command in shown for command in ("demo", "invert", "distill", "info"))
+    assert all(command in shown for command in ("demo", "invert", "batch", "distill", "info"))
     assert run("--version").stdout == f"pez-fast {pez_fast.__version__}\n"
     assert "Usage: pez-fast" in run().stdout
 
 
-@pytest.mark.parametrize("command", ["demo", "invert", "distill", "info"])
+@pytest.mark.parametrize("command", ["demo", "invert", "batch", "distill", "info"])
 def test_every_command_has_help_with_the_name_of_the_program(command: str):
     assert f"Usage: pez-fast {command}" in run(command, "--help").stdout
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,7 @@ from pez_fast.images import load_image
 from pez_fast.table import TokenTable
 
 BUNDLED = {"emoji": Path(__file__).parents[1] / "models" / "emoji"}
-_BATCH = 64  # images or texts encoded at once
+_TOGETHER = 16  # images or texts encoded at once: always as many, since how a library rounds depends on the shape
 
 
 class ClipEncoder:
@@ -76,23 +76,20 @@ class ClipEncoder:
             self._tables[key] = TokenTable(weight, ~allowed.to(self.device))
         return self._tables[key]
 
-    @torch.no_grad()
     def encode_images(self, images: Sequence[Any]) -> Tensor:
         """Pictures (what `load_image` takes) -> (N, D) float32 unit features, each independent of the others."""
-        features = []
-        for start in range(0, len(images), _BATCH):
-            pixels = torch.stack([self.preprocess(load_image(i)) for i in images[start : start + _BATCH]])
-            features.append(unit_features(self.model.encode_image(filled_up(pixels).to(self.device, self.dtype)))[: len(pixels)])
-        return torch.cat(features)
+        parts = (images[start : start + _TOGETHER] for start in range(0, len(images), _TOGETHER))
+        return torch.cat([self.encode_pixels([self.preprocess(load_image(image)) for image in part]) for part in parts])
+
+    @torch.no_grad()
+    def encode_pixels(self, pixels: Sequence[Tensor]) -> Tensor:
+        """Preprocessed pictures, (3, H, W) each -> (N, D) float32 unit features, each independent of the others."""
+        return _encoded(pixels, lambda part: self.model.encode_image(part.to(self.device, self.dtype)))
 
     @torch.no_grad()
     def encode_texts(self, texts: Sequence[str]) -> Tensor:
         """Texts -> (N, D) float32 unit features; a text longer than the context is cut as open_clip's tokenizer does."""
-        features = []
-        for start in range(0, len(texts), _BATCH):
-            ids = self.tokenizer(list(texts[start : start + _BATCH]))
-            features.append(unit_features(self.model.encode_text(filled_up(ids).to(self.device)))[: len(ids)])
-        return torch.cat(features)
+        return _encoded(self.tokenizer(list(texts)), lambda part: self.model.encode_text(part.to(self.device)))
 
     def text_encoder(self, prompt_len: int, prefix: str = "", suffix: str = "", truncate: bool | None = None) -> TextEncoder:
         """An encoder of prompts of prompt_len learned tokens between two fixed texts; see `TextEncoder`."""
@@ -100,6 +97,15 @@ class ClipEncoder:
 
     def __repr__(self) -> str:
         return f"ClipEncoder({self.name!r}, {str(self.dtype).removeprefix('torch.')} on {self.device})"
+
+
+def _encoded(inputs: Sequence[Tensor] | Tensor, encode: Callable[[Tensor], Tensor]) -> Tensor:
+    """Unit features of each of the inputs, encoded in batches of one size."""
+    features = []
+    for start in range(0, len(inputs), _TOGETHER):
+        part = torch.stack(list(inputs[start : start + _TOGETHER]))
+        features.append(unit_features(encode(filled_up(part, _TOGETHER)))[: len(part)])
+    return torch.cat(features)
 
 
 def load_clip(name: str, pretrained: str | None = None, device: str | torch.device | None = None,

@@ -1,0 +1,128 @@
+"""`pez-fast batch` killed at random moments (SIGKILL) and started again: every id once, every value as in one undisturbed run.
+
+    python benchmarks/kill_batch.py                     20 kills over the 200 held-out pictures and 5 damaged ones
+    python benchmarks/kill_batch.py --kills 3 --pictures 24 --damaged 2
+
+Prints a table; exits with 1 if anything differs.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+from tables import aligned
+
+HELDOUT = Path(__file__).parent / "heldout"
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    for name, default in (("kills", 20), ("pictures", 200), ("damaged", 5), ("steps", 60), ("prompt-len", 4), ("seed", 0)):
+        parser.add_argument(f"--{name}", type=int, default=default)
+    asked = parser.parse_args()
+    with tempfile.TemporaryDirectory() as folder:
+        return compare(Path(folder), asked, random.Random(asked.seed))
+
+
+def compare(folder: Path, asked: argparse.Namespace, chance: random.Random) -> int:
+    names = make_pictures(folder / "pictures", asked.pictures, asked.damaged)
+    command = [sys.executable, "-m", "pez_fast.cli", "batch", str(folder / "pictures"), "--model", "emoji", "--device", "cpu",
+               "--steps", str(asked.steps), "--prompt-len", str(asked.prompt_len)]  # fmt: skip
+    finish([*command, "--out", str(folder / "calm"), "--batch-size", "16"], failing=asked.damaged > 0)
+    # Small batches, so that there is something left to do until the last kill.
+    size = max(1, len(names) // (2 * asked.kills))
+    disturbed = [*command, "--out", str(folder / "killed"), "--batch-size", str(size)]
+    lines: list[tuple[Any, ...]] = [("start", "killed while", "after", "pictures finished", "files left half-written")]
+    kills = 0
+    while kills < asked.kills and (end := killed(disturbed, folder / "killed", chance)) is not None:
+        kills += 1
+        lines.append((kills, end[0], f"{end[1]:.2f} s", len(rows_of(folder / "killed")), len(temporary(folder / "killed"))))
+    finish(disturbed, failing=asked.damaged > 0)
+    calm, rows = rows_of(folder / "calm"), rows_of(folder / "killed")
+    lines.append(("last", "-", "-", len(rows), len(temporary(folder / "killed"))))
+    ids = [row["id"] for row in rows]
+    checks = {
+        f"{asked.kills} kills": kills == asked.kills,
+        f"each of {len(names)} ids once": sorted(ids) == names,
+        "the undisturbed run too": sorted(row["id"] for row in calm) == names,
+        "equal values": sorted(rows, key=by_id) == sorted(calm, key=by_id),
+        f"{asked.damaged} error rows": sum(row["error"] is not None for row in rows) == asked.damaged,
+        "different prompts": len({row["prompt"] for row in rows}) > asked.pictures // 2,
+        "no temporary files": not temporary(folder / "killed"),
+    }
+    print(aligned(lines), aligned([("check", ""), *((name, "yes" if held else "NO") for name, held in checks.items())]), sep="\n\n")
+    return 0 if all(checks.values()) else 1
+
+
+def make_pictures(folder: Path, pictures: int, damaged: int) -> list[str]:
+    """Held-out pictures in two folders, and damaged ones among them; returns their ids, sorted."""
+    files = sorted(HELDOUT.glob("*.png"))[:pictures]
+    for half in ("a", "b"):
+        (folder / half).mkdir(parents=True)
+    for k, file in enumerate(files):
+        shutil.copy(file, folder / "ab"[k % 2] / file.name)
+    for k in range(damaged):
+        data = files[k].read_bytes()
+        (folder / "ab"[k % 2] / f"{k:03d}-damaged.png").write_bytes((data[: len(data) // 2], b"", b"no picture")[k % 3])
+    return sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*.png"))
+
+
+def killed(command: list[str], out: Path, chance: random.Random) -> tuple[str, float] | None:
+    """What the run was doing and the seconds from its start to SIGKILL; None if it came to its end before."""
+    begun, before, left = time.monotonic(), written(out), temporary(out)
+    moment = chance.choice(("starting", "learning", "writing"))
+    delay = chance.uniform(0, {"starting": 5, "learning": 0.4, "writing": 0}[moment])
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    try:
+        while process.poll() is None:  # until this run has written a shard, or is about to
+            if moment == "starting" or (temporary(out) - left if moment == "writing" else written(out) != before):
+                break
+            time.sleep(0.0005)
+        try:
+            process.wait(delay)
+            return None
+        except subprocess.TimeoutExpired:
+            process.send_signal(signal.SIGKILL)
+            return moment, time.monotonic() - begun
+    finally:
+        process.kill()
+        process.wait()
+
+
+def finish(command: list[str], failing: bool) -> None:
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode != (1 if failing else 0):
+        raise SystemExit(f"the run ended with {done.returncode}: {done.stderr}")
+
+
+def written(out: Path) -> list[tuple[str, int]]:
+    """The shards and when each was written."""
+    return sorted((entry.name, entry.stat().st_mtime_ns) for entry in os.scandir(out) if entry.name.endswith(".parquet")) if out.exists() else []
+
+
+def rows_of(out: Path) -> list[dict[str, Any]]:
+    """All rows of all shards; fails if one cannot be read."""
+    return [row for path in sorted(out.glob("*.parquet")) for row in pq.read_table(path).to_pylist()]
+
+
+def temporary(out: Path) -> set[Path]:
+    return set(out.glob(".*.tmp"))
+
+
+def by_id(row: dict[str, Any]) -> str:
+    return row["id"]
+
+
+if __name__ == "__main__":
+    sys.exit(main())

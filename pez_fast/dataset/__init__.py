@@ -1,0 +1,8 @@
+"""Data sets: a prompt for each picture of a folder, list, Parquet file or tar, into Parquet shards; can be killed and continued."""
+
+from __future__ import annotations
+
+from pez_fast.dataset.job import Job, Summary, invert_dataset
+from pez_fast.dataset.sources import Item, Source, open_source
+
+__all__ = ["Item", "Job", "Source", "Summary", "invert_dataset", "open_source"]

@@ -1,0 +1,149 @@
+"""A run over a data set: what is to be done, what is done already, and the loop over the rest."""
+
+from __future__ import annotations
+
+import os
+import re
+import time
+from collections.abc import Iterable, Iterator
+from contextlib import closing
+from dataclasses import dataclass, replace
+from functools import partial
+from itertools import islice
+from pathlib import Path
+from typing import Any, TypeVar
+
+from pez_fast.dataset.arrow import arrow
+from pez_fast.dataset.learning import ahead, learn_rows, read
+from pez_fast.dataset.manifest import check_manifest, configuration, ensure_manifest, model_part
+from pez_fast.dataset.progress import LiveBatchProgress, watch_batch
+from pez_fast.dataset.shards import Finished, ShardWriter, alone, scan
+from pez_fast.dataset.sources import Item, open_source
+from pez_fast.encoders import ClipEncoder
+from pez_fast.live import say
+from pez_fast.tasks import Progress, _options
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Summary:
+    """How a run ended.
+
+    Attributes:
+        pictures: of this shard of the data set.
+        finished: of these, on the disk, errors included.
+        errors: of these, those that could not be read.
+        seconds: of this run.
+        interrupted: by Ctrl-C; the same call continues.
+    """
+
+    pictures: int
+    finished: int
+    errors: int
+    seconds: float
+    interrupted: bool
+
+
+class Job:
+    """A data set to be learned into a folder; all that can be refused without the model is refused here.
+
+    Args:
+        source, column: as `open_source`.
+        out: folder of the results; made if there is none, continued if there is one of the same configuration.
+        options: those of `pez_fast.tasks.Options`.
+        batch_size: pictures learned at once.
+        shard: "i/n": only every n-th picture, from the i-th on (0 to n - 1); for n runs that share the folder alone.
+        workers: threads that read pictures ahead.
+
+    Attributes:
+        items: those of this shard, finished or not.
+        configuration: what the manifest will hold, less the model's part.
+    """
+
+    def __init__(self, source: str | os.PathLike, out: str | os.PathLike, options: dict[str, Any], batch_size: int = 64,
+                 shard: str = "0/1", workers: int = 4, column: str | None = None) -> None:  # fmt: skip
+        for name, value in (("batch_size", batch_size), ("workers", workers)):
+            if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+                raise ValueError(f"{name} must be a positive integer; got {value!r}")
+        self.batch_size, self.workers, self.options = batch_size, workers, _options(options)
+        self.number, self.count = _shard(shard)
+        arrow()
+        opened = open_source(source, column)
+        self.items = opened.items[self.number :: self.count]
+        self.configuration = configuration(opened, self.options)
+        self.out = Path(out)
+        try:
+            self.out.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise ValueError(f"the folder {out} cannot be made: {error}") from None
+        check_manifest(self.out, self.configuration)
+
+    def run(self, clip: ClipEncoder) -> Summary:
+        """Learn what is not finished yet, with this model in this process.
+
+        Raises:
+            ValueError: the folder was made with other weights, another run writes the same shard, or an option does not suit the model.
+        """
+        begun, stem = time.monotonic(), f"part-{self.number:05d}-of-{self.count:05d}"
+        with alone(self.out, stem):
+            complete = self.configuration | model_part(clip, self.options, clip.device.type)
+            check_manifest(self.out, complete)
+            rest = self.rest()
+            try:
+                self._learn(clip, rest, len(self.items) - len(rest), stem, complete)
+                interrupted = False
+            except KeyboardInterrupt:
+                interrupted = True
+            return self.summary(scan(self.out), begun, interrupted)
+
+    def rest(self) -> list[Item]:
+        """The items of this shard that the folder does not hold."""
+        found = scan(self.out)
+        for name in found.removed:
+            say(f"pez-fast: warning: {self.out / name} could not be read and was removed; its pictures are learned again")
+        return [item for item in self.items if item.id not in found.ids]
+
+    def summary(self, found: Finished, begun: float, interrupted: bool) -> Summary:
+        own = {item.id for item in self.items}
+        return Summary(len(own), len(own & found.ids), len(own & found.errors), time.monotonic() - begun, interrupted)
+
+    def _learn(self, clip: ClipEncoder, rest: list[Item], finished: int, stem: str, complete: dict[str, Any]) -> None:
+        writer = ShardWriter(self.out, stem)
+        prepared = ahead(rest, partial(read, clip=clip), self.workers, self.batch_size)
+        with watch_batch(len(self.items), finished) as progress, closing(prepared):
+            options = replace(self.options, every=progress.every)
+            for part in _parts(prepared, self.batch_size):
+
+                def within(state: Progress, pictures: int = len(part)) -> None:
+                    progress.within(pictures, state.step / state.steps)
+
+                drawn = isinstance(progress, LiveBatchProgress)
+                rows = learn_rows([item.id for item, _ in part], [pixels for _, pixels in part], clip, options, within if drawn else None)
+                if not writer.begun:  # not before: an option that learning refuses leaves no trace
+                    ensure_manifest(self.out, complete, clip.name)
+                writer.add(rows)
+                progress.add(rows)
+
+
+def invert_dataset(source: str | os.PathLike, out: str | os.PathLike, clip: ClipEncoder, batch_size: int = 64, shard: str = "0/1",
+                   workers: int = 4, column: str | None = None, **options: Any) -> Summary:  # fmt: skip
+    """Same as `pez_fast.invert` on each picture of a data set, into Parquet shards in the folder `out`; continues what is there.
+
+    Args and errors: as `Job`; `options` are those of `pez_fast.invert`.
+    """
+    return Job(source, out, options, batch_size, shard, workers, column).run(clip)
+
+
+def _shard(text: str) -> tuple[int, int]:
+    match = re.fullmatch(r"(\d{1,5})/(\d{1,5})", text) if isinstance(text, str) else None
+    number, count = (int(match[1]), int(match[2])) if match else (0, 0)
+    if number >= count:
+        raise ValueError(f"shard must be i/n with i from 0 to n - 1, such as 0/4; got {text!r}")
+    return number, count
+
+
+def _parts(values: Iterable[T], size: int) -> Iterator[list[T]]:
+    iterator = iter(values)
+    while part := list(islice(iterator, size)):
+        yield part

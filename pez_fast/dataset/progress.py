@@ -1,0 +1,114 @@
+"""What `pez-fast batch` shows on stderr while it runs."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Sequence
+from datetime import timedelta
+from typing import Any
+
+from rich.console import Console, Group
+from rich.live import Live
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, Task, TextColumn
+from rich.text import Text
+
+from pez_fast.dataset.shards import Row
+from pez_fast.live import one_line, say
+
+_SILENCE = 60.0  # seconds after which a finished batch is worth a line
+
+
+class PlainBatchProgress:
+    """For where there is no terminal: a line after each tenth of the pictures, and at least one a minute if batches end so often.
+
+    Attributes:
+        every: steps between two calls of `within`.
+    """
+
+    every = 50
+
+    def __init__(self, total: int, finished: int) -> None:
+        self.total, self.finished = total, finished
+        self.last = ""
+        self._begun, self._before = time.monotonic(), finished
+        self._said, self._next = self._begun, finished
+
+    def __enter__(self) -> PlainBatchProgress:
+        say(f"{self.finished}/{self.total} pictures finished")
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        return None
+
+    def within(self, pictures: int, done: float) -> None:
+        """A batch of so many pictures is in work; this part of its steps is done."""
+
+    def add(self, rows: Sequence[Row]) -> None:
+        """These are on the disk."""
+        self.finished += len(rows)
+        self.last = next((row["prompt"] for row in reversed(rows) if row.get("prompt")), self.last)
+        now = time.monotonic()
+        if self.finished >= self._next or now - self._said > _SILENCE:
+            self._said, self._next = now, min(self.finished + -(-self.total // 10), self.total)
+            say(f'{self.finished}/{self.total}  {self.speed()}  "{self.last}"')
+
+    def speed(self, within: float = 0.0) -> str:
+        """Rate of this run and time left; `within` pictures' worth of the current batch counts as done."""
+        done, seconds = self.finished - self._before + within, time.monotonic() - self._begun
+        if done <= 0 or seconds <= 0:
+            return ""
+        left = timedelta(seconds=round((self.total - self.finished - within) * seconds / done))
+        return f"{done / seconds:.2f} pictures/s  {left} left"
+
+
+class LiveBatchProgress(PlainBatchProgress):
+    """Draws on a terminal: a bar that also moves within a batch, rate, time left, the last prompt."""
+
+    def __init__(self, total: int, finished: int) -> None:
+        super().__init__(total, finished)
+        self._within = 0.0
+        self._console = Console(stderr=True, highlight=False)
+        self._bar = Progress(TextColumn("picture"), MofNCompleteColumn(), BarColumn(), _Speed(self), console=self._console)
+        self._task = self._bar.add_task("", total=total, completed=finished)
+        self._live = Live(get_renderable=self._draw, console=self._console, refresh_per_second=4, transient=True)
+
+    def __enter__(self) -> LiveBatchProgress:
+        self._live.__enter__()
+        return self
+
+    def __exit__(self, *exception: Any) -> None:
+        self._live.__exit__(*exception)
+
+    def within(self, pictures: int, done: float) -> None:
+        self._within = pictures * done
+        self._bar.update(self._task, completed=self.finished + self._within)
+
+    def add(self, rows: Sequence[Row]) -> None:
+        self.finished += len(rows)
+        self.last = next((row["prompt"] for row in reversed(rows) if row.get("prompt")), self.last)
+        self.within(0, 0.0)
+
+    def speed(self, within: float = 0.0) -> str:
+        return super().speed(self._within)
+
+    def _draw(self) -> Group:
+        last = Text(one_line(self.last, self._console.encoding), no_wrap=True, overflow="ellipsis", style="dim")
+        return Group(self._bar, last)
+
+
+class _Speed(ProgressColumn):
+    max_refresh = 0.5
+
+    def __init__(self, progress: PlainBatchProgress) -> None:
+        super().__init__()
+        self._progress = progress
+
+    def render(self, task: Task) -> Text:
+        return Text(self._progress.speed(), style="progress.data.speed")
+
+
+def watch_batch(total: int, finished: int) -> PlainBatchProgress:
+    """The one that suits stderr, to be entered as a context."""
+    terminal = sys.stderr is not None and sys.stderr.isatty() and not Console(stderr=True).is_dumb_terminal
+    return (LiveBatchProgress if terminal else PlainBatchProgress)(total, finished)

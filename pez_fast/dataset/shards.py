@@ -1,0 +1,189 @@
+"""The folder of results: Parquet shards that are whole or absent, and the ids that they hold."""
+
+from __future__ import annotations
+
+import os
+import re
+import uuid
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from pez_fast.dataset.arrow import arrow
+
+try:
+    import fcntl
+except ImportError:  # Windows: nothing keeps two runs of the same shard apart there
+    fcntl = None  # type: ignore[assignment]
+
+Row = dict[str, Any]
+_ROWS = 1024  # rows of a shard before the next is begun
+_SHARD = "part-*-of-*.parquet"
+
+
+def columns() -> Any:
+    """The schema of the shards; of a picture that cannot be read only id, seed, steps and error are there."""
+    pa = arrow()
+    text, number = pa.string(), pa.float64()
+    return pa.schema([
+        pa.field("id", text, nullable=False), ("prompt", text), ("ids", pa.list_(pa.int32())), ("ids_score", number),
+        ("text_score", number), ("seed", pa.int64()), ("steps", pa.int32()), ("error", text),
+    ])  # fmt: skip
+
+
+def write_atomically(path: Path, fill: Callable[[BinaryIO], object], replace: bool = True) -> bool:
+    """Write a file so that it is there whole or not at all, whatever ends this process or the machine.
+
+    Returns:
+        Whether it was written; without `replace`, not where there is one already.
+    """
+    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:12]}.tmp")
+    try:
+        with temporary.open("wb") as file:
+            fill(file)
+            file.flush()
+            os.fsync(file.fileno())
+        if replace:
+            os.replace(temporary, path)
+        else:
+            try:
+                os.link(temporary, path)
+            except FileExistsError:
+                return False
+            except OSError:  # a file system without links
+                if path.exists():
+                    return False
+                os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+    _sync(path.parent)
+    return True
+
+
+def write_shard(path: Path, rows: Sequence[Row]) -> None:
+    pa = arrow()
+    table = pa.Table.from_pylist(list(rows), columns())
+    write_atomically(path, lambda file: pa.parquet.write_table(table, file))
+
+
+class ShardWriter:
+    """Rows into shards named after `stem`; the last one grows, written anew as a whole, until it is full."""
+
+    def __init__(self, folder: Path, stem: str) -> None:
+        self._folder, self._stem = folder, stem
+        taken = [int(name[1]) for path in folder.glob(f"{stem}-*.parquet") if (name := re.fullmatch(rf"{stem}-(\d+)", path.stem))]
+        self._number = max(taken, default=-1) + 1
+        self._rows: list[Row] = []
+        self.begun = False
+
+    def add(self, rows: Sequence[Row]) -> None:
+        """They are on the disk when this returns."""
+        self.begun = True
+        self._rows += rows
+        write_shard(self._folder / f"{self._stem}-{self._number:06d}.parquet", self._rows)
+        if len(self._rows) >= _ROWS:
+            self._rows = []
+            self._number += 1
+
+
+@dataclass
+class Finished:
+    """What a folder holds: ids, those of them whose picture could not be read, and names of files that had to be removed."""
+
+    ids: set[str] = field(default_factory=set)
+    errors: set[str] = field(default_factory=set)
+    removed: list[str] = field(default_factory=list)
+
+
+def scan(folder: Path) -> Finished:
+    """The ids of all shards; afterwards each is there once, and no shard is unreadable.
+
+    Unreadable shards, which only a failing disk leaves, are removed. An id that is there twice (two runs that did not
+    know of one another) keeps its first row; the rows are equal.
+    """
+    pa, found = arrow(), Finished()
+    for path in sorted(folder.glob(_SHARD)):
+        try:
+            with pa.parquet.ParquetFile(path) as file:
+                if not file.schema_arrow.equals(columns()):
+                    raise TypeError
+                ids, errors = (column.to_pylist() for column in file.read(["id", "error"]).itercolumns())
+        except TypeError:
+            raise ValueError(f"{path} was not written by this version of pez-fast batch; take another --out") from None
+        except FileNotFoundError:  # another run has tidied up meanwhile
+            continue
+        except (pa.ArrowInvalid, OSError) as error:
+            if getattr(error, "errno", None) is not None:  # the system's word, not that of Parquet's reader
+                raise
+            path.unlink(missing_ok=True)
+            found.removed.append(path.name)
+            continue
+        if len(set(ids)) < len(ids) or not found.ids.isdisjoint(ids):
+            _drop(path, found.ids)
+        found.errors.update(k for k, error in zip(ids, errors, strict=True) if error is not None)
+        found.ids.update(ids)
+    return found
+
+
+def _drop(path: Path, ids: set[str]) -> None:
+    """Rewrite a shard without the rows of these ids and without repeated ones."""
+    rows: dict[str, Row] = {}
+    for row in arrow().parquet.read_table(path, partitioning=None).to_pylist():
+        if row["id"] not in ids:
+            rows.setdefault(row["id"], row)
+    if rows:
+        write_shard(path, list(rows.values()))
+    else:
+        path.unlink(missing_ok=True)
+
+
+@contextmanager
+def alone(folder: Path, stem: str) -> Iterator[None]:
+    """Only one run at a time writes shards of a stem; the system lifts the lock however that run ends.
+
+    Temporary files of runs that were killed are removed.
+
+    Raises:
+        ValueError: another run holds the lock.
+    """
+    with _lock(folder, stem) as free:
+        if not free:
+            raise ValueError(f"another run is writing {stem} into {folder}; give each its own --shard i/n, or wait for it")
+        for path in folder.glob(".part-*.tmp"):
+            other = path.name.removeprefix(".").partition(".")[0].rpartition("-")[0]
+            if other == stem:
+                path.unlink(missing_ok=True)
+            else:
+                with _lock(folder, other) as dead:
+                    if dead:
+                        path.unlink(missing_ok=True)
+        yield
+
+
+@contextmanager
+def _lock(folder: Path, stem: str) -> Iterator[bool]:
+    """Whether nobody else holds it."""
+    if fcntl is None:
+        yield True
+        return
+    with (folder / f".{stem}.lock").open("w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            yield False
+        except OSError:  # a file system without locks
+            yield True
+        else:
+            yield True
+
+
+def _sync(folder: Path) -> None:
+    """Make a file's new name itself durable, where a folder can be opened."""
+    if os.name == "posix":
+        handle = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)

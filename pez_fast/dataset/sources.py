@@ -1,0 +1,170 @@
+"""What a data set can be read from, as a list of items with unique ids: folder, list file, Parquet, WebDataset tar."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import tarfile
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from pez_fast.dataset.rows import RowItem, parquet_items
+
+PICTURES = frozenset(".png .jpg .jpeg .webp .gif .bmp .tif .tiff .ppm .pgm .pbm".split())
+
+
+@dataclass(frozen=True)
+class FileItem:
+    """A picture in a file of its own."""
+
+    id: str
+    path: str
+
+    def read(self) -> str:
+        return self.path
+
+
+@dataclass(frozen=True)
+class TarItem:
+    """A picture in an uncompressed tar: `size` bytes from `offset` on."""
+
+    id: str
+    path: str
+    offset: int
+    size: int
+
+    def read(self) -> bytes:
+        with open(self.path, "rb") as file:
+            file.seek(self.offset)
+            data = file.read(self.size)
+        if len(data) < self.size:
+            raise ValueError(f"the tar {self.path} ends within {self.id}")
+        return data
+
+
+Item = FileItem | TarItem | RowItem
+
+
+@dataclass(frozen=True)
+class Source:
+    """A data set.
+
+    Attributes:
+        identity: plain values by which it is known again, wherever it lies: its kind, the number of its pictures, and a
+            digest of their names and sizes.
+        items: in a fixed order, ids unique; each can be read by itself, in any order, in another thread or process.
+    """
+
+    identity: dict[str, Any]
+    items: Sequence[Item]
+
+
+def open_source(path: str | os.PathLike, column: str | None = None) -> Source:
+    """List a data set; the pictures themselves are not read.
+
+    Args:
+        path: a folder (ids: relative paths), a .parquet file (row numbers), a .tar file as WebDataset writes them (keys), or
+            any other file, which must be a list: one path in each line (the lines), relative to the list's folder.
+        column: of the Parquet file; found by its name and type if there is no doubt.
+
+    Raises:
+        ValueError: it cannot be read, holds nothing, or an id would occur twice; the sentence names it.
+    """
+    path = Path(os.path.abspath(path))  # items may be read in another process, which works elsewhere
+    if column is not None and path.suffix.lower() != ".parquet":
+        raise ValueError(f"a column can be named for a .parquet file only; {path} is none")
+    items: Sequence[Item]
+    try:
+        if path.is_dir():
+            kind, facts, items = "folder", *_folder(path)
+        elif not path.is_file():
+            raise ValueError(f"the source {path} does not exist, or is neither a file nor a folder")
+        elif path.suffix.lower() == ".parquet":
+            kind, facts, items = "parquet", *parquet_items(path, column)
+        elif path.suffix.lower() == ".tar":
+            kind, facts, items = "tar", *_tar(path)
+        else:
+            kind, facts, items = "list", *_list(path)
+    except OSError as error:
+        raise ValueError(f"the source {path} cannot be read: {error}") from None
+    if not items:
+        raise ValueError(f"the source {path} holds no pictures")
+    return Source({"kind": kind, "pictures": len(items), **facts}, items)
+
+
+def _folder(root: Path) -> tuple[dict[str, Any], list[Item]]:
+    """Files by the suffixes of pictures, in all folders below; hidden ones are left out."""
+    found: list[tuple[str, str, int]] = []
+
+    def list_folder(folder: str, prefix: str) -> None:
+        with os.scandir(folder) as entries:
+            for entry in entries:
+                if entry.name.startswith("."):
+                    continue
+                if entry.is_dir(follow_symlinks=False):
+                    list_folder(entry.path, f"{prefix}{entry.name}/")
+                elif _is_picture(entry.name) and entry.is_file():
+                    found.append((_text(prefix + entry.name), entry.path, entry.stat().st_size))
+
+    list_folder(str(root), "")
+    found.sort()
+    _refuse_twice((name for name, _, _ in found), "name", root)
+    return {"digest": digest((name, size) for name, _, size in found)}, [FileItem(name, path) for name, path, _ in found]
+
+
+def _list(path: Path) -> tuple[dict[str, Any], list[Item]]:
+    data = path.read_bytes()
+    if b"\0" in data[:4096]:
+        raise ValueError(f"the source {path} is no list of paths; it must be a folder, a list in a text file, a .parquet or a .tar file")
+    lines = [line for line in data.decode("utf-8-sig", "surrogateescape").splitlines() if line.strip()]
+    names = [_text(line) for line in lines]
+    _refuse_twice(names, "line", path)
+    return {"digest": digest(names)}, [FileItem(name, str(path.parent / line)) for name, line in zip(names, lines, strict=True)]
+
+
+def _tar(path: Path) -> tuple[dict[str, Any], list[Item]]:
+    """Ids are WebDataset's keys: the name up to the first dot; where several pictures share one, their whole names."""
+    try:
+        with tarfile.open(path, "r:") as tar:
+            members = [m for m in tar if m.isreg() and _is_picture(m.name) and not PurePosixPath(m.name).name.startswith(".")]
+    except tarfile.TarError as error:
+        raise ValueError(f"the source {path} is damaged or no uncompressed tar (pictures are compressed already): {error}") from None
+    keys = [_text(_key(m.name)) for m in members]
+    shared = {key for key, count in Counter(keys).items() if count > 1}
+    ids = [_text(m.name) if key in shared else key for m, key in zip(members, keys, strict=True)]
+    _refuse_twice(ids, "key", path)
+    items: list[Item] = [TarItem(name, str(path), m.offset_data, m.size) for name, m in zip(ids, members, strict=True)]
+    return {"digest": digest((_text(m.name), m.size, m.mtime) for m in members)}, items
+
+
+def _key(name: str) -> str:
+    path = PurePosixPath(name)
+    return str(path.with_name(path.name.partition(".")[0]))
+
+
+def _is_picture(name: str) -> bool:
+    return PurePosixPath(name).suffix.lower() in PICTURES
+
+
+def _text(name: str) -> str:
+    """A name as text that Parquet can hold, whatever its bytes."""
+    return name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+
+
+def _refuse_twice(names: Iterable[str], what: str, path: Path) -> None:
+    seen: set[str] = set()
+    for name in names:
+        if name in seen:
+            raise ValueError(f"the source {path} holds the {what} {name!r} twice; ids must be unique")
+        seen.add(name)
+
+
+def digest(values: Iterable[Any]) -> str:
+    """A short name for a sequence of plain values."""
+    state = hashlib.sha256()
+    for value in values:
+        state.update(repr(value).encode() + b"\n")
+    return state.hexdigest()[:16]

@@ -1,0 +1,160 @@
+"""Inversion on many machines by Ray Data: a callable class for `map_batches`, and the engine of `pez-fast batch --engine ray`."""
+
+from __future__ import annotations
+
+import logging
+import pickle
+import time
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from pez_fast.dataset.arrow import arrow
+from pez_fast.dataset.job import Job, Summary
+from pez_fast.dataset.learning import ahead, learn_rows, pixels_of, read
+from pez_fast.dataset.manifest import check_manifest, ensure_manifest, model_part
+from pez_fast.dataset.progress import watch_batch
+from pez_fast.dataset.shards import Row, alone, scan, write_shard
+from pez_fast.dataset.sources import digest
+from pez_fast.encoders import load_clip
+from pez_fast.live import say
+from pez_fast.tasks import Options, _options
+
+LEARNED = ("prompt", "ids", "ids_score", "text_score", "seed", "steps", "error")
+
+
+def ray_inverter(model: str, pretrained: str | None = None, device: str | None = None, column: str = "image", **options: Any) -> type:
+    """A class for `dataset.map_batches(cls, compute=ray.data.ActorPoolStrategy(size=n), batch_size=64, num_gpus=1)`.
+
+    Each actor loads the model once; it is called with batches in the format "numpy" or "pandas", and adds the columns
+    prompt, ids, ids_score, text_score, seed, steps and error (empty, NaN and missing where there is none).
+
+    Args:
+        model, pretrained, device: as `load_clip`, which is called in the actor.
+        column: bytes, paths or uint8 arrays of the pictures.
+        options: as `pez_fast.invert`.
+    """
+    chosen = _options(options)
+
+    class RayInverter:
+        """Batches of pictures -> the same with learned prompts."""
+
+        def __init__(self) -> None:
+            self.clip = load_clip(model, pretrained, device)
+
+        def __call__(self, batch: Any) -> Any:
+            if column not in batch:
+                raise ValueError(f"column {column!r} is not in the batch; its columns are {', '.join(map(str, batch))}")
+            pixels = [pixels_of(image, self.clip) for image in batch[column]]
+            rows = learn_rows([""] * len(pixels), pixels, self.clip, chosen)
+            learned = {name: _column(name, rows) for name in LEARNED}
+            return batch.assign(**learned) if hasattr(batch, "assign") else {**batch, **learned}
+
+    return RayInverter
+
+
+def _column(name: str, rows: Sequence[Row]) -> np.ndarray:
+    if name in ("ids_score", "text_score"):
+        return np.array([row.get(name, np.nan) for row in rows], np.float64)
+    if name in ("seed", "steps"):
+        return np.array([row[name] for row in rows], np.int64)
+    values = np.empty(len(rows), object)
+    for k, row in enumerate(rows):
+        values[k] = np.array(row.get("ids", []), np.int64) if name == "ids" else row.get(name, "" if name == "prompt" else None)
+    return values
+
+
+class _ShardActor:
+    """Learns batches of items and writes each as a shard named by its ids; a batch that is sent again is not learned again."""
+
+    def __init__(self, model: str, weights: str | None, device: str, options: Options, complete: dict[str, Any], out: str, stem: str,
+                 workers: int) -> None:  # fmt: skip
+        self.clip = load_clip(model, weights, device)
+        own = model_part(self.clip, options, self.clip.device.type)
+        differing = [f"{name} {complete[name]} there, {value} here" for name, value in own.items() if complete[name] != value]
+        if differing:
+            raise ValueError(f"an actor has another model than the run: {'; '.join(differing)}")
+        self.options, self.complete, self.out, self.stem, self.workers = options, complete, Path(out), stem, workers
+
+    def __call__(self, batch: dict[str, np.ndarray]) -> dict[str, list]:
+        items = [pickle.loads(item) for item in batch["item"]]
+        path = self.out / f"{self.stem}-{digest(item.id for item in items)}.parquet"
+        try:
+            rows = arrow().parquet.read_table(path, partitioning=None).to_pylist()
+        except FileNotFoundError:
+            pixels = [p for _, p in ahead(items, partial(read, clip=self.clip), self.workers, len(items))]
+            rows = learn_rows([item.id for item in items], pixels, self.clip, self.options)
+            ensure_manifest(self.out, self.complete, self.clip.name)
+            write_shard(path, rows)
+        return {"pictures": [len(rows)], "last": [next((row["prompt"] for row in reversed(rows) if row.get("prompt")), "")]}
+
+
+def run_on_ray(job: Job, model: str, weights: str | None, device: str | None, actors: int) -> Summary:
+    """Same as `job.run`, in actors of Ray: of the cluster that RAY_ADDRESS names, or of this machine.
+
+    Args:
+        model, weights: as `load_clip`; loaded in every actor, which must find the same weights.
+        device: "cuda" (one GPU for each actor) or "cpu"; by default whether the cluster has GPUs.
+        actors: how many.
+    """
+    if actors < 1:
+        raise ValueError(f"actors must be a positive integer; got {actors}")
+    ray = _import_ray()
+    begun, stem = time.monotonic(), f"part-ray-{job.number:05d}-of-{job.count:05d}"
+    here = not ray.is_initialized()
+    if here:
+        ray.init(log_to_driver=False, logging_level=logging.ERROR)
+    interrupted = False
+    try:
+        gpus = ray.cluster_resources().get("GPU", 0) if device is None else device != "cpu"
+        device = device or ("cuda" if gpus else "cpu")
+        say(f"loading the model {model}" + (f" with {weights}" if weights else ""))
+        clip = load_clip(model, weights, "cpu")
+        with alone(job.out, stem):
+            complete = job.configuration | model_part(clip, job.options, device.partition(":")[0])
+            check_manifest(job.out, complete)
+            rest = job.rest()
+            try:
+                arguments = (model, weights, device, job.options, complete, str(job.out.resolve()), stem, job.workers)
+                with watch_batch(len(job.items), len(job.items) - len(rest)) as progress:
+                    for done in _learned(ray, rest, job.batch_size, arguments, actors, bool(gpus)) if rest else ():
+                        progress.add([{"prompt": done["last"]}] * done["pictures"])
+            except KeyboardInterrupt:
+                interrupted = True
+            return job.summary(scan(job.out), begun, interrupted)
+    finally:
+        if here:
+            ray.shutdown()
+
+
+def _learned(ray: Any, items: Sequence[Any], batch_size: int, arguments: tuple, actors: int, gpus: bool) -> Any:
+    """What `_ShardActor` says of each batch; a batch is a block, so that one sent again holds the same items."""
+    context = ray.data.DataContext.get_current()
+    context.enable_progress_bars = context.print_on_execution_start = False
+    logging.getLogger("ray.data").setLevel(logging.ERROR)
+    rows = [{"item": pickle.dumps(item)} for item in items]
+    dataset = ray.data.from_items(rows, override_num_blocks=-(-len(rows) // batch_size)).map_batches(
+        _ShardActor, fn_constructor_args=arguments, batch_size=None, batch_format="numpy",
+        compute=ray.data.ActorPoolStrategy(size=actors), num_cpus=1, num_gpus=int(gpus))  # fmt: skip
+    try:
+        yield from dataset.iter_rows()
+    except Exception as error:  # Ray wraps what an actor raised in texts of its own, traceback included
+        cause: BaseException | None = error
+        while cause is not None:
+            inner = getattr(cause, "cause", None) or cause.__cause__
+            if type(cause) in (ValueError, TypeError, ImportError):
+                raise type(cause)(str(cause)) from None
+            cause = inner if isinstance(inner, BaseException) else None
+        raise
+
+
+def _import_ray() -> Any:
+    try:
+        import ray
+        import ray.data
+    except ImportError:
+        raise ImportError("ray cannot be imported; pip install 'pez_fast[data,ray]'") from None
+    return ray

@@ -1,0 +1,371 @@
+"""Data sets: sources, shards, the manifest, and runs that are interrupted, divided, killed and continued."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import subprocess
+import sys
+import tarfile
+from pathlib import Path
+
+import pytest
+import torch
+from inputs import refused
+from test_cli import complaint, run
+
+import pez_fast
+from pez_fast.dataset import learning, shards
+
+pa = pytest.importorskip("pyarrow")
+pq = pytest.importorskip("pyarrow.parquet")
+
+from pez_fast.dataset import Job, invert_dataset  # noqa: E402
+
+ROOT = Path(__file__).parents[1]
+QUICK = {"prompt_len": 3, "steps": 6}
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory, pictures) -> Path:
+    """Eight pictures in two folders, and two files that are none."""
+    root = tmp_path_factory.mktemp("pictures")
+    (root / "sub").mkdir()
+    for k, picture in enumerate(pictures):
+        picture.save(root / ("sub" if k % 2 else ".") / f"{k}.png")
+    (root / "broken.png").write_bytes(b"no picture")
+    (root / "sub" / "empty.JPG").write_bytes(b"")
+    (root / "notes.txt").write_text("not one of them")
+    (root / ".hidden.png").write_bytes(b"nor this")
+    return root
+
+
+@pytest.fixture(scope="module")
+def undisturbed(folder: Path, tiny_clip, tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict]:
+    out = tmp_path_factory.mktemp("undisturbed")
+    summary = invert_dataset(folder, out, tiny_clip, **QUICK)
+    assert (summary.pictures, summary.finished, summary.errors, summary.interrupted) == (10, 10, 2, False)
+    return held(out)
+
+
+def held(out: Path) -> dict[str, dict]:
+    """All rows by id; an id that is there twice, or a file that cannot be read, is an error."""
+    table = [row for path in sorted(out.glob("*.parquet")) for row in pq.read_table(path).to_pylist()]
+    assert len({row["id"] for row in table}) == len(table)
+    return {row["id"]: row for row in table}
+
+
+def test_rows_are_what_invert_gives(folder: Path, undisturbed, tiny_clip):
+    assert list(undisturbed) == sorted(undisturbed)
+    assert set(undisturbed) == {"0.png", "2.png", "4.png", "6.png", "sub/1.png", "sub/3.png", "sub/5.png", "sub/7.png", "broken.png",
+                                "sub/empty.JPG"}  # fmt: skip
+    for name, row in undisturbed.items():
+        assert list(row) == ["id", "prompt", "ids", "ids_score", "text_score", "seed", "steps", "error"]
+        if name in ("broken.png", "sub/empty.JPG"):
+            assert row["error"].startswith(f"image {folder / name} is in none of the formats") and row["steps"] == 0
+            assert row["prompt"] is row["ids"] is row["ids_score"] is row["text_score"] is None
+        else:
+            alone = pez_fast.invert(folder / name, tiny_clip, **QUICK)
+            assert row == {"id": name, "error": None} | {k: getattr(alone, k) for k in row if k not in ("id", "error")}
+    assert len({row["prompt"] for row in undisturbed.values()}) > 5
+
+
+def test_a_reader_of_the_whole_folder_sees_only_the_rows(folder: Path, tiny_clip, tmp_path: Path):
+    invert_dataset(folder, tmp_path, tiny_clip, **QUICK)
+    assert pq.read_table(tmp_path).num_rows == 10
+    assert sorted(p.name for p in tmp_path.iterdir()) == [".part-00000-of-00001.lock", "_manifest.json",
+                                                          "part-00000-of-00001-000000.parquet"]  # fmt: skip
+
+
+@pytest.mark.parametrize("batch_size", [1, 3, 7])
+def test_batches_and_shards_change_no_value(folder: Path, undisturbed, tiny_clip, tmp_path: Path, batch_size: int):
+    for number in (2, 0, 1):
+        summary = invert_dataset(folder, tmp_path, tiny_clip, batch_size, f"{number}/3", workers=batch_size, **QUICK)
+        assert summary.pictures == summary.finished == (4, 3, 3)[number]
+    assert held(tmp_path) == undisturbed
+    assert len(list(tmp_path.glob("*.parquet"))) == 3
+    assert {path.name[:19] for path in tmp_path.glob("*.parquet")} == {f"part-0000{k}-of-00003" [:19] for k in range(3)}
+
+
+def as_list(folder: Path, names: list[str], to: Path) -> Path:
+    (to / "list.txt").write_text("\n".join(os.path.relpath(folder / name, to) for name in names) + "\n\n")
+    return to / "list.txt"
+
+
+def as_parquet(values: list, kind, to: Path, **more) -> Path:
+    pq.write_table(pa.table({"n": range(len(values)), "image": pa.array(values, kind)}), to / "data.parquet", **more)
+    return to / "data.parquet"
+
+
+def as_tar(folder: Path, names: list[str], to: Path) -> Path:
+    with tarfile.open(to / "data.tar", "w") as tar:
+        for k, name in enumerate(names):
+            for member, data in ((f"{k:03d}.json", b"{}"), (f"{k:03d}.in.{name[-3:]}", (folder / name).read_bytes())):
+                info = tarfile.TarInfo(member)
+                info.size = len(data)
+                tar.addfile(info, io.BytesIO(data))
+    return to / "data.tar"
+
+
+@pytest.mark.parametrize("kind", ["list", "bytes", "paths", "structs", "tar"])
+def test_every_source_gives_the_same_rows(folder: Path, undisturbed, tiny_clip, tmp_path: Path, kind: str):
+    names = sorted(undisturbed, reverse=True)
+    data = [(folder / name).read_bytes() for name in names]
+    if kind == "list":
+        source, ids = as_list(folder, names, tmp_path), [os.path.relpath(folder / name, tmp_path) for name in names]
+    elif kind == "tar":
+        source, ids = as_tar(folder, names, tmp_path), [f"{k:03d}" for k in range(10)]
+    elif kind == "bytes":
+        source, ids = as_parquet(data, pa.binary(), tmp_path, row_group_size=3), [str(k) for k in range(10)]
+    elif kind == "paths":
+        source, ids = as_parquet([str(folder / name) for name in names], pa.string(), tmp_path), [str(k) for k in range(10)]
+    else:
+        structs = [{"bytes": d, "path": "elsewhere.png"} for d in data]
+        struct = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
+        source, ids = as_parquet(structs, struct, tmp_path), [str(k) for k in range(10)]
+    invert_dataset(source, tmp_path / "out", tiny_clip, batch_size=4, **QUICK)
+    result = held(tmp_path / "out")
+    assert list(result) == ids
+    for name, (identity, row) in zip(names, result.items(), strict=True):
+        expected = undisturbed[name]
+        assert (row["error"] is None) == (expected["error"] is None)
+        assert {**row, "id": 0, "error": 0} == {**expected, "id": 0, "error": 0}, identity
+
+
+def test_a_row_without_a_picture_is_an_error_row(tiny_clip, tmp_path: Path):
+    summary = invert_dataset(as_parquet([None, b""], pa.binary(), tmp_path), tmp_path / "out", tiny_clip, **QUICK)
+    assert summary.errors == 2
+    assert [row["error"] for row in held(tmp_path / "out").values()] == ["row 0 holds no picture", "row 1 holds no picture"]
+
+
+class _Counted:
+    """`learn`, with the number of pictures that it was given."""
+
+    def __init__(self) -> None:
+        self.learned, self.real = 0, learning.learn
+
+    def __call__(self, goals, *arguments):
+        self.learned += len(goals)
+        return self.real(goals, *arguments)
+
+
+@pytest.fixture
+def counted(monkeypatch: pytest.MonkeyPatch) -> _Counted:
+    counted = _Counted()
+    monkeypatch.setattr(learning, "learn", counted)
+    return counted
+
+
+@pytest.mark.parametrize("after", [1, 2])
+def test_ctrl_c_loses_at_most_the_batch_and_the_next_run_continues(
+    monkeypatch: pytest.MonkeyPatch, folder: Path, undisturbed, tiny_clip, tmp_path: Path, counted: _Counted, after: int
+):
+    real, calls = learning.learn_rows, []
+
+    def interrupted(*arguments):
+        calls.append(1)
+        if len(calls) > after:
+            raise KeyboardInterrupt
+        return real(*arguments)
+
+    with monkeypatch.context() as patch:
+        patch.setattr("pez_fast.dataset.job.learn_rows", interrupted)
+        summary = invert_dataset(folder, tmp_path, tiny_clip, batch_size=3, **QUICK)
+    assert summary.interrupted and summary.finished == len(held(tmp_path)) == 3 * after
+    before = counted.learned
+    summary = invert_dataset(folder, tmp_path, tiny_clip, batch_size=2, shard="0/1", **QUICK)
+    assert not summary.interrupted and summary.finished == 10
+    assert held(tmp_path) == undisturbed and counted.learned == 8 and before > 0
+    assert invert_dataset(folder, tmp_path, tiny_clip, **QUICK).errors == 2 and counted.learned == 8
+
+
+def test_a_search_that_was_interrupted_gives_no_rows(monkeypatch: pytest.MonkeyPatch, folder: Path, tiny_clip, tmp_path: Path, counted):
+    def best_so_far(*arguments):
+        results = counted(*arguments)
+        results[0].stopped = "interrupt"
+        return results
+
+    monkeypatch.setattr(learning, "learn", best_so_far)
+    assert invert_dataset(folder, tmp_path, tiny_clip, **QUICK).interrupted
+    assert list(tmp_path.iterdir()) == [tmp_path / ".part-00000-of-00001.lock"]
+
+
+@pytest.mark.parametrize(
+    ("changed", "sentence"),
+    [
+        ({"steps": 7}, "steps 6 there, 7 here;"),
+        ({"seed": 1, "prompt_len": 2}, "prompt_len 3 there, 2 here; seed 0 there, 1 here;"),
+        ({"banned": ("cat",)}, r"banned \[\] there, \['cat'\] here;"),
+        ({"vocabulary": "full"}, "vocabulary 'stable' there, 'full' here;"),
+    ],
+)
+def test_other_options_are_refused_before_the_model_is_asked(folder: Path, tiny_clip, tmp_path: Path, changed: dict, sentence: str):
+    invert_dataset(folder, tmp_path, tiny_clip, **QUICK)
+    with pytest.raises(ValueError, match=f"holds results of another configuration: {sentence} take another --out"):
+        Job(folder, tmp_path, QUICK | changed)
+    Job(folder, tmp_path, QUICK | {"impl": "torch", "every": 7}, batch_size=3, shard="1/2", workers=1)  # these change no result
+
+
+def test_another_source_or_model_is_refused(folder: Path, tiny_clip, tiny_clip64, tmp_path: Path):
+    out = tmp_path / "out"
+    invert_dataset(folder, out, tiny_clip, **QUICK)
+    with pytest.raises(ValueError, match=r"source's kind 'folder' there, 'list' here; source's digest '\w{16}' there"):
+        Job(as_list(folder, [f"{k}.png" for k in range(10)], tmp_path), out, QUICK)
+    with pytest.raises(ValueError, match=r"model's weights '\w{16}' there, '\w{16}' here; dtype 'float32' there, 'float64' here;"):
+        invert_dataset(folder, out, tiny_clip64, **QUICK)
+    weight = tiny_clip.model.visual.proj
+    before = weight[0, 0].item()
+    try:
+        weight[0, 0] += 1
+        with pytest.raises(ValueError, match=r"another configuration: model's weights '\w{16}' there, '\w{16}' here; take another --out"):
+            invert_dataset(folder, out, tiny_clip, **QUICK)
+    finally:
+        weight[0, 0] = before
+    assert invert_dataset(folder, out, tiny_clip, **QUICK).finished == 10
+
+
+def test_a_manifest_that_cannot_be_read_is_refused(folder: Path, tmp_path: Path):
+    for text in ("{", "[]", "{}"):
+        (tmp_path / "_manifest.json").write_text(text)
+        with pytest.raises(ValueError, match="_manifest.json cannot be read: "):
+            Job(folder, tmp_path, QUICK)
+
+
+def test_the_manifest_is_written_once_and_holds_the_fingerprint(folder: Path, tiny_clip, tmp_path: Path):
+    (tmp_path / "._manifest.json.0123456789ab.tmp").write_text("{")  # of a run that was killed
+    invert_dataset(folder, tmp_path, tiny_clip, shard="0/2", **QUICK)
+    assert not list(tmp_path.glob(".*.tmp"))
+    text = (tmp_path / "_manifest.json").read_text()
+    value = json.loads(text)
+    assert len(value["fingerprint"]) == 64 and value["configuration"]["steps"] == 6
+    assert value["configuration"]["model's weights"] == pez_fast.dataset.manifest.weights_digest(tiny_clip.model)
+    assert value["made with"]["pez_fast"] == pez_fast.__version__ and value["made with"]["torch"] == torch.__version__
+    invert_dataset(folder, tmp_path, tiny_clip, shard="1/2", **QUICK)
+    assert (tmp_path / "_manifest.json").read_text() == text
+
+
+def test_options_that_do_not_suit_the_model_leave_no_manifest(folder: Path, tiny_clip, tmp_path: Path):
+    with pytest.raises(ValueError, match="prompt_len must be at most 75"):
+        invert_dataset(folder, tmp_path, tiny_clip, prompt_len=99, steps=1)
+    assert invert_dataset(folder, tmp_path, tiny_clip, **QUICK).finished == 10
+
+
+def test_leftovers_are_tidied_up(capsys: pytest.CaptureFixture, folder: Path, undisturbed, tiny_clip, tmp_path: Path):
+    for number in (0, 1):
+        invert_dataset(folder, tmp_path, tiny_clip, 2, f"{number}/2", **QUICK)
+    first, second = sorted(tmp_path.glob("*.parquet"))
+    whole = first.read_bytes()
+    (tmp_path / "part-00000-of-00002-000007.parquet").write_bytes(whole[: len(whole) // 2])  # torn
+    (tmp_path / "part-00000-of-00002-000008.parquet").write_bytes(b"")
+    footer = len(whole) - 100
+    (tmp_path / "part-00000-of-00002-000009.parquet").write_bytes(whole[:footer] + bytes(60) + whole[footer + 60 :])
+    (tmp_path / "part-00009-of-00010-000000.parquet").write_bytes(whole)  # twice
+    for name in (first.name, "part-00004-of-00007-000000.parquet"):
+        (tmp_path / f".{name}.0123456789ab.tmp").write_bytes(whole[:100])
+    both = pq.read_table(second).to_pylist()
+    shards.write_shard(second, [*both, *pq.read_table(first).to_pylist()[:1], both[0]])
+    assert invert_dataset(folder, tmp_path, tiny_clip, **QUICK).finished == 10
+    assert held(tmp_path) == undisturbed and sorted(tmp_path.glob("*.parquet")) == [first, second]
+    assert not list(tmp_path.glob(".*.tmp"))
+    assert capsys.readouterr().err.count("could not be read and was removed; its pictures are learned again") == 3
+
+
+def test_a_lost_shard_is_learned_again(folder: Path, undisturbed, tiny_clip, tmp_path: Path, counted: _Counted):
+    for number in (0, 1):
+        invert_dataset(folder, tmp_path, tiny_clip, 2, f"{number}/2", **QUICK)
+    (tmp_path / "part-00001-of-00002-000000.parquet").write_bytes(b"PAR1 gone")
+    invert_dataset(folder, tmp_path, tiny_clip, **QUICK)
+    assert held(tmp_path) == undisturbed and 8 < counted.learned < 16
+
+
+def test_a_foreign_shard_is_refused(folder: Path, tiny_clip, tmp_path: Path):
+    foreign = tmp_path / "part-00000-of-00001-000000.parquet"
+    pq.write_table(pa.table({"x": [1]}), foreign)
+    with pytest.raises(ValueError, match="000000.parquet was not written by this version of pez-fast batch; take another --out"):
+        invert_dataset(folder, tmp_path, tiny_clip, **QUICK)
+    assert pq.read_table(foreign).num_rows == 1
+
+
+def test_a_shard_that_is_being_written_is_refused_to_others(folder: Path, tiny_clip, tmp_path: Path):
+    with shards.alone(tmp_path, "part-00000-of-00002"):
+        with pytest.raises(ValueError, match="another run is writing part-00000-of-00002 into"):
+            invert_dataset(folder, tmp_path, tiny_clip, shard="0/2", **QUICK)
+        temporary = tmp_path / ".part-00000-of-00002-000000.parquet.0123456789ab.tmp"
+        temporary.touch()
+        assert invert_dataset(folder, tmp_path, tiny_clip, shard="1/2", **QUICK).finished == 5
+        assert temporary.exists()  # its run is alive
+    assert invert_dataset(folder, tmp_path, tiny_clip, shard="0/2", **QUICK).finished == 5
+    assert not temporary.exists()
+
+
+@pytest.mark.parametrize("text", ["", "1", "2/2", "-1/2", "0/0", "a/b", "1/2/3", None])
+def test_shards_are_named_i_of_n(folder: Path, tmp_path: Path, text):
+    with refused(ValueError, f"shard must be i/n with i from 0 to n - 1, such as 0/4; got {text!r}"):
+        Job(folder, tmp_path, QUICK, shard=text)
+
+
+def test_the_command(monkeypatch: pytest.MonkeyPatch, folder: Path, undisturbed, tiny_clip, tmp_path: Path):
+    monkeypatch.setattr("pez_fast.encoders.load_clip", lambda *_: tiny_clip)
+    arguments = ("batch", folder, "--out", tmp_path / "out", "--steps", 6, "--prompt-len", 3, "--batch-size", 4)
+    result = run(*arguments, code=1)
+    assert result.stdout == "" and held(tmp_path / "out") == undisturbed
+    lines = result.stderr.splitlines()
+    assert lines[1] == "0/10 pictures finished" and lines[-1] == f"10 of 10 pictures finished in {tmp_path / 'out'}, 2 of them unreadable"
+    assert [line.split()[0] for line in lines[2:-1]] == ["4/10", "8/10", "10/10"]
+    assert all("pictures/s" in line and "left" in line and line.endswith('"') for line in lines[2:-1])
+    value = json.loads(run(*arguments, "--json", code=1).stdout)
+    assert (value["pictures"], value["finished"], value["errors"], value["interrupted"]) == (10, 10, 2, False)
+    assert complaint(*arguments, "--seed", 1).startswith(f"{tmp_path / 'out'} holds results of another configuration: seed 0 there, 1 here;")
+
+
+def test_ctrl_c_ends_the_command_as_it_does_others(monkeypatch: pytest.MonkeyPatch, folder: Path, tiny_clip, tmp_path: Path):
+    def interrupt(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("pez_fast.encoders.load_clip", lambda *_: tiny_clip)
+    monkeypatch.setattr("pez_fast.dataset.job.learn_rows", interrupt)
+    result = run("batch", folder, "--out", tmp_path, code=130)
+    assert result.stderr.splitlines()[-1] == "pez-fast: interrupted; the same command continues"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (["nowhere", "--out", "o"], "the source {here}/nowhere does not exist"),
+        ([".", "--out", "o"], "the source {here} holds no pictures"),
+        (["list.txt"], "Missing option '--out'"),
+        (["list.txt", "--out", "list.txt"], "the folder list.txt cannot be made"),
+        (["list.txt", "--out", "o", "--batch-size", "0"], "batch_size must be a positive integer; got 0"),
+        (["list.txt", "--out", "o", "--workers", "0"], "workers must be a positive integer; got 0"),
+        (["list.txt", "--out", "o", "--shard", "4/4"], "shard must be i/n"),
+        (["list.txt", "--out", "o", "--steps", "0"], "steps must be a positive integer; got 0"),
+        (["list.txt", "--out", "o", "--engine", "spark"], "Invalid value for '--engine'"),
+        (["list.txt", "--out", "o", "--column", "image"], "a column can be named for a .parquet file only"),
+    ],
+)
+def test_wrong_usage_is_one_sentence(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, arguments: list[str], sentence: str):
+    monkeypatch.chdir(tmp_path)
+    Path("list.txt").write_text("a.png\n")
+    monkeypatch.setattr("pez_fast.encoders.load_clip", lambda *_: pytest.fail("loaded"))
+    assert complaint("batch", *arguments).startswith(sentence.format(here=tmp_path))
+
+
+def test_without_pyarrow_one_sentence_says_what_to_install(monkeypatch: pytest.MonkeyPatch, folder: Path, tmp_path: Path):
+    monkeypatch.setitem(sys.modules, "pyarrow", None)
+    assert complaint("batch", folder, "--out", tmp_path / "out").endswith("pip install 'pez_fast[data]'")
+    assert not (tmp_path / "out").exists()
+
+
+def test_without_ray_one_sentence_says_what_to_install(monkeypatch: pytest.MonkeyPatch, folder: Path, tmp_path: Path):
+    monkeypatch.setitem(sys.modules, "ray", None)
+    assert complaint("batch", folder, "--out", tmp_path, "--engine", "ray").endswith("pip install 'pez_fast[data,ray]'")
+
+
+def test_killed_at_random_moments():
+    """The benchmark's check on few pictures: it says what differs and exits with 1."""
+    command = [sys.executable, "benchmarks/kill_batch.py", "--kills", "3", "--pictures", "22", "--damaged", "2", "--prompt-len", "3"]
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join([str(ROOT), *filter(None, sys.path)])}
+    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, env=environment, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert done.stdout.count("yes") == 7
