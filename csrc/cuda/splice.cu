@@ -35,8 +35,9 @@ __global__ void __launch_bounds__(kThreads) splice_kernel(Spliced s, T* out) {
     const T* from = static_cast<const T*>(s.base) + b * s.row_stride + position * s.position_stride;
     for (int64_t k = threadIdx.x; k < s.width; k += kThreads) to[k] = from[k * s.column_stride];
   } else {
-    const int64_t from = (s.owner[b] * s.slots + slot) * s.width;
-    for (int64_t k = threadIdx.x; k < s.width; k += kThreads) store(to + k, read(s.hard, s.hard_type, from + k));
+    const int64_t owner = s.owner[b], from = (owner * s.slots + slot) * s.width;
+    const bool inside = owner >= 0 && owner < s.prompts;  // nobody has looked: that would wait for the device
+    for (int64_t k = threadIdx.x; k < s.width; k += kThreads) store(to + k, inside ? read(s.hard, s.hard_type, from + k) : double(NAN));
   }
   if (s.added == nullptr) return;
   for (int64_t k = threadIdx.x; k < s.width; k += kThreads) {  // each element by the thread that wrote it
@@ -46,22 +47,21 @@ __global__ void __launch_bounds__(kThreads) splice_kernel(Spliced s, T* out) {
   }
 }
 
-template <class T>
-__device__ __forceinline__ double widened(T v) { return double(v); }
-
 // One block: 128 columns of one prompt's slot. Sum is float or double; the rows that carry the prompt are added in ascending order.
 template <class T, class Sum>
 __global__ void __launch_bounds__(kThreads) splice_backward_kernel(Spliced s, const T* grad, Sum* total) {
   const int64_t columns = (s.width + kThreads - 1) / kThreads, pair = blockIdx.x / columns;
   const int64_t prompt = pair / s.slots, k = blockIdx.x % columns * kThreads + threadIdx.x;
-  const T* from = grad + s.slot[pair % s.slots] * s.position_stride + k * s.column_stride;
+  const int64_t position = s.slot[pair % s.slots];
+  const T* from = grad + position * s.position_stride + k * s.column_stride;
+  const bool inside = k < s.width && position >= 0 && position < s.positions;
   const int lane = threadIdx.x & 31;
   Sum sum = 0;
   for (int64_t start = 0; start < s.rows; start += 32) {
     unsigned carriers = __ballot_sync(0xffffffffu, start + lane < s.rows && s.owner[start + lane] == prompt);
     for (; carriers; carriers &= carriers - 1) {
       const int64_t b = start + __ffs(carriers) - 1;
-      if (k < s.width) sum += Sum(from[b * s.row_stride]);
+      if (inside) sum += Sum(from[b * s.row_stride]);
     }
   }
   if (k < s.width) total[pair * s.width + k] = sum;
