@@ -13,7 +13,7 @@ from torch import Tensor
 from triton.tools.tensor_descriptor import TensorDescriptor
 
 from pez_fast._shared import arithmetic, settle
-from pez_fast._shared.halves import half_unit_rows
+from pez_fast._shared.halves import half_unit_rows, in_parts
 from pez_fast._triton import tune
 from pez_fast._triton.finish import _nearest_finish_kernel
 from pez_fast._triton.scan import _nearest_query_kernel, _nearest_scan_few_kernel, _nearest_scan_many_kernel
@@ -32,15 +32,11 @@ def nearest(x: Tensor, weight: Tensor, ids: Tensor, prepared: list[Tensor], coun
     A row that is not finite gets id -1 and cosine NaN, a zero row ids[0] and 0. `counts` (3,) int64 is added to: rows that
     the scan decided, rows with several candidates, and rows of which whole tiles had to be compared.
     """
-    found = torch.empty(len(x), dtype=torch.int64, device=x.device)
-    similarity = torch.empty(len(x), dtype=torch.float32, device=x.device)
-    with torch.cuda.device_of(x):
-        for start in range(0, len(x), ROWS):
-            part = slice(start, start + ROWS)
-            state = _nearest_rows(x[part], weight, ids, prepared, found[part], similarity[part])
-            if counts is not None:
-                counts += torch.stack([(state == kind).sum() for kind in (1, 2, 3)])
-    return found, similarity
+
+    def search(part: Tensor, found: Tensor, similarity: Tensor) -> Tensor:
+        return _nearest_rows(part, weight, ids, prepared, found, similarity)
+
+    return in_parts(x, ROWS, search, counts)
 
 
 def scan_slack(d: int, block_v: int) -> float:

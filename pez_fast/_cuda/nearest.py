@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from pez_fast import _C_cuda
-from pez_fast._shared.halves import half_unit_rows
+from pez_fast._shared.halves import half_unit_rows, in_parts
 from pez_fast._shared.memory import matrix
 
 ROWS = 16384  # rows searched at once
@@ -34,15 +34,11 @@ def nearest(
     A row that is not finite gets id -1 and cosine NaN, a zero row ids[0] and 0. `counts` (3,) int64 is added to: rows that
     the scan decided, rows with several candidates, and rows of which whole tiles had to be compared.
     """
-    found = torch.empty(len(x), dtype=torch.int64, device=x.device)
-    similarity = torch.empty(len(x), dtype=torch.float32, device=x.device)
-    with torch.cuda.device_of(x):
-        for start in range(0, len(x), ROWS):
-            part = slice(start, start + ROWS)
-            state = _nearest_rows(x[part], weight, ids, prepared, found[part], similarity[part])
-            if counts is not None:
-                counts += torch.stack([(state == kind).sum() for kind in (1, 2, 3)])
-    return found, similarity
+
+    def search(part: Tensor, found: Tensor, similarity: Tensor) -> Tensor:
+        return _nearest_rows(part, weight, ids, prepared, found, similarity)
+
+    return in_parts(x, ROWS, search, counts)
 
 
 def _nearest_rows(x: Tensor, weight: Tensor, ids: Tensor, prepared: list[Tensor], found: Tensor, similarity: Tensor) -> Tensor:

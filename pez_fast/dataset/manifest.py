@@ -19,7 +19,7 @@ from pez_fast.tasks import Options
 from pez_fast.version import __version__
 
 NAME = "_manifest.json"  # readers of Parquet folders pass over names that begin with _ or .
-_NO_EFFECT = {"callback", "every", "impl"}  # every implementation finds the same tokens
+_NO_EFFECT = {"batch_size", "callback", "every", "impl"}  # every implementation finds the same tokens
 
 
 def configuration(source: Source, options: Options) -> dict[str, Any]:
