@@ -77,6 +77,24 @@ def _precise_cosine(q: list[float], e: list[float]) -> Decimal:
         return dot / (qq * ee).sqrt()
 
 
+def hurting_pair(kind: str, g: Generator, n: int, v: int, d: int) -> tuple[Tensor, Tensor]:
+    """x (n, d) and a table (v, d) whose scan rounds as badly as it can, in one way or another."""
+    x, weight = normal(g, n, d), normal(g, v, d)
+    if kind == "positive":  # every partial sum grows, so that every rounding is as large as it can be
+        x, weight = x.abs() + 0.1, weight.abs() + 0.1
+    elif kind == "equal elements":
+        x, weight = (torch.rand(len(t), 1, generator=g).add(0.5).expand(-1, d) for t in (x, weight))
+    elif kind == "one large":
+        x[:, 0], weight[:, 0] = 1e4, 1e4
+    elif kind == "cancelling":
+        x, weight = x.abs(), weight.sign() * (weight.abs() + 3)
+    elif kind == "mixed":
+        x, weight = (t * 10.0 ** integers(g, -6, 6, *t.shape) for t in (x, weight))
+    elif kind == "subnormal halves":  # most elements of the unit rows are subnormal in float16
+        x[:, 1:], weight[:, 1:] = x[:, 1:] * 1e-5, weight[:, 1:] * 1e-5
+    return x.contiguous(), weight.contiguous()
+
+
 @contextmanager
 def refused(kind: type[Exception], match: str) -> Iterator[None]:
     """The error comes, says this, and is one line."""

@@ -11,6 +11,7 @@ from inputs import (
     Case,
     assert_level_with_the_best,
     case,
+    hurting_pair,
     integers,
     normal,
     oracle,
@@ -89,15 +90,7 @@ def test_what_the_scan_decides():
 def test_bound(kind, d):
     """No rounding to fp16 takes more from a score than the bound allows, `decide` being given nothing more."""
     g = seeded(f"{kind} {d}")
-    x, weight = normal(g, 20, d), normal(g, 150, d)
-    if kind == "positive":
-        x, weight = x.abs() + 0.1, weight.abs() + 0.1
-    elif kind == "one large":
-        x[:, 0], weight[:, 0] = 1e4, 1e4
-    elif kind == "mixed":
-        x, weight = (t * 10.0 ** integers(g, -6, 6, *t.shape) for t in (x, weight))
-    elif kind == "subnormal halves":
-        x[:, 1:], weight[:, 1:] = x[:, 1:] * 1e-6, weight[:, 1:] * 1e-6
+    x, weight = hurting_pair(kind, g, 20, 150, d)
     unit, residual = simulate.prepare(weight, torch.arange(150))
     half = unit[:150, :d].double()
     exact = settle.unit_rows(weight)

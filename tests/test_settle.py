@@ -6,7 +6,7 @@ import contextlib
 
 import pytest
 import torch
-from inputs import SMALL_CASES, assert_exact, case, integers, normal, oracle, product_precision, seeded
+from inputs import SMALL_CASES, assert_exact, case, hurting_pair, normal, oracle, product_precision, seeded
 
 from pez_fast import TokenTable, nearest_token
 from pez_fast._shared import settle
@@ -87,17 +87,7 @@ def scanned(x: torch.Tensor, table: TokenTable) -> torch.Tensor:
 @pytest.mark.parametrize("kind", ["normal", "positive", "equal elements", "one large", "cancelling", "mixed"])
 def test_scan_error(kind, d):
     g = seeded(f"{kind} {d}")
-    x, weight = normal(g, 40, d), normal(g, 60, d)
-    if kind == "positive":  # every partial sum grows, so that every rounding is as large as it can be
-        x, weight = x.abs() + 0.1, weight.abs() + 0.1
-    elif kind == "equal elements":
-        x, weight = (torch.rand(len(t), 1, generator=g).add(0.5).expand(-1, d) for t in (x, weight))
-    elif kind == "one large":
-        x[:, 0], weight[:, 0] = 1e4, 1e4
-    elif kind == "cancelling":
-        x, weight = x.abs(), weight.sign() * (weight.abs() + 3)
-    elif kind == "mixed":
-        x, weight = (t * 10.0 ** integers(g, -6, 6, *t.shape) for t in (x, weight))
+    x, weight = hurting_pair(kind, g, 40, 60, d)
     table = TokenTable(weight.contiguous())
     unit = [t.double() / t.double().norm(dim=-1, keepdim=True) for t in (x, table.weight[table.ids])]
     error = (scanned(x, table).double() - unit[0] @ unit[1].T).abs().max()

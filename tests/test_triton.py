@@ -7,7 +7,18 @@ from typing import NamedTuple
 
 import pytest
 import torch
-from inputs import BEYOND_DOUBLE_DOUBLE, DEVICES, assert_exact, assert_level_with_the_best, case, each_impl, integers, normal, oracle, seeded
+from inputs import (
+    BEYOND_DOUBLE_DOUBLE,
+    DEVICES,
+    assert_exact,
+    assert_level_with_the_best,
+    case,
+    each_impl,
+    hurting_pair,
+    normal,
+    oracle,
+    seeded,
+)
 
 from pez_fast import TokenTable, info, nearest_token
 from pez_fast._shared import halves, settle
@@ -59,19 +70,7 @@ KINDS = ("normal", "positive", "equal elements", "one large", "cancelling", "mix
 def test_scan_error(kind, d):
     """No scanned score leaves the bound, and the two kept of each tile are its best ones up to the bound."""
     g = seeded(f"{kind} {d}")
-    x, weight = normal(g, 24, d), normal(g, 700, d)
-    if kind == "positive":
-        x, weight = x.abs() + 0.1, weight.abs() + 0.1
-    elif kind == "equal elements":
-        x, weight = (torch.rand(len(t), 1, generator=g).add(0.5).expand(-1, d) for t in (x, weight))
-    elif kind == "one large":
-        x[:, 0], weight[:, 0] = 1e4, 1e4
-    elif kind == "cancelling":
-        x, weight = x.abs(), weight.sign() * (weight.abs() + 3)
-    elif kind == "mixed":
-        x, weight = (t * 10.0 ** integers(g, -6, 6, *t.shape) for t in (x, weight))
-    elif kind == "subnormal halves":  # most elements of the unit rows are subnormal in float16
-        x[:, 1:], weight[:, 1:] = x[:, 1:] * 1e-5, weight[:, 1:] * 1e-5
+    x, weight = hurting_pair(kind, g, 24, 700, d)
     x, table = x.contiguous().to(DEVICE), TokenTable(weight.contiguous().to(DEVICE))
     found = scanned(x, table)
     exact = cosines(x, table)
