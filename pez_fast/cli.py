@@ -103,19 +103,21 @@ class Search:
     lr: Annotated[float, _option("Learning rate of AdamW.")] = 0.1
     weight_decay: Annotated[float, _option("Weight decay of AdamW.")] = 0.1
     restarts: Annotated[int, _option("Prompts tried for each target, in one batch; the best is kept.")] = 1
+    polish: Annotated[int, _option("Rounds at the end in which single tokens are exchanged; 0: as PEZ found it.")] = 32
     prefix: Annotated[str, _option("Fixed text before the learned tokens.")] = ""
     suffix: Annotated[str, _option("Fixed text behind the learned tokens.")] = ""
     init: Annotated[str | None, _option("A text to begin at, in place of random tokens.")] = None
     ban: Annotated[list[str] | None, _option("A word that must not be learned; can be repeated.")] = None
     vocabulary: Annotated[Tokens, _option("stable: only tokens that survive being typed in again.")] = Tokens.stable
     patience: Annotated[int | None, _option("End after so many steps without improvement.")] = None
+    dtype: Annotated[str | None, _option("Of the text tower during the search: float32, bfloat16, float16; the fastest that keeps quality.")] = None
     as_json: Json = False
 
     def options(self, **more: Any) -> dict[str, Any]:
         """The options of the library's tasks, checked before anything slow begins."""
-        from pez_fast.tasks import Options
+        from pez_fast.options import Options
 
-        same = ("steps", "seed", "lr", "weight_decay", "restarts", "prefix", "suffix", "init", "patience")
+        same = ("steps", "seed", "lr", "weight_decay", "restarts", "polish", "prefix", "suffix", "init", "patience", "dtype")
         given = {name: getattr(self, name) for name in same}
         given |= {"banned": tuple(self.ban or ()), "vocabulary": self.vocabulary.value, **more}
         Options(**given)

@@ -19,8 +19,8 @@ from rich.text import Text
 from pez_fast.result import finite_or_none
 
 if TYPE_CHECKING:
+    from pez_fast.options import Progress as State
     from pez_fast.result import PromptResult
-    from pez_fast.tasks import Progress as State
 
 
 def one_line(text: object, encoding: str = "utf-8") -> str:
@@ -39,7 +39,7 @@ def say(text: object) -> None:
 
 
 class PlainProgress:
-    """A callback for where there is no terminal: a line on stderr after each tenth of the steps.
+    """A callback for where there is no terminal: a line on stderr after each tenth of the steps, and each eighth round of polishing.
 
     Attributes:
         every: the option of that name that the search must be given.
@@ -56,10 +56,14 @@ class PlainProgress:
         return None
 
     def __call__(self, state: State) -> None:
-        if state.step < min(self._next, state.steps):
+        polishing = state.step == state.steps and state.polished > 0
+        if polishing:
+            if state.polished % 8:
+                return
+        elif state.step < min(self._next, state.steps):
             return
         self._next = state.step + self._tenth
-        line = f"step {state.step}/{state.steps}  best "
+        line = f"polish {state.polished}  best " if polishing else f"step {state.step}/{state.steps}  best "
         if len(state.scores) == 1:
             say(f'{line}{state.scores[0]:.2f}  "{state.prompts[0]}"')
         else:
@@ -85,9 +89,9 @@ class LiveProgress:
         self._names = names
         self._state: State | None = None
         self._console = Console(stderr=True, highlight=False)
-        columns = (TextColumn("step"), MofNCompleteColumn(), BarColumn(), _Rate(), TimeRemainingColumn(), TextColumn("left"))
+        columns = (TextColumn("{task.description}"), MofNCompleteColumn(), BarColumn(), _Rate(), TimeRemainingColumn(), TextColumn("left"))
         self._bar = Progress(*columns, console=self._console)
-        self._task = self._bar.add_task("", total=steps)
+        self._task = self._bar.add_task("step", total=steps)
         self._live = Live(get_renderable=self._draw, console=self._console, refresh_per_second=8, transient=True)
 
     def __enter__(self) -> LiveProgress:
@@ -99,7 +103,8 @@ class LiveProgress:
 
     def __call__(self, state: State) -> None:
         self._state = state
-        self._bar.update(self._task, completed=state.step)
+        polishing = state.step == state.steps and state.polished > 0
+        self._bar.update(self._task, completed=state.step, description=f"polish {state.polished}" if polishing else "step")
 
     def _draw(self) -> Group:
         state, room = self._state, max(1, self._console.height - 7)

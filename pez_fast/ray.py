@@ -14,14 +14,14 @@ import numpy as np
 
 from pez_fast.dataset.arrow import arrow
 from pez_fast.dataset.job import Job, Summary
-from pez_fast.dataset.learning import ahead, learn_rows, pixels_of, read
+from pez_fast.dataset.learning import ahead, learn_all, pixels_of, read
 from pez_fast.dataset.manifest import check_manifest, ensure_manifest, model_part
 from pez_fast.dataset.progress import watch_batch
 from pez_fast.dataset.shards import Row, alone, scan, write_shard
 from pez_fast.dataset.sources import digest
 from pez_fast.encoders import load_clip
 from pez_fast.live import say
-from pez_fast.tasks import Options, _options
+from pez_fast.options import Options, options_from
 
 LEARNED = ("prompt", "ids", "ids_score", "text_score", "seed", "steps", "error")
 
@@ -37,7 +37,7 @@ def ray_inverter(model: str, pretrained: str | None = None, device: str | None =
         column: bytes, paths or uint8 arrays of the pictures.
         options: as `pez_fast.invert`.
     """
-    chosen = _options(options)
+    chosen = options_from(options)
 
     class RayInverter:
         """Batches of pictures -> the same with learned prompts."""
@@ -49,7 +49,7 @@ def ray_inverter(model: str, pretrained: str | None = None, device: str | None =
             if column not in batch:
                 raise ValueError(f"column {column!r} is not in the batch; its columns are {', '.join(map(str, batch))}")
             pixels = [pixels_of(image, self.clip) for image in batch[column]]
-            rows = learn_rows([""] * len(pixels), pixels, self.clip, chosen)
+            rows = learn_all(pixels, self.clip, chosen)
             learned = {name: _column(name, rows) for name in LEARNED}
             return batch.assign(**learned) if hasattr(batch, "assign") else {**batch, **learned}
 
@@ -86,7 +86,7 @@ class _ShardActor:
             rows = arrow().parquet.read_table(path, partitioning=None).to_pylist()
         except FileNotFoundError:
             pixels = [p for _, p in ahead(items, partial(read, clip=self.clip), self.workers, len(items))]
-            rows = learn_rows([item.id for item in items], pixels, self.clip, self.options)
+            rows = [{**row, "id": item.id} for item, row in zip(items, learn_all(pixels, self.clip, self.options), strict=True)]
             ensure_manifest(self.out, self.complete, self.clip.name)
             write_shard(path, rows)
         return {"pictures": [len(rows)], "last": [next((row["prompt"] for row in reversed(rows) if row.get("prompt")), "")]}

@@ -19,6 +19,17 @@ def finite_or_none(value: Any) -> Any:
 
 
 @dataclass
+class Candidate:
+    """One of the best prompts of a target; the attributes are those of `PromptResult`."""
+
+    prompt: str
+    ids: list[int]
+    ids_score: float
+    text_score: float
+    restart: int
+
+
+@dataclass
 class PromptResult:
     """A learned prompt.
 
@@ -28,11 +39,13 @@ class PromptResult:
         ids_score: weighted mean cosine of the optimised ids with the targets.
         text_score: the same of `prompt` typed in again and tokenised afresh: what a user gets.
         steps: updates made.
-        history: score of the projected prompt at every step, the one after the last update included.
+        history: score of the projected prompt at every step, the one after the last update included, in the dtype of the search;
+            polishing is not part of it.
         seed, restart: where the search began.
         model: name of the model.
-        seconds: of the search, shared by all prompts of its batch.
+        seconds: from the beginning of the call until this prompt was there; prompts share batches.
         stopped: why it ended: "steps", "patience", "callback" or "interrupt".
+        top: the best different prompts, best first (this one is the first), as many as `top_k` asked for and the search met.
         error: one sentence where there is no prompt because the target could not be read.
     """
 
@@ -47,6 +60,7 @@ class PromptResult:
     model: str = ""
     seconds: float = 0.0
     stopped: str = ""
+    top: list[Candidate] = field(default_factory=list)
     error: str | None = None
 
     def to_dict(self) -> dict[str, Any]:

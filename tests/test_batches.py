@@ -8,13 +8,14 @@ import pytest
 import torch
 
 import pez_fast
-from pez_fast import memory, tasks
+from pez_fast import learner, memory
+from pez_fast.engine import Engine
 
-OPTIONS = {"prompt_len": 5, "steps": 12, "restarts": 2}
+OPTIONS = {"prompt_len": 5, "steps": 12, "restarts": 2, "polish": 2, "top_k": 3}
 
 
 def told(results) -> list[tuple]:
-    return [(r.prompt, r.ids, r.ids_score, r.text_score, r.steps, r.history, r.restart, r.stopped) for r in results]
+    return [(r.prompt, r.ids, r.ids_score, r.text_score, r.steps, r.history, r.restart, r.stopped, r.top) for r in results]
 
 
 @pytest.fixture(scope="module")
@@ -38,33 +39,33 @@ def test_nor_with_prompts_that_end_early(tiny_clip, pictures, patience):
 
 @pytest.mark.parametrize("error", [torch.OutOfMemoryError("CUDA out of memory"), RuntimeError("DefaultCPUAllocator: can't allocate memory: …")])
 def test_out_of_memory_halves_the_batch(tiny_clip, pictures, whole, error, monkeypatch):
-    sizes, search = [], tasks.search
+    sizes, step = [], Engine._step
 
-    def small(table, start, *rest):
-        sizes.append(len(start))
-        if len(start) > 4:
+    def small(engine, update=True):
+        sizes.append(sum(len(c.rows) for c in engine.cohorts))
+        if sizes[-1] > 4:
             raise error
-        return search(table, start, *rest)
+        step(engine, update)
 
-    monkeypatch.setattr(tasks, "search", small)
+    monkeypatch.setattr(Engine, "_step", small)
     assert told(pez_fast.invert_batch(pictures, tiny_clip, **OPTIONS, batch_size=16)) == whole
-    assert sizes == [16, 8, 4, 4, 4, 4]
+    assert sizes == [16, 8] + [4] * 4 * 13
 
 
 def test_one_target_that_does_not_fit_is_an_error(tiny_clip, pictures, monkeypatch):
-    def none(*args):
+    def none(*args, **more):
         raise torch.OutOfMemoryError("CUDA out of memory")
 
-    monkeypatch.setattr(tasks, "search", none)
+    monkeypatch.setattr(Engine, "_step", none)
     with pytest.raises(torch.OutOfMemoryError):
         pez_fast.invert_batch(pictures, tiny_clip, **OPTIONS)
 
 
 def test_other_errors_are_not_swallowed(tiny_clip, pictures, monkeypatch):
-    def broken(*args):
+    def broken(*args, **more):
         raise RuntimeError("broken")
 
-    monkeypatch.setattr(tasks, "search", broken)
+    monkeypatch.setattr(Engine, "_step", broken)
     with pytest.raises(RuntimeError, match="broken"):
         pez_fast.invert_batch(pictures, tiny_clip, **OPTIONS)
 
@@ -72,15 +73,16 @@ def test_other_errors_are_not_swallowed(tiny_clip, pictures, monkeypatch):
 def test_progress_over_batches(tiny_clip, pictures):
     seen = []
     pez_fast.invert_batch(pictures, tiny_clip, **OPTIONS, batch_size=6, callback=seen.append, every=6)
-    assert [p.step for p in seen] == [0, 2, 4, 4, 6, 9, 9, 10, 12] and {p.steps for p in seen} == {12}
-    assert [sum(bool(prompt) for prompt in p.prompts) for p in seen] == [3] * 3 + [6] * 3 + [8] * 3
+    assert [p.step for p in seen] == [0, 2, 4, 4, 4, 4, 6, 9, 9, 9, 9, 10, 12, 12, 12] and {p.steps for p in seen} == {12}
+    assert [sum(bool(prompt) for prompt in p.prompts) for p in seen] == [3] * 5 + [6] * 5 + [8] * 5
+    assert [p.polished for p in seen][-2:] == [(6 * 2 + 2) // 8, 2]
     assert all(math.isnan(score) == (not prompt) for p in seen for prompt, score in zip(p.prompts, p.scores, strict=True))
 
 
 def test_ended_before_all_were_begun(tiny_clip, pictures):
-    results = pez_fast.invert_batch(pictures, tiny_clip, **OPTIONS, batch_size=6, callback=lambda p: p.step >= 4, every=6)
+    results = pez_fast.invert_batch(pictures, tiny_clip, **OPTIONS, batch_size=6, callback=lambda p: p.step >= 2, every=6)
     assert [r.stopped for r in results] == ["callback"] * 8
-    assert [r.error for r in results] == [None] * 3 + [tasks.NOT_BEGUN] * 5
+    assert [r.error for r in results] == [None] * 3 + [learner.NOT_BEGUN] * 5
     assert [bool(r.prompt) for r in results] == [True] * 3 + [False] * 5
 
 

@@ -18,8 +18,8 @@ from typer.testing import CliRunner
 import pez_fast
 from pez_fast import live, sheet
 from pez_fast.cli import app
+from pez_fast.options import Progress
 from pez_fast.result import PromptResult
-from pez_fast.tasks import Progress
 
 PEZ_FAST = (sys.executable, "-m", "pez_fast.cli")
 
@@ -78,7 +78,8 @@ def test_invert_prints_the_prompt_alone(tiny):
     assert result.stdout == expected.prompt + "\n"
     lines = result.stderr.splitlines()
     assert lines[0].startswith("loading the model ViT-H-14 with laion2b")
-    assert lines[1].startswith("step 0/12  best ") and lines[-2].startswith("step 12/12  best ") and lines[-2].endswith('"')
+    assert lines[1].startswith("step 0/12  best ") and lines[-6].startswith("step 12/12  best ") and lines[-6].endswith('"')
+    assert [line.split()[1] for line in lines[-5:-1]] == ["8", "16", "24", "32"] and lines[-2].startswith("polish 32  best ")
     assert lines[-1].startswith(f"text cosine {expected.text_score:.4f}")
 
 

@@ -145,5 +145,5 @@ def test_progress_says_rate_time_left_and_the_last_prompt(monkeypatch: pytest.Mo
         assert isinstance(live, progress.LiveBatchProgress)
         now[0] += 10
         live.add([{"prompt": "[bold] one"}])
-        live.within(20, 0.5)
+        live.within(10.0)
     assert "21/40" in terminal.getvalue() and "[bold] one" in terminal.getvalue() and "1.10 pictures/s" in terminal.getvalue()

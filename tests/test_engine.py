@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from pez_fast import reference
-from pez_fast.engine import pez_steps, search
+from pez_fast.engine import Part, Settings, pez_steps, search
 from pez_fast.objectives import TargetSimilarity, weighted_goal
 from pez_fast.optimizer import PEZ
 from pez_fast.table import TokenTable
@@ -33,23 +33,23 @@ def test_ids_equal_those_of_the_plain_loop_for_300_steps(tiny_clip64, pictures, 
     assert len({tuple(i.flatten().tolist()) for i in plain.ids}) > 50  # it moves
 
 
-def run(clip, pictures, rows=3, count=20, **options):
+def run(clip, pictures, rows=3, count=20, every=50, callback=None, **settings):
     table, start, encode, goals = setting(clip, pictures, rows)
-    return search(table, start, encode, TargetSimilarity(goals), count, 0.1, 0.1, **options)
+    return search(Part(tuple(range(rows)), start, TargetSimilarity(goals)), table, encode, Settings(count, **settings), every, callback)
 
 
 def test_search_keeps_each_prompts_best_the_last_projection_included(tiny_clip, pictures):
     table, start, encode, goals = setting(tiny_clip, pictures, 3)
     found = run(tiny_clip, pictures)
     assert found.history.shape == (3, 21) and found.stopped == ["steps"] * 3 and found.steps.tolist() == [20] * 3
-    assert torch.equal(found.best_score, found.history.max(1).values)
-    torch.testing.assert_close((encode(table.weight[found.best_ids]) * goals).sum(-1), found.best_score, rtol=0, atol=1e-6)
+    assert torch.equal(found.best()[1], found.history.max(1).values)
+    torch.testing.assert_close((encode(table.weight[found.best()[0]]) * goals).sum(-1), found.best()[1], rtol=0, atol=1e-6)
     assert torch.equal(run(tiny_clip, pictures, count=1).history[:, 0], found.history[:, 0])
 
 
 def test_one_update_is_scored_after_it(tiny_clip, pictures):
     found = run(tiny_clip, pictures, count=1)
-    assert found.history.shape == (3, 2) and (found.best_score == found.history.max(1).values).all()
+    assert found.history.shape == (3, 2) and (found.best()[1] == found.history.max(1).values).all()
 
 
 def test_patience_ends_each_prompt_on_its_own(tiny_clip, pictures):
@@ -60,25 +60,25 @@ def test_patience_ends_each_prompt_on_its_own(tiny_clip, pictures):
         history, end = long.history[row], int(found.steps[row])
         best = int(history[: end + 1].argmax())
         assert end - best == 8 or end == 150
-        assert found.best_score[row] == history[best]
+        assert found.best()[1][row] == history[best]
 
 
 def test_callback_sees_progress_and_can_end_it(tiny_clip, pictures):
     seen = []
-    found = run(tiny_clip, pictures, count=10, every=4, callback=lambda s: seen.append(s.number))
+    found = run(tiny_clip, pictures, count=10, every=4, callback=lambda s: seen.append(s.number - 1))
     assert seen == [0, 4, 8, 10] and found.stopped == ["steps"] * 3
-    found = run(tiny_clip, pictures, count=10, every=4, callback=lambda s: s.number >= 4)
-    assert found.number == 4 and found.stopped == ["callback"] * 3 and found.history.shape == (3, 5)
+    found = run(tiny_clip, pictures, count=10, every=4, callback=lambda s: s.number >= 5)
+    assert found.number == 5 and found.stopped == ["callback"] * 3 and found.history.shape == (3, 5)
 
 
 def test_interrupt_returns_the_best_so_far(tiny_clip, pictures):
     def interrupt(state):
-        if state.number == 6:
+        if state.number == 7:
             raise KeyboardInterrupt
 
     found = run(tiny_clip, pictures, count=100, every=3, callback=interrupt)
-    assert found.stopped == ["interrupt"] * 3 and found.number == 6
-    assert torch.equal(found.best_score, found.history.max(1).values)
+    assert found.stopped == ["interrupt"] * 3 and found.number == 7
+    assert torch.equal(found.best()[1], found.history.max(1).values)
 
 
 def test_an_error_in_a_callback_is_not_swallowed(tiny_clip, pictures):

@@ -24,7 +24,7 @@ from pez_fast.dataset import Job, invert_dataset  # noqa: E402
 from pez_fast.ray import _ShardActor, ray_inverter, run_on_ray  # noqa: E402
 
 HELDOUT = sorted((Path(__file__).parents[1] / "benchmarks" / "heldout").glob("*.png"))
-QUICK = {"prompt_len": 3, "steps": 6}
+QUICK = {"prompt_len": 3, "steps": 6, "polish": 0}
 DRIVER = """
 import logging, ray
 from pez_fast.cli import main

@@ -1,8 +1,8 @@
 """`F.linear` with frozen weights, by the faster of torch's two CPU libraries.
 
 Torch multiplies float32 matrices on a CPU with MKL, which makes little of AVX-512 on AMD processors; oneDNN, which it also
-carries, is twice as fast there. Its rows also round alike from 16 rows on, whatever the batch. Where oneDNN is not part of
-torch, and for every other device and dtype, this is `F.linear`.
+carries, is twice as fast there, and again in bfloat16 where the CPU multiplies in it. Its rows also round alike from 16 rows
+on, whatever the batch. Where oneDNN is not part of torch, and for every other device and dtype, this is `F.linear`.
 """
 
 from __future__ import annotations
@@ -47,12 +47,20 @@ class FrozenLinear:
 def _ordered(weight: Tensor) -> Tensor:
     """The weights in oneDNN's own order if that changes no bit of a product, else as they are."""
     ordered = torch.ops.mkldnn._reorder_linear_weight(weight.contiguous())
-    probe = torch.randn(32, weight.shape[1], generator=torch.Generator().manual_seed(0))
+    probe = torch.randn(32, weight.shape[1], generator=torch.Generator().manual_seed(0)).to(weight.dtype)
     return ordered if torch.equal(_product(probe, ordered, None), _product(probe, weight, None)) else weight
 
 
 def _by_onednn(x: Tensor, weight: Tensor) -> bool:
-    return x.device.type == "cpu" and x.dtype == weight.dtype == torch.float32 and x.numel() > 0 and _available()
+    if x.device.type != "cpu" or x.dtype != weight.dtype or not x.numel():
+        return False
+    return _available() and (x.dtype == torch.float32 or (x.dtype == torch.bfloat16 and bfloat16_is_native()))
+
+
+def bfloat16_is_native() -> bool:
+    """Whether this CPU multiplies bfloat16 itself (AVX512_BF16 or AMX) and oneDNN is there to use it."""
+    asks = [getattr(torch.cpu, name, None) for name in ("_is_avx512_bf16_supported", "_is_amx_tile_supported")]
+    return _available() and any(ask is not None and ask() for ask in asks)
 
 
 def _available() -> bool:

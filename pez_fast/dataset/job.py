@@ -5,11 +5,9 @@ from __future__ import annotations
 import os
 import re
 import time
-from collections.abc import Iterable, Iterator
 from contextlib import closing
 from dataclasses import dataclass, replace
 from functools import partial
-from itertools import islice
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -21,7 +19,7 @@ from pez_fast.dataset.shards import Finished, ShardWriter, alone, scan
 from pez_fast.dataset.sources import Item, open_source
 from pez_fast.encoders import ClipEncoder
 from pez_fast.live import say
-from pez_fast.tasks import Progress, _options
+from pez_fast.options import options_from
 
 T = TypeVar("T")
 
@@ -66,7 +64,7 @@ class Job:
         for name, value in (("batch_size", batch_size), ("workers", workers)):
             if not isinstance(value, int) or isinstance(value, bool) or value < 1:
                 raise ValueError(f"{name} must be a positive integer; got {value!r}")
-        self.batch_size, self.workers, self.options = batch_size, workers, _options(options)
+        self.batch_size, self.workers, self.options = batch_size, workers, options_from(options)
         self.number, self.count = _shard(shard)
         arrow()
         opened = open_source(source, column)
@@ -112,14 +110,10 @@ class Job:
         writer = ShardWriter(self.out, stem)
         prepared = ahead(rest, partial(read, clip=clip), self.workers, self.batch_size)
         with watch_batch(len(self.items), finished) as progress, closing(prepared):
+            items = ((item.id, pixels) for item, pixels in prepared)
             options = replace(self.options, every=progress.every)
-            for part in _parts(prepared, self.batch_size):
-
-                def within(state: Progress, pictures: int = len(part)) -> None:
-                    progress.within(pictures, state.step / state.steps)
-
-                drawn = isinstance(progress, LiveBatchProgress)
-                rows = learn_rows([item.id for item, _ in part], [pixels for _, pixels in part], clip, options, within if drawn else None)
+            within = progress.within if isinstance(progress, LiveBatchProgress) else None
+            for rows in learn_rows(items, clip, options, self.batch_size, within):
                 if not writer.begun:  # not before: an option that learning refuses leaves no trace
                     ensure_manifest(self.out, complete, clip.name)
                 writer.add(rows)
@@ -141,9 +135,3 @@ def _shard(text: str) -> tuple[int, int]:
     if number >= count:
         raise ValueError(f"shard must be i/n with i from 0 to n - 1, such as 0/4; got {text!r}")
     return number, count
-
-
-def _parts(values: Iterable[T], size: int) -> Iterator[list[T]]:
-    iterator = iter(values)
-    while part := list(islice(iterator, size)):
-        yield part

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
+from itertools import islice
 from typing import Any, TypeVar
 
 from torch import Tensor
@@ -13,7 +14,9 @@ from torch import Tensor
 from pez_fast.dataset.shards import Row
 from pez_fast.encoders import ClipEncoder
 from pez_fast.images import load_image
-from pez_fast.tasks import Options, learn
+from pez_fast.learner import ROUND, Learner, State
+from pez_fast.options import Options
+from pez_fast.result import PromptResult
 
 T = TypeVar("T")
 U = TypeVar("U")
@@ -56,21 +59,55 @@ def ahead(values: Sequence[T], work: Callable[[T], U], threads: int, most: int) 
         pool.shutdown(wait=True, cancel_futures=True)
 
 
-def learn_rows(ids: Sequence[str], pixels: Sequence[Tensor | str], clip: ClipEncoder, options: Options,
-               callback: Callable[[Any], object] | None = None) -> list[Row]:  # fmt: skip
-    """A row for each id, as if it were alone; a sentence in place of pixels becomes the row's error.
+def learn_rows(items: Iterable[tuple[str, Tensor | str]], clip: ClipEncoder, options: Options, together: int,
+               callback: Callable[[float], object] | None = None) -> Iterator[list[Row]]:  # fmt: skip
+    """A row for each id, as if it were alone, in the order in which they are finished; a sentence in place of pixels becomes
+    the row's error.
+
+    Args:
+        items: ids and pixels, asked for when there is room for them.
+        together: pictures learned at once.
+        callback: told from time to time how many pictures' worth of work is done of those in work.
 
     Raises:
         KeyboardInterrupt: also where the search would return its best so far.
     """
-    readable = [k for k, p in enumerate(pixels) if not isinstance(p, str)]
-    rows: list[Row] = [{"id": name, "seed": options.seed, "steps": 0, "error": p if isinstance(p, str) else None}
-                       for name, p in zip(ids, pixels, strict=True)]  # fmt: skip
-    if readable:
-        features = clip.encode_pixels([pixels[k] for k in readable])  # type: ignore[misc]
-        results = learn(features, clip, replace(options, callback=callback))
-        if any(result.stopped == "interrupt" for result in results):
+    unreadable: list[tuple[int, Row]] = []
+
+    def row(name: str, **more: Any) -> Row:
+        return {"id": name, "seed": options.seed, "steps": 0, "error": None, **more}
+
+    def goals() -> Iterator[tuple[tuple[int, str], Tensor]]:
+        waiting = enumerate(items)
+        while group := list(islice(waiting, together)):
+            unreadable.extend((k, row(name, error=p)) for k, (name, p) in group if isinstance(p, str))
+            readable = [((k, name), p) for k, (name, p) in group if not isinstance(p, str)]
+            if readable:
+                yield from zip([name for name, _ in readable], clip.encode_pixels([p for _, p in readable]), strict=True)
+
+    def rows(cohort: list[tuple[tuple[int, str], PromptResult]]) -> list[Row]:
+        learned = [(k, row(name, **{n: getattr(r, n) for n in ("prompt", "ids", "ids_score", "text_score", "steps", "error")}))
+                   for (k, name), r in cohort]  # fmt: skip
+        ordered = [found for _, found in sorted(unreadable + learned, key=lambda one: one[0])]
+        unreadable.clear()
+        return ordered
+
+    def report(state: State) -> None:
+        whole = options.steps + ROUND * options.polish
+        done = sum(len(c.part.names) * (state.updates(c) + ROUND * (state.polished if k == 0 else 0)) for k, c in enumerate(state.cohorts))
+        assert callback is not None
+        callback(done / whole)
+
+    learner = Learner(clip, replace(options, batch_size=together * options.restarts))
+    for cohort in learner.stream(goals(), report if callback else None):
+        if learner.ended == "interrupt":
             raise KeyboardInterrupt
-        for k, result in zip(readable, results, strict=True):
-            rows[k] |= {name: getattr(result, name) for name in ("prompt", "ids", "ids_score", "text_score", "steps")}
-    return rows
+        yield rows(cohort)
+    if unreadable:
+        yield rows([])
+
+
+def learn_all(pixels: Sequence[Tensor | str], clip: ClipEncoder, options: Options) -> list[Row]:
+    """`learn_rows` for pixels that are all there already: the rows in their order, with numbers for ids."""
+    found = learn_rows([(str(k), p) for k, p in enumerate(pixels)], clip, options, max(1, len(pixels)))
+    return sorted((row for rows in found for row in rows), key=lambda row: int(row["id"]))

@@ -15,16 +15,17 @@ import torch
 from pez_fast.dataset.shards import write_atomically
 from pez_fast.dataset.sources import Source, digest
 from pez_fast.encoders import ClipEncoder
-from pez_fast.tasks import Options
+from pez_fast.encoders.precision import search_dtype
+from pez_fast.options import Options
 from pez_fast.version import __version__
 
 NAME = "_manifest.json"  # readers of Parquet folders pass over names that begin with _ or .
-_NO_EFFECT = {"batch_size", "callback", "every", "impl"}  # every implementation finds the same tokens
+_NO_EFFECT = {"batch_size", "callback", "every", "impl", "top_k"}  # every implementation finds the same tokens
 
 
 def configuration(source: Source, options: Options) -> dict[str, Any]:
     """All that decides on the results but the model: options and the data set, as plain values."""
-    chosen = {k: v for k, v in dataclasses.asdict(options).items() if k not in _NO_EFFECT}
+    chosen = {k: v for k, v in dataclasses.asdict(options).items() if k not in _NO_EFFECT | {"dtype"}}  # the model's part
     return {**chosen, "banned": list(options.banned), **{f"source's {k}": v for k, v in source.identity.items()}}
 
 
@@ -35,7 +36,8 @@ def model_part(clip: ClipEncoder, options: Options, device: str) -> dict[str, An
         "model's weights": weights_digest(clip.model),
         "preprocessing": digest([re.sub(r" at 0x[0-9a-f]+", "", repr(clip.preprocess))]),
         "allowed tokens": hashlib.sha256(allowed.cpu().numpy().tobytes()).hexdigest()[:16],
-        "dtype": str(clip.dtype).removeprefix("torch."),
+        "model's dtype": str(clip.dtype).removeprefix("torch."),
+        "dtype": str(search_dtype(options.dtype, clip.dtype, clip.embedding.embedding_dim, torch.device(device))).removeprefix("torch."),
         "device": device,
     }
 

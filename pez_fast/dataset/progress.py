@@ -41,8 +41,8 @@ class PlainBatchProgress:
     def __exit__(self, *exception: object) -> None:
         return None
 
-    def within(self, pictures: int, done: float) -> None:
-        """A batch of so many pictures is in work; this part of its steps is done."""
+    def within(self, pictures: float) -> None:
+        """So many pictures' worth of work is done of those in work."""
 
     def add(self, rows: Sequence[Row]) -> None:
         """These are on the disk."""
@@ -80,14 +80,14 @@ class LiveBatchProgress(PlainBatchProgress):
     def __exit__(self, *exception: Any) -> None:
         self._live.__exit__(*exception)
 
-    def within(self, pictures: int, done: float) -> None:
-        self._within = pictures * done
+    def within(self, pictures: float) -> None:
+        self._within = pictures
         self._bar.update(self._task, completed=self.finished + self._within)
 
     def add(self, rows: Sequence[Row]) -> None:
         self.finished += len(rows)
         self.last = next((row["prompt"] for row in reversed(rows) if row.get("prompt")), self.last)
-        self.within(0, 0.0)
+        self.within(0.0)
 
     def speed(self, within: float = 0.0) -> str:
         return super().speed(self._within)

@@ -32,7 +32,7 @@ def filled_up(batch: Tensor, least: int = ALIKE) -> Tensor:
 
 def positions(end: int, context: int, dtype: torch.dtype) -> int:
     """How many positions to run where `end` is the last that counts: some more where that number of rows rounds alike."""
-    wanted = max(end + 1, FEWEST) if dtype == torch.float32 else end + 1 + -(end + 1) % ALIKE
+    wanted = end + 1 + -(end + 1) % ALIKE if dtype == torch.float64 else max(end + 1, FEWEST)
     return min(wanted, context)
 
 
@@ -87,9 +87,12 @@ class _Block:
 
     def __call__(self, x: Tensor) -> Tensor:
         """(R, S, d) -> (R, S, d)."""
-        q, k, v = self._split(self.qkv(self.block.ln_1(x)), 3)
+        product = self.qkv(self.block.ln_1(x))
+        if x.device.type == "cpu" and x.dtype == torch.bfloat16:  # torch's attention is four times slower backward in bfloat16
+            product = product.float()
+        q, k, v = self._split(product, 3)
         attended = F.scaled_dot_product_attention(q, k, v, is_causal=True)
-        return self._rest(x, attended.transpose(1, 2).reshape(x.shape))
+        return self._rest(x, attended.transpose(1, 2).reshape(x.shape).to(x.dtype))
 
     def at(self, x: Tensor, end: int) -> Tensor:
         """(R, S, d) -> (R', d): the block's output at one position; rows from R on are filling."""
@@ -98,8 +101,9 @@ class _Block:
         k, v = self._split(self.kv(normal), 2)[:, :, :, : end + 1]
         q = self._split(self.q(filled_up(normal[:, end], FEWEST)[:, None]), 1)[0, :rows]
         # One query: sums of products, since a product of so few rows rounds differently from batch to batch.
+        q, k, v = (t.to(torch.promote_types(t.dtype, torch.float32)) for t in (q, k, v))
         score = (q * k).sum(-1) * (d // self.heads) ** -0.5
-        attended = (score.softmax(-1)[..., None] * v).sum(2)
+        attended = (score.softmax(-1)[..., None] * v).sum(2).to(x.dtype)
         return self._rest(filled_up(x[:, end], FEWEST), filled_up(attended.reshape(rows, d), FEWEST))
 
     def _split(self, t: Tensor, parts: int) -> Tensor:

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from pez_fast.encoders.causal import filled_up
+from pez_fast.encoders.precision import text_part
 from pez_fast.encoders.text import TextEncoder, token_embedding, unit_features
 from pez_fast.encoders.vocabulary import Vocabulary
 from pez_fast.images import load_image
@@ -42,6 +43,7 @@ class ClipEncoder:
         self.vocabulary = Vocabulary(tokenizer, known_ids)
         self.embedding = token_embedding(model)
         self._tables: dict[tuple, TokenTable] = {}
+        self._parts: dict[torch.dtype, Any] = {}  # the model's text part in other dtypes
 
     @property
     def device(self) -> torch.device:
@@ -91,9 +93,16 @@ class ClipEncoder:
         """Texts -> (N, D) float32 unit features; a text longer than the context is cut as open_clip's tokenizer does."""
         return _encoded(self.tokenizer(list(texts)), lambda part: self.model.encode_text(part.to(self.device)))
 
-    def text_encoder(self, prompt_len: int, prefix: str = "", suffix: str = "", truncate: bool | None = None) -> TextEncoder:
-        """An encoder of prompts of prompt_len learned tokens between two fixed texts; see `TextEncoder`."""
-        return TextEncoder(self.model, self.vocabulary.template(prompt_len, prefix, suffix), truncate=truncate)
+    def text_encoder(self, prompt_len: int, prefix: str = "", suffix: str = "", truncate: bool | None = None,
+                     dtype: torch.dtype | None = None) -> TextEncoder:  # fmt: skip
+        """An encoder of prompts of prompt_len learned tokens between two fixed texts; see `TextEncoder`.
+
+        dtype: that the tower is run in, by default the model's; another one needs a copy of the tower, which is kept.
+        """
+        dtype = dtype or self.dtype
+        if dtype not in self._parts:
+            self._parts[dtype] = text_part(self.model, dtype)
+        return TextEncoder(self._parts[dtype], self.vocabulary.template(prompt_len, prefix, suffix), truncate=truncate)
 
     def __repr__(self) -> str:
         return f"ClipEncoder({self.name!r}, {str(self.dtype).removeprefix('torch.')} on {self.device})"
@@ -203,5 +212,3 @@ def _quiet() -> Iterator[None]:
             yield
     finally:
         logging.disable(before)
-
-
