@@ -19,9 +19,11 @@ from pathlib import Path
 import torch
 from PIL import Image
 from provenance import write
+from torch import Tensor
 
 import pez_fast
 from pez_fast import reference
+from pez_fast.encoders import ClipEncoder
 
 HELD_OUT = Path(__file__).parent / "heldout"
 SMALL_WORDS = {"a", "and", "at", "for", "in", "of", "on", "the", "with", "&"}
@@ -31,6 +33,21 @@ def names_in(prompt: str, name: str) -> bool:
     """Whether a word of the name that means something stands in the prompt."""
     words = {w.strip(",.:!()'\"") for w in name.split()} - SMALL_WORDS
     return bool(words & set(prompt.split()))
+
+
+def held_out(count: int) -> tuple[list[dict], list[Image.Image]]:
+    """Labels and pictures."""
+    labels = json.loads((HELD_OUT / "labels.json").read_text())[:count]
+    return labels, [Image.open(HELD_OUT / label["file"]).convert("RGB") for label in labels]
+
+
+def plain_traces(clip: ClipEncoder, targets: Tensor, steps: int) -> list[reference.Trace]:
+    """The plain port on each target (N, D) by itself, as the original: from seed k for target k, over the whole vocabulary."""
+    traces = []
+    for k in range(len(targets)):
+        torch.manual_seed(k)
+        traces.append(reference.optimize_prompt(clip.model, targets[k : k + 1], prompt_len=16, steps=steps))
+    return traces
 
 
 def summary(who: str, prompts: list[str], labels: list[dict], ids: list[float], text: list[float], seconds: float) -> dict:
@@ -56,8 +73,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path)
     args = parser.parse_args()
 
-    labels = json.loads((HELD_OUT / "labels.json").read_text())[: args.pictures]
-    images = [Image.open(HELD_OUT / label["file"]).convert("RGB") for label in labels]
+    labels, images = held_out(args.pictures)
     clip = pez_fast.load_clip(args.model)
     targets = clip.encode_images(images)
 
@@ -75,13 +91,9 @@ def main() -> None:
             print(f"    {label['name']} on {label['colour']}: {result.prompt}")
     if not args.no_plain:
         begun = time.perf_counter()
-        prompts, scores = [], []
-        for k in range(len(images)):
-            torch.manual_seed(k)
-            trace = reference.optimize_prompt(clip.model, targets[k : k + 1], prompt_len=16, steps=args.steps)
-            assert trace.best_ids is not None
-            prompts.append(clip.tokenizer.decode(trace.best_ids.tolist()))
-            scores.append(trace.best_score)
+        traces = plain_traces(clip, targets, args.steps)
+        prompts = [clip.tokenizer.decode(trace.best_ids.tolist()) for trace in traces]
+        scores = [trace.best_score for trace in traces]
         rows.append(summary("plain port", prompts, labels, scores, cosines(prompts), time.perf_counter() - begun))
     if args.out:
         write(args.out, {"steps": args.steps, "prompt_len": 16, "rows": rows})
