@@ -2,15 +2,17 @@
 
     python benchmarks/pez_step.py --out benchmarks/results/pez_step_cpu.json
 
-Both optimise prompts of 16 tokens through the text tower of a ViT-B-32 (or another shape) with random weights, in
-float32. The plain port is `pez_fast.reference.optimize_prompt`: the table normalised at every step, the tower run twice
-over 77 positions, one prompt after the other. Parity comes first: from the same start both must find the same ids and
-the same scores.
+Both optimise prompts of 16 tokens through the text tower of a ViT-B-32 (or another shape) with random weights. The plain port
+is `pez_fast.reference.optimize_prompt`, in float32: the table normalised at every step, the tower run twice over 77 positions,
+one prompt after the other. Parity comes first: in float32, from the same start, both must find the same ids and the same scores;
+in another dtype the scores of the start must be those of float32 but for that dtype's rounding. Timed is pez_fast in the dtype
+that it takes by default on this device, and in float32.
 """
 
 from __future__ import annotations
 
 import argparse
+import itertools
 import statistics
 from pathlib import Path
 
@@ -21,8 +23,9 @@ from provenance import now, write
 
 from pez_fast import reference
 from pez_fast.encoders import TextEncoder
+from pez_fast.encoders.precision import DTYPES, search_dtype, text_part
 from pez_fast.encoders.text import Template
-from pez_fast.engine import pez_steps, search
+from pez_fast.engine import Part, Settings, pez_steps, search
 from pez_fast.objectives import TargetSimilarity
 from pez_fast.optimizer import PEZ
 from pez_fast.table import TokenTable
@@ -40,9 +43,9 @@ def build(name: str) -> torch.nn.Module:
     return open_clip.CLIP(embed_dim=dim, vision_cfg=vision, text_cfg=text).eval().requires_grad_(False)
 
 
-def setting(model: torch.nn.Module, prompts: int):
+def setting(model: torch.nn.Module, prompts: int, dtype: torch.dtype = torch.float32):
     ids = torch.tensor([SOT] + [0] * LENGTH + [EOT] + [0] * (CONTEXT - LENGTH - 2))
-    encode = TextEncoder(model, Template(ids, torch.arange(1, LENGTH + 1), LENGTH + 2))
+    encode = TextEncoder(text_part(model, dtype), Template(ids, torch.arange(1, LENGTH + 1), LENGTH + 2))
     generator = torch.Generator().manual_seed(1)
     start = torch.randint(49406, (prompts, LENGTH), generator=generator)
     goals = F.normalize(torch.randn(prompts, model.text_projection.shape[1], generator=generator), dim=-1)
@@ -60,6 +63,15 @@ def check_parity(model: torch.nn.Module, table: TokenTable, steps: int = 5) -> N
             assert abs(float(ours[k].score[row]) - plain.scores[k]) < 2e-5, f"another score at step {k}"
 
 
+def check_rounding(model: torch.nn.Module, table: TokenTable, dtype: torch.dtype) -> None:
+    exact, start, goals = setting(model, 8)
+    rounded, *_ = setting(model, 8, dtype)
+    with torch.no_grad():
+        hard = table.weight[start]
+        scores = [TargetSimilarity(goals)(encode(hard))[1] for encode in (exact, rounded)]
+    assert (scores[0] - scores[1]).abs().max() < 0.02, f"scores in {dtype} are too far from those in float32"
+
+
 def timed(run, repeats: int, per: int) -> list[float]:
     """Milliseconds for one step of one prompt, of each repeat."""
     run()
@@ -74,10 +86,12 @@ def timed(run, repeats: int, per: int) -> list[float]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", choices=SHAPES, default="ViT-B-32")
-    parser.add_argument("--prompts", type=int, nargs="+", default=[1, 8, 32])
+    parser.add_argument("--prompts", type=int, nargs="+", default=[1, 8, 32, 64])
     parser.add_argument("--steps", type=int, default=20)
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--device", default="cpu")
+    parser.add_argument("--dtypes", nargs="+", choices=DTYPES, help="of the tower; default: the default of this device, and float32")
+    parser.add_argument("--compile", action="store_true", help="time torch.compile of the tower as well")
     parser.add_argument("--impl", default="auto", help="of the projection; on a GPU, cuda and triton are captured as a graph")
     parser.add_argument("--out", type=Path)
     args = parser.parse_args()
@@ -85,15 +99,23 @@ def main() -> None:
     model = build(args.model).to(args.device)
     table = TokenTable(model.token_embedding)
     check_parity(model, table)
-    print(f"{args.model}, {LENGTH} tokens, float32, {args.device}, {torch.get_num_threads()} threads; parity holds")
+    default = search_dtype(None, torch.float32, table.dim, torch.device(args.device))
+    dtypes = [DTYPES[name] for name in args.dtypes] if args.dtypes else list(dict.fromkeys([default, torch.float32]))
+    for dtype in dtypes:
+        check_rounding(model, table, dtype)
+    print(f"{args.model}, {LENGTH} tokens, {args.device}, {torch.get_num_threads()} threads; parity holds")
     rows = []
 
-    def report(name: str, prompts: int, times: list[float], plain: float | None) -> float:
+    def report(name: str, prompts: int, times: list[float], plain: float | None, dtype: torch.dtype) -> float:
         low, middle, high = (statistics.quantiles(times, n=5)[0], statistics.median(times), statistics.quantiles(times, n=5)[3])
-        ratio = plain / middle if plain else 1.0
-        rows.append({"name": name, "model": args.model, "impl": args.impl, "prompts": prompts, "ratio": ratio,
-                     "ms_per_step_and_prompt": middle, "q20": low, "q80": high})  # fmt: skip
-        print(f"{name:34} {middle:9.2f} ms per step and prompt  ({low:.2f} to {high:.2f})  {ratio:6.1f} x")
+        ratio, kind = plain / middle if plain else 1.0, str(dtype).removeprefix("torch.")
+        row = {"name": name, "model": args.model, "impl": args.impl, "dtype": kind, "prompts": prompts, "ratio": ratio,
+               "ms_per_step_and_prompt": middle, "q20": low, "q80": high, "ms_per_step": middle * prompts,
+               "prompts_per_second_at_3000_steps": 1000 / (3000 * middle)}  # fmt: skip
+        if args.device == "cuda":
+            row["peak_memory_mib"] = torch.cuda.max_memory_allocated() / 2**20
+        rows.append(row)
+        print(f"{name:44} {middle:9.3f} ms per step and prompt  ({low:.3f} to {high:.3f})  {ratio:6.1f} x", flush=True)
         return middle
 
     _, start, goals = setting(model, 1)
@@ -101,15 +123,22 @@ def main() -> None:
     def plainly() -> None:
         reference.optimize_prompt(model, goals, prompt_len=LENGTH, steps=args.steps, start=start)
 
-    plain = report("plain port, one prompt", 1, timed(plainly, args.repeats, args.steps), None)
-    for prompts in args.prompts:
-        encode, starts, targets = setting(model, prompts)
+    plain = report("plain port, one prompt", 1, timed(plainly, args.repeats, args.steps), None, torch.float32)
+    for dtype, compiled, prompts in itertools.product(dtypes, [False, True] if args.compile else [False], args.prompts):
+        encode, starts, targets = setting(model, prompts, dtype)
+        encode(table.weight[starts])  # prepares the weights
+        run = torch.compile(encode, dynamic=False) if compiled else encode
+        settings = Settings(args.steps, keep=4, impl=args.impl)
+        part = Part(tuple(range(prompts)), starts, TargetSimilarity(targets))
 
-        def ours(starts=starts, encode=encode, targets=targets) -> None:
-            search(table, starts, encode, TargetSimilarity(targets), args.steps, 0.1, 0.1, impl=args.impl)
+        def ours(part=part, run=run, settings=settings) -> None:
+            search(part, table, run, settings)
 
+        if args.device == "cuda":
+            torch.cuda.reset_peak_memory_stats()
         # `search` scores the projection after the last update too: one pass more than it has steps.
-        report(f"pez_fast, {prompts} prompt{'s' * (prompts > 1)}", prompts, timed(ours, args.repeats, args.steps * prompts), plain)
+        name = f"pez_fast, {prompts} prompt{'s' * (prompts > 1)}, {str(dtype).removeprefix('torch.')}{', compiled' * compiled}"
+        report(name, prompts, timed(ours, args.repeats, args.steps * prompts), plain, dtype)
     if args.out:
         write(args.out, rows)
 

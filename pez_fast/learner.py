@@ -15,7 +15,7 @@ from torch import Tensor
 
 from pez_fast.encoders import ClipEncoder
 from pez_fast.encoders.precision import search_dtype
-from pez_fast.engine import Cohort, Engine, Part, RowObjective, Settings, polish
+from pez_fast.engine import Cohort, Encode, Engine, Part, RowObjective, Settings, polish
 from pez_fast.memory import prompts_at_once
 from pez_fast.objectives import TargetSimilarity
 from pez_fast.options import Options, Progress
@@ -117,7 +117,7 @@ class Learner:
             return Part(tuple(number for number, _ in taken), self.start.repeat(len(taken), 1), TargetSimilarity(rows))
 
         at_once = options.batch_size or self._prompts_at_once()
-        engine = Engine(self.table, self.encode, take, settings, max(at_once, options.restarts), options.restarts, options.every,
+        engine = Engine(self.table, self._tower(), take, settings, max(at_once, options.restarts), options.restarts, options.every,
                         (lambda cohorts: report(State(cohorts))) if report else None)  # fmt: skip
         for cohort in engine.run():
             self.ended = engine.ended
@@ -128,6 +128,12 @@ class Learner:
                 found = self._results(cohort, engine, report)
             yield found
         self.ended = engine.ended
+
+    def _tower(self) -> Encode:
+        if not self.options.compile:
+            return self.encode
+        self.encode(self.table.weight[self.start])  # prepares the weights, which cannot be traced
+        return torch.compile(self.encode, dynamic=False)
 
     def _prompts_at_once(self) -> int:
         encode = self.encode

@@ -127,11 +127,14 @@ def watch(names: Sequence[str], steps: int) -> PlainProgress | LiveProgress:
 
 
 def show_one(result: PromptResult, as_json: bool) -> None:
-    """The prompt alone on stdout, so that a script can take it, or JSON."""
+    """The prompt alone on stdout, so that a script can take it (the best ones, one to a line), or JSON."""
     if as_json:
         print_json(result.to_dict())
         return
-    print(one_line(result.prompt))
+    for candidate in result.top or [result]:
+        print(one_line(candidate.prompt))
+    if len(result.top) > 1:
+        say(f"text cosines {', '.join(f'{candidate.text_score:.4f}' for candidate in result.top)}")
     say(f"text cosine {result.text_score:.4f}, {result.steps} steps in {result.seconds:.1f} s")
 
 

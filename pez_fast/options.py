@@ -50,6 +50,8 @@ class Options:
         dtype: of the text tower during the search: "float32", "bfloat16" or "float16"; by default bfloat16 where the device
             multiplies in it and the model is float32, else the model's. Soft prompts and optimiser are float32 or wider, and the
             scores that decide and are returned are those of the model as it was loaded.
+        compile: run the tower through `torch.compile` in the search. It takes a minute first, and a result can then depend on
+            the batch in its last bit, and so on what else is learned.
     """
 
     prompt_len: int = 16
@@ -71,6 +73,7 @@ class Options:
     batch_size: int | None = None
     impl: str = "auto"
     dtype: str | None = None
+    compile: bool = False
 
     def __post_init__(self) -> None:
         for name in ("prompt_len", "steps", "restarts", "top_k", "every", "patience", "batch_size"):

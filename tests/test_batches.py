@@ -10,6 +10,7 @@ import torch
 import pez_fast
 from pez_fast import learner, memory
 from pez_fast.engine import Engine
+from pez_fast.options import Options
 
 OPTIONS = {"prompt_len": 5, "steps": 12, "restarts": 2, "polish": 2, "top_k": 3}
 
@@ -35,6 +36,36 @@ def test_nor_with_prompts_that_end_early(tiny_clip, pictures, patience):
     together = pez_fast.invert_batch(pictures, tiny_clip, **options)
     assert told(one) == told(together)
     assert len({r.steps for r in together}) > 1
+
+
+def test_places_that_become_free_are_taken_by_those_that_wait(tiny_clip, pictures, monkeypatch):
+    options = {**OPTIONS, "steps": 60, "patience": 5, "polish": 0}
+    begun, step = [], Engine._step
+
+    def watched(engine, update=True):
+        assert sum(len(c.rows) for c in engine.cohorts) <= 6
+        begun.append([(c.part.names, c.number) for c in engine.cohorts])
+        step(engine, update)
+
+    alone = [pez_fast.invert_batch([picture], tiny_clip, **options)[0] for picture in pictures]
+    monkeypatch.setattr(Engine, "_step", watched)
+    assert told(pez_fast.invert_batch(pictures, tiny_clip, **options, batch_size=6)) == told(alone)
+    together = [numbers for numbers in begun if len(numbers) > 1]
+    assert together and any(len({number for _, number in cohorts}) > 1 for cohorts in together)  # at different steps of theirs
+
+
+def test_goals_are_asked_for_when_there_is_room(tiny_clip, pictures):
+    asked = []
+
+    def goals():
+        for k, goal in enumerate(tiny_clip.encode_images(pictures)):
+            asked.append(k)
+            yield k, goal
+
+    options = Options(**{**OPTIONS, "batch_size": 6})
+    stream = learner.Learner(tiny_clip, options).stream(goals())
+    assert [k for k, _ in next(stream)] == [0, 1, 2] and asked == [0, 1, 2]
+    assert [k for found in stream for k, _ in found] == [3, 4, 5, 6, 7]
 
 
 @pytest.mark.parametrize("error", [torch.OutOfMemoryError("CUDA out of memory"), RuntimeError("DefaultCPUAllocator: can't allocate memory: …")])

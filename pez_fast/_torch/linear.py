@@ -52,8 +52,8 @@ def _ordered(weight: Tensor) -> Tensor:
 
 
 def _by_onednn(x: Tensor, weight: Tensor) -> bool:
-    if x.device.type != "cpu" or x.dtype != weight.dtype or not x.numel():
-        return False
+    if torch.compiler.is_compiling() or x.device.type != "cpu" or x.dtype != weight.dtype or not x.numel():
+        return False  # the compiler has products of its own, and cannot trace these
     return _available() and (x.dtype == torch.float32 or (x.dtype == torch.bfloat16 and bfloat16_is_native()))
 
 
