@@ -4,9 +4,9 @@
     python benchmarks/hardware.py --out results --rehearse            (anywhere: on a CPU, with tiny shapes)
 
 Steps: building the extensions; provenance; the tests of the device and parity.py; replayed CUDA graphs; times beside baselines, tuned
-and not; the targets; compute-sanitizer; more baselines and shapes. Each runs in processes of its own with a time limit: one that
-fails is recorded, and the next runs. hardware.json in the folder --out (default: $OUT) is written after every step, hardware.log
-holds what the processes printed.
+and not; the targets; whole steps through text towers, and the quality of prompts; compute-sanitizer; more baselines and shapes. Each
+runs in processes of its own with a time limit: one that fails is recorded, and the next runs. hardware.json in the folder --out
+(default: $OUT) is written after every step, hardware.log holds what the processes printed.
 """
 
 from __future__ import annotations
@@ -160,12 +160,23 @@ def engine(s: Session) -> dict[str, Any]:
     impls, prompts = (s.usable(gpu=True) or ["auto"])[:2], ["1"] if s.rehearse else ["1", "8", "64", "256"]
     models = ["ViT-B-32"] if s.rehearse else ["ViT-H-14", "ViT-B-32", "ViT-L-14"]
     few = ["--steps", 2, "--repeats", 2] if s.rehearse else ["--steps", 50, "--repeats", 3]
-    options = ["--prompts", *prompts, *few]
-    return {
-        f"{model} {impl}": s.script("pez_step", "--model", model, "--impl", impl, *options, seconds=60 if s.rehearse else 45)
+    options = ["--dtypes", "bfloat16", *few]
+    answers = {
+        f"{model} {impl}": s.script("pez_step", "--model", model, "--impl", impl, "--prompts", *prompts, *options, seconds=60 if s.rehearse else 40)
         for model in models
         for impl in impls
     }
+    if not s.rehearse:
+        compiled = ["--model", "ViT-B-32", "--impl", impls[0], "--prompts", 1, 64, "--compile", *options]
+        answers["ViT-B-32, compiled"] = s.script("pez_step", *compiled, seconds=60)
+    return answers
+
+
+@step
+def quality(s: Session) -> dict[str, Any]:
+    """The bundled model's prompts against time, beside the plain port on the same card."""
+    few = ["--pictures", 2, "--steps", 2, "--plain-steps", 2] if s.rehearse else ["--pictures", 64, "--steps", 25, 100, 400, "--plain-steps", 40]
+    return s.script("quality", *few, seconds=60)
 
 
 @step

@@ -25,8 +25,9 @@ from pez_fast import reference
 from pez_fast.encoders import TextEncoder
 from pez_fast.encoders.precision import DTYPES, search_dtype, text_part
 from pez_fast.encoders.text import Template
-from pez_fast.engine import Part, Settings, pez_steps, search
+from pez_fast.engine import Part, Settings, batch, pez_steps, search
 from pez_fast.objectives import TargetSimilarity
+from pez_fast.ops import capturable
 from pez_fast.optimizer import PEZ
 from pez_fast.table import TokenTable
 
@@ -70,6 +71,21 @@ def check_rounding(model: torch.nn.Module, table: TokenTable, dtype: torch.dtype
         hard = table.weight[start]
         scores = [TargetSimilarity(goals)(encode(hard))[1] for encode in (exact, rounded)]
     assert (scores[0] - scores[1]).abs().max() < 0.02, f"scores in {dtype} are too far from those in float32"
+
+
+def check_capture(model: torch.nn.Module, table: TokenTable, dtype: torch.dtype, impl: str) -> bool | None:
+    """Whether steps replayed as a CUDA graph find what eager ones do, to the bit; None where nothing is captured."""
+    if not table.weight.is_cuda or not capturable(impl, table.device):
+        return None
+    encode, start, goals = setting(model, 4, dtype)
+    found = []
+    for warm in (batch.WARM, 1 << 30):
+        before, batch.WARM = batch.WARM, warm
+        try:
+            found.append(search(Part((0, 1, 2, 3), start, TargetSimilarity(goals)), table, encode, Settings(20, impl=impl)))
+        finally:
+            batch.WARM = before
+    return torch.equal(found[0].best()[0], found[1].best()[0]) and torch.equal(found[0].scores, found[1].scores)
 
 
 def timed(run, repeats: int, per: int) -> list[float]:
@@ -128,6 +144,10 @@ def main() -> None:
         encode, starts, targets = setting(model, prompts, dtype)
         encode(table.weight[starts])  # prepares the weights
         run = torch.compile(encode, dynamic=False) if compiled else encode
+        if prompts == args.prompts[0] and not compiled:
+            same = check_capture(model, table, dtype, args.impl)
+            rows.append({"name": "captured steps equal eager ones", "model": args.model, "impl": args.impl, "dtype": str(dtype), "equal": same})
+            assert same is not False, "captured steps differ from eager ones"
         settings = Settings(args.steps, keep=4, impl=args.impl)
         part = Part(tuple(range(prompts)), starts, TargetSimilarity(targets))
 

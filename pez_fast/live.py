@@ -131,8 +131,8 @@ def show_one(result: PromptResult, as_json: bool) -> None:
     if as_json:
         print_json(result.to_dict())
         return
-    for candidate in result.top or [result]:
-        print(one_line(candidate.prompt))
+    for prompt in [candidate.prompt for candidate in result.top] or [result.prompt]:
+        print(one_line(prompt))
     if len(result.top) > 1:
         say(f"text cosines {', '.join(f'{candidate.text_score:.4f}' for candidate in result.top)}")
     say(f"text cosine {result.text_score:.4f}, {result.steps} steps in {result.seconds:.1f} s")

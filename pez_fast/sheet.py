@@ -15,12 +15,14 @@ from PIL import Image, ImageDraw, ImageFont
 
 from pez_fast.result import PromptResult
 
-INK, GRAY, FAINT, LINE, SOFT, BACK = "#17202c", "#667180", "#dfe3e8", "#1f5fd0", "#a9c5f5", "#ffffff"
+INK, GRAY, FAINT, LINE, SOFT, BACK, RAISED = "#17202c", "#667180", "#dfe3e8", "#1f5fd0", "#a9c5f5", "#ffffff", "#1a8f5a"
 WIDTH, MARGIN, GAP = 1200, 48, 32
 THUMB = 132
 CHART = 380  # the width of a chart with its labels
 SCORE = 96
 TEXT = WIDTH - 2 * MARGIN - THUMB - CHART - SCORE - 3 * GAP
+POLISH = 24  # from the end of a curve to the score after polishing, which is not part of it
+RISE = 0.004  # less may be the dtype of the search, in which curves are
 FINE = 4  # curves are drawn at so many times the size and averaged down
 MOST = 200  # rows of a sheet
 
@@ -36,7 +38,7 @@ class Row:
 
 @dataclass(frozen=True)
 class _Axes:
-    """What all charts of a sheet share: the range of scores with its ticks, and that of steps."""
+    """What all charts of a sheet share: the range of scores with its ticks, that of steps, and whether a score rose behind them."""
 
     low: float
     high: float
@@ -44,6 +46,7 @@ class _Axes:
     ticks: tuple[float, ...]
     steps: int
     step_ticks: tuple[int, ...]
+    polished: bool
 
 
 def check_writable(path: Path) -> None:
@@ -83,11 +86,11 @@ def draw_sheet(rows: Sequence[Row], title: str, subtitle: str) -> Image.Image:
     _write(pen, (MARGIN, MARGIN - 8), title, 32)
     _write(pen, (MARGIN, MARGIN + 38), subtitle, 16, GRAY)
     y = top - 30
-    for x, label in ((MARGIN, "target"), (x_text, "learned prompt"), (x_chart, "cosine over steps")):
+    for x, label in ((MARGIN, "target"), (x_text, "learned prompt"), (x_chart, "cosine")):
         _write(pen, (x, y), label, 15, GRAY)
     _write(pen, (x_score + SCORE, y), "text cosine", 15, GRAY, "ra")
-    _legend(image, pen, WIDTH - MARGIN, y)
-    axes = _axes([row.result.history for row in shown])
+    axes = _axes([row.result.history for row in shown], [_polished(row.result) for row in shown])
+    _legend(image, pen, WIDTH - MARGIN, y, axes.polished)
     y = top
     for row, lines, height in zip(shown, texts, heights, strict=True):
         pen.line([(MARGIN, y), (WIDTH - MARGIN, y)], FAINT)
@@ -98,7 +101,7 @@ def draw_sheet(rows: Sequence[Row], title: str, subtitle: str) -> Image.Image:
             _write(pen, (x_text, inner + 32 + 27 * k), line, 19, "#b3261e" if row.result.error else INK)
         if not row.result.error:
             _write(pen, (x_score + SCORE, inner + 26), f"{row.result.text_score:.3f}", 26, INK, "ra")
-            _chart(image, pen, x_chart, inner, row.result.history, axes)
+            _chart(image, pen, x_chart, inner, row.result, axes)
         y += height
     if len(rows) > MOST:
         _write(pen, (MARGIN, y + 8), f"and {len(rows) - MOST} more", 15, GRAY)
@@ -189,8 +192,15 @@ def _thumbnail(images: Sequence[Image.Image]) -> Image.Image:
     return square
 
 
-def _axes(histories: Sequence[Sequence[float]]) -> _Axes:
-    best = [score for history in histories for score in accumulate(filter(math.isfinite, history), max)]
+def _polished(result: PromptResult) -> float | None:
+    """The score after polishing, where it is above all of the curve."""
+    score = result.ids_score if math.isfinite(result.ids_score) else result.text_score
+    return score if score > max(filter(math.isfinite, result.history), default=math.inf) + RISE else None
+
+
+def _axes(histories: Sequence[Sequence[float]], polished: Sequence[float | None] = ()) -> _Axes:
+    risen = [score for score in polished if score is not None]
+    best = [score for history in histories for score in accumulate(filter(math.isfinite, history), max)] + risen
     low, high = (min(best), max(best)) if best else (0.0, 1.0)
     if high > 0:
         low = max(low, 0.0)  # random words can begin below; that short part is left out
@@ -199,7 +209,7 @@ def _axes(histories: Sequence[Sequence[float]]) -> _Axes:
     steps = max(1, *(len(history) - 1 for history in histories), 1)
     every = max(1, round(_nice(steps / 4)))
     ticks = tuple(k * gap for k in range(first, last + 1))
-    return _Axes(ticks[0], ticks[-1], gap, ticks, steps, tuple(range(0, steps + 1, every)))
+    return _Axes(ticks[0], ticks[-1], gap, ticks, steps, tuple(range(0, steps + 1, every)), bool(risen))
 
 
 def _nice(gap: float) -> float:
@@ -208,41 +218,64 @@ def _nice(gap: float) -> float:
     return next(n * power for n in (1, 2, 2.5, 5, 10) if n * power >= gap * 0.999)
 
 
-def _chart(image: Image.Image, pen: ImageDraw.ImageDraw, left: int, top: int, history: Sequence[float], axes: _Axes) -> None:
-    """The curves of one prompt with their axes, as high as a thumbnail."""
+def _time(seconds: float) -> str:
+    if seconds < 600:
+        return f"{seconds:.{1 if seconds < 9.95 else 0}f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 36000 else f"{seconds / 3600:.0f} h"
+
+
+def _chart(image: Image.Image, pen: ImageDraw.ImageDraw, left: int, top: int, result: PromptResult, axes: _Axes) -> None:
+    """The curves of one prompt with their axes, as high as a thumbnail; steps and seconds are said at their end."""
     x0, x1, y0, y1 = left + 40, left + CHART - 12, top + 6, top + THUMB - 22
+    width = x1 - x0 - (POLISH if axes.polished else 0)
 
     def place(step: float, score: float) -> tuple[float, float]:
         part = (min(max(score, axes.low), axes.high) - axes.low) / (axes.high - axes.low)
-        return x0 + (x1 - x0) * step / axes.steps, y1 - (y1 - y0) * part
+        return x0 + width * step / axes.steps, y1 - (y1 - y0) * part
 
     decimals = next(n for n in range(1, 9) if abs(round(axes.gap, n) - axes.gap) < 1e-9)
     for k, tick in enumerate(axes.ticks):
         y = round(place(0, tick)[1])
         pen.line([(x0, y), (x1, y)], FAINT if k else GRAY)
         _write(pen, (x0 - 8, y), f"{tick + 0.0:.{decimals}f}", 12, GRAY, "rm")
-    for step in axes.step_ticks:
-        x = round(place(step, 0)[0])
-        pen.line([(x, y1), (x, y1 + 4)], GRAY)
-        if step == axes.step_ticks[-1]:
-            _write(pen, (min(x + 30, x1 + 12), y1 + 7), f"{step} steps", 12, GRAY, "ra")
-        else:
-            _write(pen, (x, y1 + 7), f"{step}", 12, GRAY, "ma")
-    points = [(step, score) for step, score in enumerate(history) if math.isfinite(score)]
+    points = [(step, score) for step, score in enumerate(result.history) if math.isfinite(score)]
     best = list(zip((step for step, _ in points), accumulate((score for _, score in points), max), strict=True))
+    polished = _polished(result)
+    last = len(result.history) - 1 if points else axes.steps
+    label = f"{last} steps" + (f", {_time(result.seconds)}" if result.seconds else "")
+    end = max(round(place(last, 0)[0]) + (POLISH if polished is not None else 0) + 12, x0 + 16 + round(_length(label, 12)))
+    _write(pen, (end, y1 + 7), label, 12, GRAY, "ra")
+    for step in {*axes.step_ticks, last}:
+        x, half = round(place(step, 0)[0]), _length(f"{step}", 12) / 2 + 8
+        pen.line([(x, y1), (x, y1 + 4)], GRAY)
+        if x + half < end - _length(label, 12) or x - half > end:
+            _write(pen, (x, y1 + 7), f"{step}", 12, GRAY, "ma")
     left, top, right, bottom = x0 - 6, y0 - 6, x1 + 6, y1 + 6  # with room for the dot at the end
     fine = image.crop((left, top, right, bottom)).resize(((right - left) * FINE, (bottom - top) * FINE), Image.Resampling.NEAREST)
     brush = ImageDraw.Draw(fine)
-    for curve, colour, width in ((points, SOFT, 1.2), (best, LINE, 2.2)):
+    for curve, colour, thick in ((points, SOFT, 1.2), (best, LINE, 2.2)):
         path = [((x + 0.5 - left) * FINE, (y + 0.5 - top) * FINE) for x, y in (place(*point) for point in curve)]
         if len(path) > 1:
-            brush.line(path, colour, round(width * FINE), joint="curve")
+            brush.line(path, colour, round(thick * FINE), joint="curve")
     if best:
-        brush.circle(path[-1], 4 * FINE, LINE)
+        across, up = path[-1]
+        if polished is not None:
+            above = (place(0, polished)[1] + 0.5 - top) * FINE
+            for part in (0.25, 0.5, 0.75):
+                brush.circle((across + part * POLISH * FINE, up + part * (above - up)), FINE, RAISED)
+            across, up = across + POLISH * FINE, above
+        brush.circle((across, up), 4 * FINE, LINE if polished is None else RAISED)
     image.paste(fine.resize((right - left, bottom - top), Image.Resampling.BOX), (left, top))
 
 
-def _legend(image: Image.Image, pen: ImageDraw.ImageDraw, right: int, y: int) -> None:
+def _legend(image: Image.Image, pen: ImageDraw.ImageDraw, right: int, y: int, polished: bool) -> None:
+    if polished:
+        _write(pen, (right, y + 1), "polished", 14, GRAY, "ra")
+        right -= round(_length("polished", 14)) + 12
+        dot = Image.new("L", (9 * FINE, 9 * FINE))
+        ImageDraw.Draw(dot).circle((4.5 * FINE, 4.5 * FINE), 4 * FINE, 255)
+        image.paste(RAISED, (right - 4, y + 6), dot.resize((9, 9), Image.Resampling.BOX))
+        right -= 30
     for label, colour, width in (("each step", SOFT, 2), ("best so far", LINE, 3)):
         _write(pen, (right, y + 1), label, 14, GRAY, "ra")
         right -= round(_length(label, 14)) + 8

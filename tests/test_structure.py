@@ -23,7 +23,7 @@ FLOORS = {
     "ops": 2, "table": 2, "functional": 2, "information": 2,
     "optimizer": 3, "encoders": 3, "objectives": 3, "images": 3,
     "engine": 4, "learner": 4, "memory": 4, "options": 4, "result": 4, "tasks": 4,
-    "cli": 5, "compat": 5, "dataset": 5, "ray": 5, "live": 5, "sheet": 5, "__main__": 5,
+    "cli": 5, "compat": 5, "dataset": 5, "ray": 5, "live": 5, "sheet": 5, "tensorboard": 5, "__main__": 5,
 }  # fmt: skip
 # On one floor, who may import whom. Within a folder everybody may.
 NEIGHBOURS = {
@@ -33,6 +33,7 @@ NEIGHBOURS = {
     ("encoders", "images"),
     ("engine", "memory"), ("learner", "engine"), ("learner", "memory"), ("learner", "options"), ("learner", "result"),
     ("tasks", "learner"), ("tasks", "options"), ("tasks", "result"),
+    ("cli", "tensorboard"), ("tensorboard", "live"),
     *((face, other) for face in ("cli", "__main__", "dataset", "ray") for other in ("cli", "compat", "dataset", "live", "ray", "sheet")),
 }  # fmt: skip
 CONSTANTS = {"__version__"}  # what any module may take from the package itself

@@ -18,7 +18,7 @@ from pez_fast.table import TokenTable
 Take = Callable[[int], Part | None]  # up to so many prompts that wait, at least one target's; None: there are no more
 
 _PATIENCE_EVERY = 8  # steps between looks at which prompts are finished
-_WARM = 3  # steps made before one is captured
+WARM = 3  # steps made before one is captured
 
 
 class Engine:
@@ -101,7 +101,7 @@ class Engine:
         capture = device.type == "cuda" and ops.capturable(self.settings.impl, device)
         for _ in range(steps):
             last = all(c.left == 1 for c in self.cohorts)
-            if last or not capture or self._made < _WARM:
+            if last or not capture or self._made < WARM:
                 self._step(update=not last)
                 self._made += 1
             else:

@@ -98,32 +98,37 @@ class Cohort:
 
     def record(self, ids: Tensor, score: Tensor) -> None:
         """Keep projections (A, L) with scores (A,) that are better than the worst that is kept, and different from all."""
-        rows = self.rows
-        kept_ids, kept = self.best_ids[rows], self.best_score[rows]
-        worst, place = kept.min(1)
-        better = self.active & (score > worst)
+        rows, all_of_them, patience = self.rows, len(self.rows) == len(self.steps), self.settings.patience
+        kept_ids, kept = (self.best_ids, self.best_score) if all_of_them else (self.best_ids[rows], self.best_score[rows])
+        worst, place = kept.min(1, keepdim=True)
+        better = score[:, None] > worst
         if kept.shape[1] > 1:
-            better &= ~(kept_ids == ids[:, None]).all(-1).any(-1)
-        if self.settings.patience is not None:
+            better &= (kept_ids != ids[:, None]).any(-1).all(-1, keepdim=True)
+        if patience is not None:
+            better &= self.active[:, None]
             self.improved.copy_(torch.where(self.active & (score > kept.max(1).values), self.at, self.improved))
-        places = place[:, None]
-        self.best_score.index_copy_(0, rows, kept.scatter(1, places, torch.where(better, score, worst)[:, None]))
-        places = places[:, :, None].expand(-1, -1, ids.shape[1])
-        chosen = torch.where(better[:, None], ids, kept_ids.gather(1, places)[:, 0])
-        self.best_ids.index_copy_(0, rows, kept_ids.scatter(1, places, chosen[:, None]))
-        self.steps.index_copy_(0, rows, torch.where(self.active, self.at, self.steps[rows]))
+            self.steps.index_copy_(0, rows, torch.where(self.active, self.at, self.steps[rows]))
+        places = place[:, :, None].expand(-1, -1, ids.shape[1])
+        chosen = torch.where(better[:, :, None], ids[:, None], kept_ids.gather(1, places))
+        kept.scatter_(1, place, torch.where(better, score[:, None], worst))
+        kept_ids.scatter_(1, places, chosen)
+        if not all_of_them:
+            self.best_score.index_copy_(0, rows, kept)
+            self.best_ids.index_copy_(0, rows, kept_ids)
         self.scores.index_put_((rows, self.at.expand(len(rows))), score)
-        if self.settings.patience is not None:
-            self.active.logical_and_(self.at - self.improved < self.settings.patience)
+        if patience is not None:
+            self.active.logical_and_(self.at - self.improved < patience)
 
     def update(self) -> None:
         """One update of the soft prompts, by the gradients that they have."""
         self.opt.step()
-        self.opt.zero_grad()
+        self.opt.prompts.grad = None
         self.at += 1
 
     def end(self, active: list[bool], why: str | None = None) -> None:
         """Note that those not active have run out of patience, and, where there is a reason, that the others end for it."""
+        if self.settings.patience is None:
+            self.steps.fill_(self.number - 1)
         for row, goes_on in zip(self.rows.tolist(), active, strict=True):
             self.stopped[row] = "patience" if not goes_on else why or ""
 

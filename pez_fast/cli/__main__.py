@@ -1,0 +1,5 @@
+"""`python -m pez_fast.cli`."""
+
+from pez_fast.cli import main
+
+main()

@@ -1,0 +1,202 @@
+"""The command `pez-fast`. Results go to stdout, all else to stderr; torch is imported only where a command needs it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from pez_fast import __version__
+from pez_fast.cli.errors import FAILED, INTERRUPTED, Group
+from pez_fast.cli.options import Engine, Json, Log, Search, Seed, Steps, Top, option, with_search
+from pez_fast.live import LiveProgress, PlainProgress, print_info, print_json, say, show_many, show_one
+from pez_fast.tensorboard import TensorBoard, watch
+
+if TYPE_CHECKING:
+    from pez_fast.result import PromptResult
+
+DEMO_LENGTH, DEMO_RESTARTS = 8, 8
+
+app = typer.Typer(cls=Group, add_completion=False, pretty_exceptions_enable=False,
+                  context_settings={"help_option_names": ["-h", "--help"]})  # fmt: skip
+
+
+@app.callback(invoke_without_command=True)
+def root(context: typer.Context, version: Annotated[bool, option("Print the version.", "--version")] = False) -> None:
+    """Learn prompts, made of real words, from pictures and texts (PEZ)."""
+    if version:
+        print(f"pez-fast {__version__}")
+        raise typer.Exit()
+    if context.invoked_subcommand is None:
+        print(context.get_help())
+
+
+@app.command()
+def demo(
+    steps: Steps = 300,
+    seed: Seed = 0,
+    out: Annotated[Path, option("Where the sheet is written.", metavar="FILE.png")] = Path("pez_fast_demo.png"),
+    as_json: Json = False,
+) -> None:
+    """Learn a prompt for each of the example pictures with the small bundled model, and draw a sheet of them."""
+    from pez_fast.encoders.clip import BUNDLED
+    from pez_fast.images import load_image
+    from pez_fast.sheet import check_writable, write_sheet
+    from pez_fast.tasks import invert_batch
+
+    search = Search(model="emoji", steps=steps, seed=seed, restarts=DEMO_RESTARTS)
+    options = search.options(prompt_len=DEMO_LENGTH)
+    check_writable(out)
+    files = sorted((BUNDLED["emoji"] / "pictures").glob("*.png"))
+    if not files:
+        raise ValueError("the bundled model and its pictures are not part of this installation")
+    names, images = [file.stem for file in files], [load_image(file) for file in files]
+    clip = search.load()
+    with watch(names, steps) as progress:
+        results = invert_batch(images, clip, **options, **_watched(progress))
+    show_many(names, results, as_json)
+    if write_sheet(out, names, [[image] for image in images], results):
+        say(f"sheet written to {out}")
+    _finish(results, steps)
+
+
+@app.command()
+@with_search
+def invert(
+    images: Annotated[list[str], typer.Argument(help="Picture files.", metavar="IMAGE", show_default=False)],
+    search: Search,
+    each: Annotated[bool, option("One prompt for each picture, in place of one for all of them.", "--each")] = False,
+    prompt_len: Annotated[int, option("Tokens to learn.")] = 16,
+    top: Top = 1,
+    weight: Annotated[list[float] | None, option("One for each picture; a negative one pushes the prompt away from it.")] = None,
+    sheet: Annotated[Path | None, option("Draw pictures, prompts and scores into this PNG file.", metavar="FILE.png")] = None,
+    tensorboard: Log = None,
+) -> None:
+    """Learn a prompt from pictures: one for all that they share, or with --each one for each."""
+    from pez_fast.images import load_image
+    from pez_fast.sheet import check_writable, write_sheet
+    from pez_fast.tasks import invert as invert_all
+    from pez_fast.tasks import invert_batch
+
+    options = search.options(prompt_len=prompt_len, top_k=top)
+    if weight and each:
+        raise ValueError("--weight and --each exclude each other")
+    if weight and len(weight) != len(images):
+        raise ValueError(f"--weight must be given once for each of the {len(images)} images; got {len(weight)}")
+    opened: list[Any] = []
+    for path in images:
+        try:
+            opened.append(load_image(path))
+        except ValueError:
+            if not each:
+                raise
+            opened.append(path)  # the library makes the row that says why
+    if sheet is not None:
+        check_writable(sheet)
+    readable = [path for path, image in zip(images, opened, strict=True) if image is not path]
+    names = images if each else [images[0] if len(images) == 1 else f"{len(images)} pictures"]
+    watching = watch(readable if each else names, search.steps, tensorboard)
+    clip = search.load()
+    with watching as progress:
+        if each:
+            results = invert_batch(opened, clip, **options, **_watched(progress))
+        else:
+            results = [invert_all(opened, clip, weights=weight, **options, **_watched(progress))]
+    if each:
+        show_many(names, results, search.as_json)
+    else:
+        show_one(results[0], search.as_json)
+    if sheet is not None:
+        pictures = [[i] if i is not path else [] for i, path in zip(opened, images, strict=True)] if each else [opened]
+        if write_sheet(sheet, [Path(name).name for name in names], pictures, results):
+            say(f"sheet written to {sheet}")
+    _finish(results, search.steps)
+
+
+@app.command()
+@with_search
+def batch(
+    source: Annotated[Path, typer.Argument(help="A folder, a text file of paths, a .parquet or .tar file.", metavar="SOURCE", show_default=False)],
+    search: Search,
+    out: Annotated[Path, option("Folder of the results: Parquet files, and what they were made with.", metavar="DIR")],
+    prompt_len: Annotated[int, option("Tokens to learn.")] = 16,
+    batch_size: Annotated[int, option("Pictures learned at once.")] = 64,
+    shard: Annotated[str, option("Only every n-th picture from the i-th on, i from 0, for n runs into one DIR.", metavar="i/n")] = "0/1",
+    workers: Annotated[int, option("Threads that read pictures ahead.")] = 4,
+    column: Annotated[str | None, option("Of a Parquet file: bytes or paths of the pictures.")] = None,
+    engine: Annotated[Engine, option("ray: on the machines of a Ray cluster, which share DIR.")] = Engine.local,
+    actors: Annotated[int, option("With --engine ray: processes, one GPU each where there are any.")] = 1,
+) -> None:
+    """Learn a prompt for each picture of a data set; started again, it continues."""
+    from pez_fast.dataset import Job
+
+    job = Job(source, out, search.options(prompt_len=prompt_len), batch_size, shard, workers, column)
+    if engine is Engine.ray:
+        from pez_fast.ray import run_on_ray
+
+        summary = run_on_ray(job, search.model, search.weights, search.device, actors)
+    else:
+        summary = job.run(search.load())
+    if search.as_json:
+        print_json(vars(summary))
+    say(f"{summary.finished} of {summary.pictures} pictures finished in {out}, {summary.errors} of them unreadable")
+    if summary.interrupted:
+        say("pez-fast: interrupted; the same command continues")
+        raise typer.Exit(INTERRUPTED)
+    if summary.errors:
+        raise typer.Exit(FAILED)
+
+
+@app.command()
+@with_search
+def distill(
+    text: Annotated[str, typer.Argument(help="The prompt to shorten.", metavar="TEXT", show_default=False)],
+    search: Search,
+    ratio: Annotated[float | None, option("Tokens of the result over tokens of the text; 0.3.")] = None,
+    prompt_len: Annotated[int | None, option("The number of tokens itself, in place of a ratio.")] = None,
+    top: Top = 1,
+    tensorboard: Log = None,
+) -> None:
+    """Learn a shorter prompt that means the same to the model."""
+    from pez_fast.tasks import distill as distill_text
+
+    options = search.options(prompt_len=1 if prompt_len is None else prompt_len, top_k=top)
+    if ratio is not None and prompt_len is not None:
+        raise ValueError("--ratio and --prompt-len exclude each other")
+    watching = watch([text], search.steps, tensorboard)
+    clip = search.load()
+    with watching as progress:
+        result = distill_text(text, clip, ratio, **options | {"prompt_len": prompt_len}, **_watched(progress))
+    show_one(result, search.as_json)
+    _finish([result], search.steps)
+
+
+@app.command()
+def info(as_json: Json = False) -> None:
+    """Show which implementations can be used here, and why the others cannot."""
+    from pez_fast.information import info as facts
+
+    if as_json:
+        print_json(facts(), indent=2)
+    else:
+        print_info(facts())
+
+
+def _watched(progress: PlainProgress | LiveProgress | TensorBoard) -> dict[str, Any]:
+    return {"callback": progress, "every": progress.every}
+
+
+def _finish(results: Sequence[PromptResult], steps: int) -> None:
+    """Say what was not as it should be, and exit accordingly."""
+    if any(result.stopped == "interrupt" for result in results):
+        say(f"pez-fast: interrupted after {max(r.steps for r in results)} of {steps} steps; this is the best so far")
+        raise typer.Exit(INTERRUPTED)
+    if any(result.error for result in results):
+        raise typer.Exit(FAILED)
+
+
+def main() -> None:
+    """The entry point."""
+    app()

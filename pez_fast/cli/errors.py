@@ -1,0 +1,52 @@
+"""Errors of the command line: a sentence and an exit code, never a traceback."""
+
+from __future__ import annotations
+
+import sys
+import warnings
+from collections.abc import Sequence
+from typing import Any
+
+import typer
+from typer.core import TyperGroup
+
+from pez_fast.live import say
+
+FAILED, USAGE, INTERRUPTED = 1, 2, 130
+
+
+class Group(TyperGroup):
+    """Every error as one line on stderr, and the exit code."""
+
+    def main(self, args: Sequence[str] | None = None, prog_name: str | None = None, **extra: Any) -> Any:  # type: ignore[override]
+        for stream in (sys.stdout, sys.stderr):
+            if hasattr(stream, "reconfigure"):
+                stream.reconfigure(errors="backslashreplace")  # a prompt can hold what the locale cannot print
+        extra["standalone_mode"] = False
+        with warnings.catch_warnings():
+            warnings.showwarning = lambda message, *_, **__: say(f"pez-fast: warning: {message}")
+            try:
+                code = super().main(args, "pez-fast", **extra)
+            except Exception as error:  # whatever it is, the user of a command gets a sentence
+                code = complain(error)
+        sys.exit(code if isinstance(code, int) else 0)
+
+    def invoke(self, ctx: Any) -> Any:
+        try:
+            return super().invoke(ctx)
+        except KeyboardInterrupt:
+            say("pez-fast: error: interrupted")
+            raise typer.Exit(INTERRUPTED) from None
+        finally:
+            if sys.stdout is not None:
+                sys.stdout.flush()  # here, where typer still ends quietly if nobody reads it
+
+
+def complain(error: Exception) -> int:
+    usage = getattr(error, "format_message", None)  # one of typer's own has it
+    sentence = " ".join(str(usage() if usage else error).split())
+    foreseen = usage is not None or isinstance(error, (ValueError, TypeError, ImportError))
+    if not foreseen or not sentence:
+        sentence = f"{type(error).__name__}: {sentence}" if sentence else type(error).__name__
+    say(f"pez-fast: error: {sentence}")
+    return USAGE if foreseen else FAILED
