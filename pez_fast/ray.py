@@ -17,24 +17,21 @@ from pez_fast.dataset.job import Job, Summary
 from pez_fast.dataset.learning import ahead, learn_all, pixels_of, read
 from pez_fast.dataset.manifest import check_manifest, ensure_manifest, model_part
 from pez_fast.dataset.progress import watch_batch
-from pez_fast.dataset.shards import Row, alone, scan, write_shard
+from pez_fast.dataset.shards import Row, alone, columns, scan, write_shard
 from pez_fast.dataset.sources import digest
 from pez_fast.encoders import load_clip
 from pez_fast.live import say
 from pez_fast.options import Options, options_from
 
-LEARNED = ("prompt", "ids", "ids_score", "text_score", "seed", "steps", "error")
-
-
 def ray_inverter(model: str, pretrained: str | None = None, device: str | None = None, column: str = "image", **options: Any) -> type:
     """A class for `dataset.map_batches(cls, compute=ray.data.ActorPoolStrategy(size=n), batch_size=64, num_gpus=1)`.
 
-    Each actor loads the model once; it is called with batches in the format "numpy" or "pandas", and adds the columns
-    prompt, ids, ids_score, text_score, seed, steps and error (empty, NaN and missing where there is none).
+    Each actor loads the model once; it takes batches of any `batch_format`, and adds the columns prompt, ids, ids_score,
+    text_score, seed, steps and error with the values and Arrow types of a data set's shards.
 
     Args:
         model, pretrained, device: as `load_clip`, which is called in the actor.
-        column: bytes, paths or uint8 arrays of the pictures.
+        column: bytes, paths or uint8 arrays of the pictures, or structs of bytes and path.
         options: as `pez_fast.invert`.
     """
     chosen = options_from(options)
@@ -46,25 +43,36 @@ def ray_inverter(model: str, pretrained: str | None = None, device: str | None =
             self.clip = load_clip(model, pretrained, device)
 
         def __call__(self, batch: Any) -> Any:
-            if column not in batch:
-                raise ValueError(f"column {column!r} is not in the batch; its columns are {', '.join(map(str, batch))}")
-            pixels = [pixels_of(image, self.clip) for image in batch[column]]
-            rows = learn_all(pixels, self.clip, chosen)
-            learned = {name: _column(name, rows) for name in LEARNED}
-            return batch.assign(**learned) if hasattr(batch, "assign") else {**batch, **learned}
+            names = [str(name) for name in getattr(batch, "column_names", batch)]
+            if column not in names:
+                raise ValueError(f"column {column!r} is not in the batch; its columns are {', '.join(names)}")
+            pixels = [pixels_of(_plain(image), self.clip) for image in batch[column]]
+            return _with_columns(batch, learn_all(pixels, self.clip, chosen))
 
     return RayInverter
 
 
-def _column(name: str, rows: Sequence[Row]) -> np.ndarray:
-    if name in ("ids_score", "text_score"):
-        return np.array([row.get(name, np.nan) for row in rows], np.float64)
-    if name in ("seed", "steps"):
-        return np.array([row[name] for row in rows], np.int64)
-    values = np.empty(len(rows), object)
-    for k, row in enumerate(rows):
-        values[k] = np.array(row.get("ids", []), np.int64) if name == "ids" else row.get(name, "" if name == "prompt" else None)
-    return values
+def _plain(image: Any) -> Any:
+    """A value of a column without what pyarrow and Ray wrap it in, and out of the structs of Hugging Face's data sets."""
+    if hasattr(image, "as_py"):
+        image = image.as_py()
+    elif hasattr(image, "to_numpy"):
+        image = image.to_numpy()
+    return image.get("bytes") or image.get("path") if isinstance(image, dict) else image
+
+
+def _with_columns(batch: Any, rows: Sequence[Row]) -> Any:
+    """A batch as Ray gives it -> the same with what was learned; in fixed types, as blocks of inferred ones do not fit together."""
+    fields = [field for field in columns() if field.name != "id"]
+    learned = {field.name: arrow().array([row.get(field.name) for row in rows], field.type) for field in fields}
+    if hasattr(batch, "column_names"):  # pyarrow.Table
+        kept = {name: batch[name] for name in batch.column_names}
+        return arrow().table(kept | learned)
+    if hasattr(batch, "assign"):  # pandas.DataFrame
+        from pandas import ArrowDtype, array
+
+        return batch.assign(**{name: array(values, ArrowDtype(values.type)) for name, values in learned.items()})
+    return {**batch, **learned}
 
 
 class _ShardActor:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import signal
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from pathlib import Path
 
@@ -16,11 +18,13 @@ import pez_fast
 
 ray = pytest.importorskip("ray")
 pytest.importorskip("ray.data")
+pa = pytest.importorskip("pyarrow")
 pq = pytest.importorskip("pyarrow.parquet")
 
 from inputs import refused  # noqa: E402
 
-from pez_fast.dataset import Job, invert_dataset  # noqa: E402
+from pez_fast.dataset import Job, invert_dataset, shards  # noqa: E402
+from pez_fast.dataset.manifest import model_part  # noqa: E402
 from pez_fast.ray import _ShardActor, ray_inverter, run_on_ray  # noqa: E402
 
 HELDOUT = sorted((Path(__file__).parents[1] / "benchmarks" / "heldout").glob("*.png"))
@@ -50,29 +54,38 @@ def held(out: Path) -> list[dict]:
     return sorted(rows, key=lambda row: row["id"])
 
 
-@pytest.mark.parametrize("layout", ["numpy", "pandas"])
-def test_a_batch_gets_the_columns_of_invert(emoji, layout: str):
-    import numpy as np
+def check_rows(rows: list[dict], clip) -> None:
+    """Rows with a column `file`, and what was learned from it; the last one's cannot be read."""
+    for row in rows[:-1]:
+        alone = pez_fast.invert(row["file"], clip, **QUICK)
+        assert list(row["ids"]) == alone.ids and row["error"] is None
+        assert [row[n] for n in ("prompt", "ids_score", "text_score", "seed", "steps")] == \
+            [getattr(alone, n) for n in ("prompt", "ids_score", "text_score", "seed", "steps")]  # fmt: skip
+    assert rows[-1]["error"].startswith("image ") and (rows[-1]["seed"], rows[-1]["steps"]) == (0, 0)
+    assert rows[-1]["prompt"] is rows[-1]["ids"] is rows[-1]["ids_score"] is rows[-1]["text_score"] is None
 
-    images = np.empty(3, object)
-    images[:] = [str(HELDOUT[0]), b"no picture", HELDOUT[1].read_bytes()]
-    batch = {"image": images, "n": np.arange(3)}
+
+@pytest.mark.parametrize("layout", ["numpy", "pandas", "pyarrow"])
+@pytest.mark.parametrize("column", ["image", "file", "struct"])
+def test_a_batch_gets_the_columns_of_invert(emoji, layout: str, column: str):
+    files = [str(HELDOUT[0]), str(HELDOUT[1]), "missing.png"]
+    data = [HELDOUT[0].read_bytes(), HELDOUT[1].read_bytes(), b"no picture"]
+    structs = [{"bytes": data[0], "path": None}, {"bytes": None, "path": files[1]}, {"bytes": None, "path": None}]
+    table = pa.table({"file": files, "image": data, "struct": structs, "steps": [7, 8, 9]})
+    batch = {name: table[name].to_numpy() for name in table.column_names} if layout == "numpy" else table
+    batch = table.to_pandas() if layout == "pandas" else batch
     if layout == "pandas":
-        batch = pytest.importorskip("pandas").DataFrame(batch)
-    learned = ray_inverter("emoji", device="cpu", **QUICK)()(batch)
-    assert type(learned) is type(batch) and list(learned["n"]) == [0, 1, 2]
-    for k, file in ((0, HELDOUT[0]), (2, HELDOUT[1])):
-        alone = pez_fast.invert(file, emoji, **QUICK)
-        assert learned["ids"][k].tolist() == alone.ids
-        assert learned["error"][k] is None or layout == "pandas" and np.isnan(learned["error"][k])  # its own word for nothing
-        for name in ("prompt", "ids_score", "text_score", "seed", "steps"):
-            assert learned[name][k] == getattr(alone, name)
-    assert learned["prompt"][1] == "" and np.isnan(learned["text_score"][1]) and len(learned["ids"][1]) == 0
-    assert learned["error"][1].startswith("image the given bytes is in none of the formats")
+        batch.index = [3, 1, 2]
+    learned = ray_inverter("emoji", device="cpu", column=column, **QUICK)()(batch)
+    assert type(learned) is type(batch)
+    held = pa.Table.from_pandas(learned, preserve_index=False) if layout == "pandas" else pa.table(dict(learned)) if layout == "numpy" else learned
+    assert sorted(held.column_names) == sorted({"file", "image", "struct", *shards.columns().names} - {"id"})
+    assert all(held.schema.field(name).type == shards.columns().field(name).type for name in shards.columns().names if name != "id")
+    check_rows(held.to_pylist(), emoji)
 
 
 def test_what_cannot_be_used_is_refused(emoji, tmp_path: Path):
-    with refused(TypeError, "'speed' is not an option;"):
+    with pytest.raises(TypeError, match="'speed' is not an option; the options are prompt_len, "):
         ray_inverter("emoji", speed=3)
     with refused(ValueError, "column 'image' is not in the batch; its columns are picture"):
         ray_inverter("emoji", device="cpu", **QUICK)()({"picture": []})
@@ -80,18 +93,19 @@ def test_what_cannot_be_used_is_refused(emoji, tmp_path: Path):
     job = Job(tmp_path / "list.txt", tmp_path / "out", QUICK)
     with refused(ValueError, "actors must be a positive integer; got 0"):
         run_on_ray(job, "emoji", None, "cpu", 0)
-    with refused(ValueError, "an actor has another model than the run: model's weights 0 there, "):
-        known = {"model's weights": "0", "preprocessing": "0", "allowed tokens": "0", "dtype": "float32", "device": "cpu"}
+    known = model_part(emoji, job.options, "cpu") | {"model's weights": "0"}
+    with refused(ValueError, r"an actor has another model than the run: model's weights 0 there, \w{16} here$"):
         _ShardActor("emoji", None, "cpu", job.options, known, str(tmp_path), "part-ray-00000-of-00001", 1)
 
 
 def workers(driver: int) -> list[int]:
-    """Processes below the driver that hold an actor of ours."""
+    """Processes below the driver that hold an actor of ours, which has loaded its model."""
     parents, ours = {}, []
     for folder in Path("/proc").glob("[0-9]*"):
         try:
             parents[int(folder.name)] = int((folder / "stat").read_text().rpartition(")")[2].split()[1])
-            if b"_ShardActor" in (folder / "cmdline").read_bytes():
+            title = (folder / "cmdline").read_bytes()
+            if b"_ShardActor" in title and b"__init__" not in title:
                 ours.append(int(folder.name))
         except OSError:  # it has ended meanwhile
             continue
@@ -102,15 +116,85 @@ def workers(driver: int) -> list[int]:
     return [process for process in ours if process != driver and below(process)]
 
 
-@pytest.mark.skipif(not Path("/proc/self/cmdline").exists(), reason="finds the workers in /proc")
+needs_proc = pytest.mark.skipif(not Path("/proc/self/cmdline").exists(), reason="finds the workers in /proc")
+
+
+@pytest.fixture(scope="module")
+def cluster():
+    """One node with one CPU, and this process as its driver."""
+    from ray.cluster_utils import Cluster
+
+    with tempfile.TemporaryDirectory(prefix="ray", ignore_cleanup_errors=True) as folder:
+        made = Cluster(True, head_node_args={"num_cpus": 1, "include_dashboard": False, "temp_dir": folder})
+        try:
+            ray.init(address=made.address, log_to_driver=False, logging_level=logging.ERROR)
+            yield made
+        finally:
+            ray.shutdown()
+            made.shutdown()
+
+
+@pytest.fixture
+def node(cluster):
+    """Another one."""
+    added = cluster.add_node(num_cpus=1)
+    yield added
+    if added in cluster.worker_nodes:
+        cluster.remove_node(added)
+
+
+@pytest.mark.parametrize("layout", ["default", "pandas"])
+def test_a_pipeline_of_ray_gets_the_columns_of_invert(emoji, node, tmp_path: Path, layout: str):
+    """Blocks with and without errors have the same types, so that they can be written and read as one table."""
+    rows = [{"file": str(file), "image": file.read_bytes()} for file in HELDOUT[:3]] + [{"file": "missing.png", "image": b"none"}]
+    ray.data.DataContext.get_current().enable_progress_bars = False
+    dataset = ray.data.from_items(rows, override_num_blocks=4).map_batches(
+        ray_inverter("emoji", device="cpu", **QUICK), compute=ray.data.ActorPoolStrategy(size=2), batch_size=1, num_cpus=1,
+        batch_format=layout)  # fmt: skip
+    dataset.materialize().write_parquet(tmp_path / "out")
+    assert len(list((tmp_path / "out").iterdir())) > 1
+    held = pq.read_table(tmp_path / "out")
+    assert held.schema.field("error").type == pa.string() and held.schema.field("ids").type.value_type == pa.int32()
+    check_rows(sorted(held.to_pylist(), key=lambda row: row["file"] == "missing.png"), emoji)
+
+
+@needs_proc
+def test_a_node_is_lost(emoji, cluster, node, tmp_path: Path):
+    """Every id once, with the values of an undisturbed run in one process."""
+    (tmp_path / "list.txt").write_text("\n".join([*map(str, HELDOUT[:16]), "missing.png"]))
+    options = {"prompt_len": 3, "steps": 60, "polish": 2}
+    invert_dataset(tmp_path / "list.txt", tmp_path / "calm", emoji, **options)
+    out, seen = tmp_path / "out", []
+
+    def look() -> None:
+        seen.append((len(held(out)) < 17, len(workers(os.getpid()))))
+
+    def lose_it() -> None:
+        limit = time.monotonic() + 120
+        while (len(list(out.glob("*.parquet"))) < 3 or len(workers(os.getpid())) < 2) and time.monotonic() < limit:
+            time.sleep(0.01)
+        look()
+        cluster.remove_node(node, allow_graceful=False)
+        look()
+
+    loser = threading.Thread(target=lose_it)
+    loser.start()
+    summary = run_on_ray(Job(tmp_path / "list.txt", out, options, batch_size=1), "emoji", None, "cpu", 2)
+    loser.join()
+    assert seen == [(True, 2), (True, 1)]
+    assert (summary.pictures, summary.finished, summary.errors, summary.interrupted) == (17, 17, 1, False)
+    assert held(out) == held(tmp_path / "calm") and len(held(out)) == 17
+
+
+@needs_proc
 def test_a_worker_and_the_driver_are_killed(emoji, short_folder: str, tmp_path: Path):
     """Every id once, with the values of an undisturbed run in one process."""
     (tmp_path / "list.txt").write_text("\n".join([*map(str, HELDOUT[:24]), "missing.png"]))
-    invert_dataset(tmp_path / "list.txt", tmp_path / "calm", emoji, prompt_len=3, steps=60)
+    invert_dataset(tmp_path / "list.txt", tmp_path / "calm", emoji, prompt_len=3, steps=60, polish=2)
     out = tmp_path / "out"
     environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
     arguments = ["batch", str(tmp_path / "list.txt"), "--out", str(out), "--model", "emoji", "--device", "cpu", "--engine", "ray",
-                 "--steps", "60", "--prompt-len", "3", "--batch-size", "2"]  # fmt: skip
+                 "--steps", "60", "--polish", "2", "--prompt-len", "3", "--batch-size", "2"]  # fmt: skip
     command = [sys.executable, "-c", DRIVER.format(temporary=short_folder), *arguments]
 
     def begin() -> subprocess.Popen:

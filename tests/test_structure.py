@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import os
+import re
 import subprocess
 import sys
 from graphlib import TopologicalSorter
@@ -145,6 +146,12 @@ def test_no_circles():
     graph = {name: {t for t in imports(name, p.read_text(), p.name == "__init__.py")[0] if t} for name, p in MODULES.items()}
     order = list(TopologicalSorter(graph).static_order())
     assert order.index("engine") > order.index("optimizer") > order.index("functional") > order.index("ops")
+
+
+def test_every_folder_of_modules_is_installed():
+    listed = re.search(r"^packages = \[(.*)\]", (ROOT / "pyproject.toml").read_text(), re.MULTILINE)
+    installed = set(re.findall(r'"pez_fast\.?([^"]*)"', listed[1]))
+    assert installed == {".".join(name.split(".")[:-1]) if path.name != "__init__.py" else name for name, path in MODULES.items()} | {""}
 
 
 def test_the_package_itself_imports_next_to_nothing():

@@ -112,14 +112,18 @@ class Engine:
     def _step(self, update: bool = True) -> None:
         """One projection of every prompt, kept where it is better; and the update after it."""
         prompts = [c.opt.prompts for c in self.cohorts]
+        sizes = [len(p) for p in prompts]
+
+        def each(together: Tensor) -> Sequence[Tensor]:
+            return together.split(sizes) if len(sizes) > 1 else (together,)
+
         with torch.set_grad_enabled(update):
             hard, ids = project(torch.cat(prompts) if len(prompts) > 1 else prompts[0], self.table, self.settings.impl)
-            parts = self.encode(hard).split([len(p) for p in prompts])
-            losses, scores = zip(*(c.objective(part) for c, part in zip(self.cohorts, parts, strict=True)), strict=True)
-        for cohort, own, score in zip(self.cohorts, ids.split([len(p) for p in prompts]), scores, strict=True):
+            judged = [c.objective(part) for c, part in zip(self.cohorts, each(self.encode(hard)), strict=True)]
+        for cohort, own, (_, score) in zip(self.cohorts, each(ids), judged, strict=True):
             cohort.record(own, score)
         if update:
-            torch.autograd.backward(losses)
+            torch.autograd.backward([loss for loss, _ in judged])
             for cohort in self.cohorts:
                 cohort.update()
 
