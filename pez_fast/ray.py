@@ -23,6 +23,7 @@ from pez_fast.encoders import load_clip
 from pez_fast.live import say
 from pez_fast.options import Options, options_from
 
+
 def ray_inverter(model: str, pretrained: str | None = None, device: str | None = None, column: str = "image", **options: Any) -> type:
     """A class for `dataset.map_batches(cls, compute=ray.data.ActorPoolStrategy(size=n), batch_size=64, num_gpus=1)`.
 

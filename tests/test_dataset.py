@@ -1,20 +1,15 @@
-"""Data sets: sources, shards, the manifest, and runs that are interrupted, divided, killed and continued."""
+"""Data sets: sources, shards, and runs that are interrupted, divided and continued."""
 
 from __future__ import annotations
 
 import io
-import json
 import os
-import subprocess
-import sys
 import tarfile
 from itertools import islice
 from pathlib import Path
 
 import pytest
-import torch
 from inputs import refused
-from test_cli import complaint, run
 
 import pez_fast
 from pez_fast.dataset import learning, shards
@@ -29,8 +24,8 @@ ROOT = Path(__file__).parents[1]
 QUICK = {"prompt_len": 3, "steps": 6, "polish": 0}
 
 
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory, pictures) -> Path:
+@pytest.fixture(scope="module", name="folder")
+def folder_of_pictures(tmp_path_factory: pytest.TempPathFactory, pictures) -> Path:
     """Eight pictures in two folders, and two files that are none."""
     root = tmp_path_factory.mktemp("pictures")
     (root / "sub").mkdir()
@@ -43,8 +38,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory, pictures) -> Path:
     return root
 
 
-@pytest.fixture(scope="module")
-def undisturbed(folder: Path, tiny_clip, tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict]:
+@pytest.fixture(scope="module", name="undisturbed")
+def undisturbed_rows(folder: Path, tiny_clip, tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict]:
     out = tmp_path_factory.mktemp("undisturbed")
     summary = invert_dataset(folder, out, tiny_clip, **QUICK)
     assert (summary.pictures, summary.finished, summary.errors, summary.interrupted) == (10, 10, 2, False)
@@ -87,7 +82,7 @@ def test_batches_and_shards_change_no_value(folder: Path, undisturbed, tiny_clip
         assert summary.pictures == summary.finished == (4, 3, 3)[number]
     assert held(tmp_path) == undisturbed
     assert len(list(tmp_path.glob("*.parquet"))) == 3
-    assert {path.name[:19] for path in tmp_path.glob("*.parquet")} == {f"part-0000{k}-of-00003" [:19] for k in range(3)}
+    assert {path.name[:19] for path in tmp_path.glob("*.parquet")} == {f"part-0000{k}-of-00003"[:19] for k in range(3)}
 
 
 def as_list(folder: Path, names: list[str], to: Path) -> Path:

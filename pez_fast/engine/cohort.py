@@ -102,12 +102,16 @@ class Cohort:
         kept_ids, kept = (self.best_ids, self.best_score) if all_of_them else (self.best_ids[rows], self.best_score[rows])
         worst, place = kept.min(1, keepdim=True)
         better = score[:, None] > worst
-        if kept.shape[1] > 1:
-            better &= (kept_ids != ids[:, None]).any(-1).all(-1, keepdim=True)
+        self.scores.index_put_((rows, self.at.expand(len(rows))), score)
         if patience is not None:
             better &= self.active[:, None]
             self.improved.copy_(torch.where(self.active & (score > kept.max(1).values), self.at, self.improved))
             self.steps.index_copy_(0, rows, torch.where(self.active, self.at, self.steps[rows]))
+            self.active.logical_and_(self.at - self.improved < patience)
+        if not better.is_cuda and not better.any():  # most steps; on a GPU to ask would be to wait
+            return
+        if kept.shape[1] > 1:
+            better &= (kept_ids != ids[:, None]).any(-1).all(-1, keepdim=True)
         places = place[:, :, None].expand(-1, -1, ids.shape[1])
         chosen = torch.where(better[:, :, None], ids[:, None], kept_ids.gather(1, places))
         kept.scatter_(1, place, torch.where(better, score[:, None], worst))
@@ -115,9 +119,6 @@ class Cohort:
         if not all_of_them:
             self.best_score.index_copy_(0, rows, kept)
             self.best_ids.index_copy_(0, rows, kept_ids)
-        self.scores.index_put_((rows, self.at.expand(len(rows))), score)
-        if patience is not None:
-            self.active.logical_and_(self.at - self.improved < patience)
 
     def update(self) -> None:
         """One update of the soft prompts, by the gradients that they have."""
