@@ -87,6 +87,7 @@ class Learner:
     """Learns prompts for a stream of goals.
 
     Attributes:
+        at_once: prompts learned at once.
         ended: why the search ended before its time: "callback" or "interrupt".
     """
 
@@ -98,6 +99,8 @@ class Learner:
         self.encode = clip.text_encoder(*encoder, dtype=self.dtype)
         self.judge = self.encode if self.dtype == clip.dtype else clip.text_encoder(*encoder)
         self.start = _start(self.table, clip, options).to(clip.device)
+        fitting = prompts_at_once(clip.device, self.encode.blocks, len(self.encode.ids), self.table.dim, self.dtype.itemsize)
+        self.at_once = options.batch_size or fitting
         self.ended: str | None = None
         self.begun = time.monotonic()
 
@@ -106,8 +109,19 @@ class Learner:
 
         Goals are asked for when there is room for them. `report` is called every so many steps; True ends the search.
         """
-        options, waiting = self.options, iter(goals)
+        options = self.options
         settings = Settings(options.steps, options.lr, options.weight_decay, options.patience, max(_KEPT, options.top_k), options.impl)
+
+        refused: list[tuple[T, PromptResult]] = []
+
+        def usable() -> Iterator[tuple[T, Tensor]]:
+            for name, goal in goals:
+                if goal.isfinite().all():
+                    yield name, goal
+                else:  # it would put an end to the others
+                    refused.append((name, self._failed()))
+
+        waiting = usable()
 
         def take(most: int) -> Part | None:
             taken = list(islice(waiting, max(1, most // options.restarts)))
@@ -116,8 +130,7 @@ class Learner:
             rows = torch.stack([goal for _, goal in taken]).to(self.clip.device).repeat_interleave(options.restarts, 0)
             return Part(tuple(number for number, _ in taken), self.start.repeat(len(taken), 1), TargetSimilarity(rows))
 
-        at_once = options.batch_size or self._prompts_at_once()
-        engine = Engine(self.table, self._tower(), take, settings, max(at_once, options.restarts), options.restarts, options.every,
+        engine = Engine(self.table, self._tower(), take, settings, max(self.at_once, options.restarts), options.restarts, options.every,
                         (lambda cohorts: report(State(cohorts))) if report else None)  # fmt: skip
         for cohort in engine.run():
             self.ended = engine.ended
@@ -126,18 +139,17 @@ class Learner:
             except KeyboardInterrupt:  # while polishing: what there was before it
                 self.ended = engine.ended = "interrupt"
                 found = self._results(cohort, engine, report)
-            yield found
+            yield refused + found
+            refused.clear()
         self.ended = engine.ended
+        if refused:
+            yield refused
 
     def _tower(self) -> Encode:
         if not self.options.compile:
             return self.encode
         self.encode(self.table.weight[self.start])  # prepares the weights, which cannot be traced
         return torch.compile(self.encode, dynamic=False)
-
-    def _prompts_at_once(self) -> int:
-        encode = self.encode
-        return prompts_at_once(self.clip.device, encode.blocks, len(encode.ids), self.table.dim, self.dtype.itemsize)
 
     def text(self, ids: Tensor) -> str:
         parts = (self.options.prefix.strip(), self.clip.vocabulary.decode(ids.tolist()), self.options.suffix.strip())
@@ -177,7 +189,7 @@ class Learner:
         history, steps = cohort.history, cohort.steps.tolist()
         for k, (name, best_of) in enumerate(zip(cohort.part.names, top, strict=True)):
             if not best_of:
-                results.append((name, PromptResult(seed=options.seed, model=self.clip.name, error=NOT_FINITE)))
+                results.append((name, self._failed()))
                 continue
             first = best_of[0]
             row = k * each + first.restart
@@ -186,8 +198,11 @@ class Learner:
                 first.restart, self.clip.name, time.monotonic() - self.begun, cohort.stopped[row], best_of)))  # fmt: skip
         return results
 
+    def _failed(self) -> PromptResult:
+        return PromptResult(seed=self.options.seed, model=self.clip.name, error=NOT_FINITE)
+
     def _scored_at_once(self) -> int:
-        return min(self.options.batch_size or self._prompts_at_once(), _SCORED.get(self.clip.device.type, 128))
+        return min(self.at_once, _SCORED.get(self.clip.device.type, 128))
 
     @torch.no_grad()
     def _best(self, ids: Tensor, restarts: Tensor, goals: RowObjective) -> list[list[Candidate]]:
@@ -198,13 +213,15 @@ class Learner:
             for i, r in zip(own, restart, strict=True):
                 if i[0] >= 0:
                     texts[-1].setdefault(self.text(i), (i, r))
-        flat = [(k, text, i, r) for k, found in enumerate(texts) for text, (i, r) in found.items()]
+        flat = [(k, text, i, r) for k, own in enumerate(texts) for text, (i, r) in own.items()]
+        found: list[list[Candidate]] = [[] for _ in texts]
+        if not flat:
+            return found
         rows = goals.rows(torch.tensor([k for k, *_ in flat], device=self.clip.device))
         _, text_scores = rows(self.clip.encode_texts([text for _, text, *_ in flat]))
         tokens = torch.stack([i for *_, i, _ in flat]).to(self.clip.device)
         size = self._scored_at_once()
         ids_scores = rows(torch.cat([self.judge(self.table.weight[part]) for part in tokens.split(size)]))[1]
-        found: list[list[Candidate]] = [[] for _ in texts]
         for (k, text, i, r), by_ids, by_text in zip(flat, ids_scores.tolist(), text_scores.tolist(), strict=True):
             found[k].append(Candidate(text, i.tolist(), by_ids, by_text, r))
         return [sorted(c, key=lambda one: -one.text_score)[: self.options.top_k] for c in found]

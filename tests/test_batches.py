@@ -151,3 +151,15 @@ def test_an_optimiser_for_some_of_the_rows():
     go_on(some, goal[keep])
     assert torch.equal(some.prompts, opt.prompts[keep])
     assert some.param_groups[0]["lr"] == 0.2 and some.param_groups[0]["weight_decay"] == 0.3
+
+
+@pytest.mark.parametrize("polish", [0, 2])
+def test_a_target_without_finite_scores_is_an_error_of_its_own(tiny_clip, pictures, polish):
+    goals = tiny_clip.encode_images(pictures[:3])
+    options = Options(prompt_len=4, steps=6, polish=polish)
+    whole = learner.learn(goals, tiny_clip, options)
+    goals[1] = torch.nan
+    for some, wrong in ((goals, [1]), (goals[1:2], [0])):
+        results = learner.learn(some, tiny_clip, options)
+        assert [k for k, r in enumerate(results) if r.error] == wrong and results[wrong[0]].error == learner.NOT_FINITE
+    assert [told([r]) for r in learner.learn(goals, tiny_clip, options)[::2]] == [told([r]) for r in whole[::2]]

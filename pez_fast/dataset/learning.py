@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import replace
 from itertools import islice
 from typing import Any, TypeVar
 
@@ -18,6 +17,7 @@ from pez_fast.learner import ROUND, Learner, State
 from pez_fast.options import Options
 from pez_fast.result import PromptResult
 
+LEARNED = ("prompt", "ids", "ids_score", "text_score", "steps")
 T = TypeVar("T")
 U = TypeVar("U")
 
@@ -86,8 +86,7 @@ def learn_rows(items: Iterable[tuple[str, Tensor | str]], clip: ClipEncoder, opt
                 yield from zip([name for name, _ in readable], clip.encode_pixels([p for _, p in readable]), strict=True)
 
     def rows(cohort: list[tuple[tuple[int, str], PromptResult]]) -> list[Row]:
-        learned = [(k, row(name, **{n: getattr(r, n) for n in ("prompt", "ids", "ids_score", "text_score", "steps", "error")}))
-                   for (k, name), r in cohort]  # fmt: skip
+        learned = [(k, row(name, **{n: getattr(r, n) for n in (("error",) if r.error else LEARNED)})) for (k, name), r in cohort]
         ordered = [found for _, found in sorted(unreadable + learned, key=lambda one: one[0])]
         unreadable.clear()
         return ordered
@@ -98,7 +97,8 @@ def learn_rows(items: Iterable[tuple[str, Tensor | str]], clip: ClipEncoder, opt
         assert callback is not None
         callback(done / whole)
 
-    learner = Learner(clip, replace(options, batch_size=together * options.restarts))
+    learner = Learner(clip, options)
+    learner.at_once = min(learner.at_once, together * options.restarts)
     for cohort in learner.stream(goals(), report if callback else None):
         if learner.ended == "interrupt":
             raise KeyboardInterrupt
