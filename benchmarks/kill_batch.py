@@ -38,7 +38,7 @@ def main() -> int:
 def compare(folder: Path, asked: argparse.Namespace, chance: random.Random) -> int:
     names = make_pictures(folder / "pictures", asked.pictures, asked.damaged)
     command = [sys.executable, "-m", "pez_fast.cli", "batch", str(folder / "pictures"), "--model", "emoji", "--device", "cpu",
-               "--steps", str(asked.steps), "--prompt-len", str(asked.prompt_len)]  # fmt: skip
+               "--steps", str(asked.steps), "--polish", "2", "--prompt-len", str(asked.prompt_len)]  # fmt: skip
     finish([*command, "--out", str(folder / "calm"), "--batch-size", "16"], failing=asked.damaged > 0)
     # Small batches, so that there is something left to do until the last kill.
     size = max(1, len(names) // (2 * asked.kills))

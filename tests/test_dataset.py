@@ -20,7 +20,6 @@ pq = pytest.importorskip("pyarrow.parquet")
 
 from pez_fast.dataset import Job, invert_dataset  # noqa: E402
 
-ROOT = Path(__file__).parents[1]
 QUICK = {"prompt_len": 3, "steps": 6, "polish": 0}
 
 

@@ -170,7 +170,7 @@ def test_a_node_is_lost(emoji, cluster, node, tmp_path: Path):
         seen.append((len(held(out)) < 17, len(workers(os.getpid()))))
 
     def lose_it() -> None:
-        limit = time.monotonic() + 120
+        limit = time.monotonic() + 300
         while (len(list(out.glob("*.parquet"))) < 3 or len(workers(os.getpid())) < 2) and time.monotonic() < limit:
             time.sleep(0.01)
         look()
@@ -201,10 +201,10 @@ def test_a_worker_and_the_driver_are_killed(emoji, short_folder: str, tmp_path: 
         return subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
 
     def wait_for(shards: int, process: subprocess.Popen) -> None:
-        limit = time.monotonic() + 120
+        limit = time.monotonic() + 300
         while len(list(out.glob("*.parquet"))) < shards:
             assert process.poll() is None, process.stderr.read()
-            assert time.monotonic() < limit, "no shard in two minutes"
+            assert time.monotonic() < limit, "no shard in five minutes"
             time.sleep(0.01)
 
     driver = begin()
@@ -218,7 +218,7 @@ def test_a_worker_and_the_driver_are_killed(emoji, short_folder: str, tmp_path: 
     before = len(held(out))
     assert 8 <= before < 25
     driver = begin()
-    said = driver.communicate(timeout=120)[1]
+    said = driver.communicate(timeout=300)[1]
     assert driver.returncode == 1, said  # one picture is missing
     assert said.splitlines()[-1] == f"25 of 25 pictures finished in {out}, 1 of them unreadable"
     rows = held(out)
