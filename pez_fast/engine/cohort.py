@@ -102,7 +102,10 @@ class Cohort:
         kept_ids, kept = (self.best_ids, self.best_score) if all_of_them else (self.best_ids[rows], self.best_score[rows])
         worst, place = kept.min(1, keepdim=True)
         better = score[:, None] > worst
-        self.scores.index_put_((rows, self.at.expand(len(rows))), score)
+        if all_of_them:
+            self.scores.index_copy_(1, self.at.view(1), score[:, None])
+        else:
+            self.scores.index_put_((rows, self.at.expand(len(rows))), score)
         if patience is not None:
             better &= self.active[:, None]
             self.improved.copy_(torch.where(self.active & (score > kept.max(1).values), self.at, self.improved))
