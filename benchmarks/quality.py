@@ -12,6 +12,7 @@ the curves beside the JSON.
 from __future__ import annotations
 
 import argparse
+import json
 import statistics
 import time
 from pathlib import Path
@@ -87,7 +88,7 @@ def verdict(points: list[dict[str, Any]]) -> dict[str, Any]:
 def draw(points: list[dict[str, Any]], captions: float, path: Path, machine: str) -> None:
     figure, axis = plt.subplots(figsize=(8.2, 4.8))
     for name in ("plain port", *WAYS):
-        some = sorted((p for p in points if p["name"] == name), key=lambda p: p["seconds"])
+        some = sorted((p for p in points if p["name"] == name), key=lambda p: p["steps"])
         if not some:
             continue
         seconds, text = [p["seconds"] for p in some], [p["median_text_score"] for p in some]
@@ -96,9 +97,8 @@ def draw(points: list[dict[str, Any]], captions: float, path: Path, machine: str
         if name == "plain port":
             ids = [p["median_ids_score"] for p in some]
             axis.plot(seconds, ids, ":", color=colour, linewidth=1.4, label="plain port, its ids (before they are typed in)")
-        ends = (some[0], some[-1]) if name in ("pez_fast", "plain port") else ()
-        for p in ends:
-            axis.annotate(f"{p['steps']} steps", (p["seconds"], p["median_text_score"]), xytext=(5, -11), textcoords="offset points",
+        for p in (some[-1],) if name in ("pez_fast", "plain port") else ():
+            axis.annotate(f"{p['steps']} steps", (p["seconds"], p["median_text_score"]), xytext=(6, -3), textcoords="offset points",
                           fontsize=8, color=colour)  # fmt: skip
     axis.axhline(captions, color="#bbbbbb", linewidth=1, linestyle="--", label="the true captions")
     axis.set_xscale("log")
@@ -122,7 +122,11 @@ def main() -> None:
     parser.add_argument("--ways", nargs="+", choices=WAYS, default=list(WAYS))
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--out", type=Path)
+    parser.add_argument("--redraw", type=Path, metavar="JSON", help="draw what this file holds, and measure nothing")
     args = parser.parse_args()
+    if args.redraw:
+        held = json.loads(args.redraw.read_text())
+        return draw(held["results"]["points"], held["results"]["true_captions"], args.redraw.with_suffix(".png"), held["results"]["machine"])
     labels, images = held_out(args.pictures)
     clip = pez_fast.load_clip("emoji", device=args.device)
     targets = clip.encode_images(images)
@@ -133,7 +137,8 @@ def main() -> None:
     points += plainly(clip, targets, args.plain_steps)
     answer = verdict(points)
     if args.out:
-        write(args.out, {"pictures": len(images), "prompt_len": 16, "true_captions": captions, "verdict": answer, "points": points})
+        facts = {"pictures": len(images), "prompt_len": 16, "machine": machine, "true_captions": captions}
+        write(args.out, {**facts, "verdict": answer, "points": points})
         draw(points, captions, args.out.with_suffix(".png"), machine)
 
 
