@@ -69,6 +69,7 @@ def main() -> None:
     parser.add_argument("--pictures", type=int, default=100)
     parser.add_argument("--steps", type=int, default=300)
     parser.add_argument("--restarts", type=int, nargs="+", default=[1])
+    parser.add_argument("--polish", type=int, default=32, help="rounds behind the search")
     parser.add_argument("--no-plain", action="store_true", help="leave the plain port out")
     parser.add_argument("--out", type=Path)
     args = parser.parse_args()
@@ -84,7 +85,7 @@ def main() -> None:
     rows = [summary("the true caption", captions, labels, cosines(captions), cosines(captions), 0.0)]
     for restarts in args.restarts:
         begun = time.perf_counter()
-        found = pez_fast.invert_batch(images, clip, prompt_len=16, steps=args.steps, seed=0, restarts=restarts)
+        found = pez_fast.invert_batch(images, clip, prompt_len=16, steps=args.steps, seed=0, restarts=restarts, polish=args.polish)
         rows.append(summary(f"pez_fast, {restarts} restart{'s' * (restarts > 1)}", [r.prompt for r in found], labels, [r.ids_score for r in found],
                             [r.text_score for r in found], time.perf_counter() - begun))  # fmt: skip
         for label, result in list(zip(labels, found, strict=True))[:8]:
@@ -96,7 +97,7 @@ def main() -> None:
         scores = [trace.best_score for trace in traces]
         rows.append(summary("plain port", prompts, labels, scores, cosines(prompts), time.perf_counter() - begun))
     if args.out:
-        write(args.out, {"steps": args.steps, "prompt_len": 16, "rows": rows})
+        write(args.out, {"steps": args.steps, "polish": args.polish, "prompt_len": 16, "rows": rows})
 
 
 if __name__ == "__main__":

@@ -38,8 +38,7 @@ def polish(ids: Tensor, table: TokenTable, encode: Encode, objective: RowObjecti
     generator = torch.Generator().manual_seed(seed)
     tokens = table.weight[table.ids].to(torch.promote_types(table.dtype, torch.float32))
     likely = min(LIKELY, max(1, len(tokens) - 1))
-    own = torch.arange(count, device=ids.device)[:, None]
-    score = torch.full((count,), -torch.inf, device=ids.device)
+    targets, places = torch.arange(count, device=ids.device), torch.arange(CANDIDATES, device=ids.device)
     for number in range(rounds + 1):
         with torch.set_grad_enabled(number < rounds):
             hard = table.weight[ids].detach().requires_grad_(number < rounds)
@@ -52,10 +51,10 @@ def polish(ids: Tensor, table: TokenTable, encode: Encode, objective: RowObjecti
         rank = torch.randint(likely, (CANDIDATES,), generator=generator)
         position, rank = position.to(ids.device), rank.to(ids.device)
         candidates = ids[:, None].repeat(1, CANDIDATES, 1)
-        candidates[:, torch.arange(CANDIDATES, device=ids.device), position] = first[:, position, rank]
+        candidates[:, places, position] = first[:, position, rank]
         scores = _scores(candidates, table, encode, objective, at_once)
         best, which = scores.max(1)
-        ids = torch.where((best > score)[:, None], candidates[own[:, 0], which], ids)
+        ids = torch.where((best > score)[:, None], candidates[targets, which], ids)
     return ids, score
 
 
@@ -64,7 +63,8 @@ def _likely_tokens(ascent: Tensor, ids: Tensor, table: TokenTable, tokens: Tenso
     change of the score by putting them there."""
     flat, present = ascent.reshape(-1, ascent.shape[-1]).to(tokens.dtype), torch.searchsorted(table.ids, ids.flatten())
     found = []
-    for part, own in zip(flat.split(max(1, _SCORES // len(tokens))), present.split(max(1, _SCORES // len(tokens))), strict=True):
+    rows = max(1, _SCORES // len(tokens))
+    for part, own in zip(flat.split(rows), present.split(rows), strict=True):
         gain = linear(filled_up(part, FEWEST), tokens)[: len(part)]
         gain.scatter_(1, own[:, None], -torch.inf)
         found.append(table.ids[gain.topk(likely, 1).indices])
