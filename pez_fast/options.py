@@ -48,8 +48,8 @@ class Options:
         batch_size: prompts (targets times restarts) learned at once; by default as many as fit into memory. No result depends on it.
         impl: implementation of the projection.
         dtype: of the text tower during the search: "float32", "bfloat16" or "float16"; by default bfloat16 where the device
-            multiplies in it, the model is float32 and (on a CPU) its tower wider than 256, else the model's. Soft prompts and optimiser are float32 or wider, and the
-            scores that decide and are returned are those of the model as it was loaded.
+            multiplies in it, the model is float32 and (on a CPU) its tower wider than 256, else the model's. Soft prompts and
+            optimiser are float32 or wider, and the scores that decide and are returned are those of the model as it was loaded.
         compile: run the tower through `torch.compile` in the search. It takes a minute first, and a result can then depend on
             the batch in its last bit, and so on what else is learned.
     """
