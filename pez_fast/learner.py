@@ -72,7 +72,7 @@ def _tell(learner: Learner, callback: Callable[[Progress], object], results: Seq
     shown = {k: (r.prompt, r.ids_score) for k, r in enumerate(results) if r is not None}
     made, rounds = len(shown) * options.steps, len(shown) * options.polish
     for cohort in state.cohorts:
-        ids, score = learner.best(cohort)
+        ids, score, _ = learner.best(cohort)
         if state.better is not None and cohort is state.cohorts[0]:
             ids, score = state.better
             rounds += len(score) * state.polished
@@ -155,11 +155,11 @@ class Learner:
         parts = (self.options.prefix.strip(), self.clip.vocabulary.decode(ids.tolist()), self.options.suffix.strip())
         return " ".join(t for t in parts if t)
 
-    def best(self, cohort: Cohort) -> tuple[Tensor, Tensor]:
-        """ids (T, L) and score (T,) of each target's best projection so far."""
-        ids, score = cohort.best()
-        score, place = score.view(len(cohort.part.names), -1).max(1)
-        return ids.view(len(score), -1, ids.shape[-1])[torch.arange(len(score), device=ids.device), place], score
+    def best(self, cohort: Cohort) -> tuple[Tensor, Tensor, Tensor]:
+        """ids (T, L) and score (T,) of each target's best projection so far, and its place among all that are kept for the target."""
+        score, place = cohort.best_score.view(len(cohort.part.names), -1).max(1)
+        ids = cohort.best_ids.view(len(score), -1, cohort.best_ids.shape[-1])
+        return ids[torch.arange(len(score), device=ids.device), place], score, place
 
     def _results(self, cohort: Cohort, engine: Engine, report: Report | None) -> list[tuple[Any, PromptResult]]:
         """The best of what each target's prompts met, polished unless the search was ended."""
@@ -171,8 +171,7 @@ class Learner:
         ids = cohort.best_ids.view(targets, each * keep, -1)
         restart = torch.arange(each).repeat_interleave(keep)
         if options.polish and not engine.ended:
-            place = cohort.best_score.view(targets, -1).argmax(1)
-            best = ids[torch.arange(targets, device=ids.device), place]
+            best, _, place = self.best(cohort)
 
             def told(number: int, ids: Tensor, score: Tensor) -> bool:
                 wanted = report is not None and report(State([cohort, *engine.cohorts], number, (ids, score))) is True

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+
 import pytest
 import torch
 from inputs import refused
@@ -37,6 +39,13 @@ def test_a_copy_without_the_image_tower(tiny_clip):
     assert not any(name.startswith("visual") for name, _ in part.named_parameters())
     assert tiny_clip.dtype == torch.float32 and text_part(tiny_clip.model, torch.float32) is tiny_clip.model
     assert tiny_clip.text_encoder(4, dtype=torch.bfloat16).model is tiny_clip.text_encoder(5, dtype=torch.bfloat16).model
+
+
+def test_a_model_of_several_dtypes_is_run_as_it_is(tiny_clip):
+    model = copy.deepcopy(tiny_clip.model)
+    model.ln_final.double()
+    encoder = pez_fast.encoders.ClipEncoder(model, tiny_clip.tokenizer, tiny_clip.preprocess)
+    assert encoder.text_encoder(4).model is model and model.ln_final.weight.dtype == torch.float64
 
 
 @pytest.mark.parametrize("truncate", [True, False])

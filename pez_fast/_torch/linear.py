@@ -7,6 +7,7 @@ on, whatever the batch. Where oneDNN is not part of torch, and for every other d
 
 from __future__ import annotations
 
+from functools import cache
 from typing import Any
 
 import torch
@@ -54,13 +55,18 @@ def _ordered(weight: Tensor) -> Tensor:
 def _by_onednn(x: Tensor, weight: Tensor) -> bool:
     if torch.compiler.is_compiling() or x.device.type != "cpu" or x.dtype != weight.dtype or not x.numel():
         return False  # the compiler has products of its own, and cannot trace these
-    return _available() and (x.dtype == torch.float32 or (x.dtype == torch.bfloat16 and bfloat16_is_native()))
+    return _available() and (x.dtype == torch.float32 or (x.dtype == torch.bfloat16 and _multiplies_bfloat16()))
 
 
 def bfloat16_is_native() -> bool:
     """Whether this CPU multiplies bfloat16 itself (AVX512_BF16 or AMX) and oneDNN is there to use it."""
+    return _available() and _multiplies_bfloat16()
+
+
+@cache
+def _multiplies_bfloat16() -> bool:
     asks = [getattr(torch.cpu, name, None) for name in ("_is_avx512_bf16_supported", "_is_amx_tile_supported")]
-    return _available() and any(ask is not None and ask() for ask in asks)
+    return any(ask is not None and ask() for ask in asks)
 
 
 def _available() -> bool:

@@ -9,7 +9,7 @@ from contextlib import closing
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 from pez_fast.dataset.arrow import arrow
 from pez_fast.dataset.learning import ahead, learn_rows, read
@@ -20,8 +20,6 @@ from pez_fast.dataset.sources import Item, open_source
 from pez_fast.encoders import ClipEncoder
 from pez_fast.live import say
 from pez_fast.options import options_from
-
-T = TypeVar("T")
 
 
 @dataclass(frozen=True)

@@ -31,13 +31,14 @@ def configuration(source: Source, options: Options) -> dict[str, Any]:
 
 def model_part(clip: ClipEncoder, options: Options, device: str) -> dict[str, Any]:
     """The model's part: digests of weights, preprocessing and allowed tokens, and the type of device, which rounds its own way."""
-    allowed = clip.table(options.vocabulary, options.banned).allowed
+    table = clip.table(options.vocabulary, options.banned)
+    dtype = search_dtype(options.dtype, clip.dtype, table.dim, torch.device(device))
     return {
         "model's weights": weights_digest(clip.model),
         "preprocessing": digest([re.sub(r" at 0x[0-9a-f]+", "", repr(clip.preprocess))]),
-        "allowed tokens": hashlib.sha256(allowed.cpu().numpy().tobytes()).hexdigest()[:16],
+        "allowed tokens": hashlib.sha256(table.allowed.cpu().numpy().tobytes()).hexdigest()[:16],
         "model's dtype": str(clip.dtype).removeprefix("torch."),
-        "dtype": str(search_dtype(options.dtype, clip.dtype, clip.embedding.embedding_dim, torch.device(device))).removeprefix("torch."),
+        "dtype": str(dtype).removeprefix("torch."),
         "device": device,
     }
 

@@ -41,9 +41,6 @@ class PlainBatchProgress:
     def __exit__(self, *exception: object) -> None:
         return None
 
-    def within(self, pictures: float) -> None:
-        """So many pictures' worth of work is done of those in work."""
-
     def add(self, rows: Sequence[Row]) -> None:
         """These are on the disk."""
         self.finished += len(rows)
@@ -81,6 +78,7 @@ class LiveBatchProgress(PlainBatchProgress):
         self._live.__exit__(*exception)
 
     def within(self, pictures: float) -> None:
+        """So many pictures' worth of work is done of those in work."""
         self._within = pictures
         self._bar.update(self._task, completed=self.finished + self._within)
 

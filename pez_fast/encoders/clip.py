@@ -43,7 +43,7 @@ class ClipEncoder:
         self.vocabulary = Vocabulary(tokenizer, known_ids)
         self.embedding = token_embedding(model)
         self._tables: dict[tuple, TokenTable] = {}
-        self._parts: dict[torch.dtype, Any] = {}  # the model's text part in other dtypes
+        self._parts: dict[torch.dtype, Any] = {self.dtype: self.model}  # and its text part in other dtypes
 
     @property
     def device(self) -> torch.device:
