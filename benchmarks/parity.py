@@ -14,6 +14,7 @@ import argparse
 import time
 import zlib
 from decimal import Context, Decimal, localcontext
+from functools import partial
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -29,6 +30,7 @@ from pez_fast._shared import arithmetic, settle
 SIMILARITY = 1e-6
 REFERENCE_ROWS, REFERENCE_ELEMENTS = 8, 20_000  # rows of a kind compared with fractions, in tables no larger than that
 COUNTS = ("certified", "rescored", "rescanned")
+SIMULATED = {f"simulated-{card}": card for card in ("ampere", "ada", "hopper")}  # the CUDA kernels on the host, adding as such a card does
 EXACT = ("torch", "cpu")  # on GPUs cosines that double-double cannot tell apart count as equal
 
 
@@ -48,6 +50,8 @@ def differences(case: Case, impl: str, device: str, counts: Tensor) -> tuple[lis
     x = case.x.to(device)
     table = TokenTable(case.weight.to(device), case.banned)
     search = import_module(f"{ops.IMPLEMENTATIONS[impl].package}.nearest").nearest
+    if impl in SIMULATED:
+        search = partial(search, card=SIMULATED[impl])
     ids, similarity = search(x, table.weight, table.ids, table.prepared(impl), counts)
     expected, cosine = oracle(x, table)
     agree, wrong, level = ids == expected, [], 0
@@ -109,15 +113,15 @@ def sweep(name: str, rows: int, impl: str, device: str, seed: int) -> dict[str, 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--impl", default="auto", help='an implementation, or "simulated": that of CUDA on the host')
+    parser.add_argument("--impl", default="auto", help=f"an implementation, or that of CUDA on the host: {', '.join(SIMULATED)}")
     parser.add_argument("--rows", type=int, default=1_000_000)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--kinds", nargs="+", choices=KINDS, metavar="KIND", help=f"of {', '.join(KINDS)}; default: all")
     parser.add_argument("--out", type=Path)
     args = parser.parse_args()
-    if args.impl == "simulated":  # the CUDA kernels' arithmetic on the host
-        ops.IMPLEMENTATIONS["simulated"] = ops.Implementation("pez_fast._cuda.simulated", lambda device: None)
+    if args.impl in SIMULATED:
+        ops.IMPLEMENTATIONS[args.impl] = ops.Implementation("pez_fast._cuda.simulated", lambda device: None)
     impl = ops.choose(args.impl, torch.device(args.device))
     names = args.kinds or list(KINDS)
     shares = sum(KINDS[name].share for name in names)

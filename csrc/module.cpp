@@ -104,16 +104,28 @@ PYBIND11_MODULE(_C, m) {
                          {s[0], s[1], s[2], s[3], s[4]}, at<void>(total), threads(pool));
   });
 
-  // The CUDA kernels' algorithm on the host, for tests.
-  m.def("simulate_cuda", [](const MatrixTuple& x, const MatrixTuple& weight, Address ids, int64_t count, Address unit, int64_t width,
-                            float residual, float coarser, Address found, Address cosine, Address state, const ThreadsTuple& pool) {
+  // The CUDA kernels' algorithm on the host, for tests. (block, bits): how the tensor cores add.
+  m.def("simulate_cuda", [](const MatrixTuple& x, const MatrixTuple& weight, Address ids, int64_t count, Address norm, Address unit, int64_t width,
+                            const std::array<float, 3>& bounds, const std::array<int, 2>& rule, const std::array<Address, 3>& out,
+                            const ThreadsTuple& pool) {
     const py::gil_scoped_release release;
-    const pez::Matrix q = matrix(x), w = matrix(weight);
-    const pez::Vocabulary queries{q.data, q.type, q.row_stride, q.column_stride, nullptr, q.rows, q.columns};
-    const pez::Vocabulary table{w.data, w.type, w.row_stride, w.column_stride, at<int64_t>(ids), count, w.columns};
-    pez::simulate(queries, q.rows, table, at<uint16_t>(unit), width, residual, coarser,
-                  {at<int64_t>(found), at<float>(cosine), at<int32_t>(state)}, threads(pool));
+    const pez::Vocabulary table{matrix(weight), at<int64_t>(ids), at<double>(norm), count};
+    pez::simulate(matrix(x), table, at<uint16_t>(unit), width, bounds[0], bounds[1], bounds[2], {rule[0], rule[1]},
+                  {at<int64_t>(out[0]), at<float>(out[1]), at<int32_t>(out[2])}, threads(pool));
   });
+  m.def(
+      "add_as_tensor_cores",
+      [](Address query, Address tokens, int64_t width, const std::array<int, 2>& rule, Address score) {
+        std::vector<float> value(width);
+        std::vector<int16_t> exponent(width);
+        for (int64_t k = 0; k < width; ++k) {
+          const pez::Half half{at<uint16_t>(query)[k]};
+          value[k] = pez::widen(half), exponent[k] = int16_t(pez::exponent_of(half));
+        }
+        const pez::TransposedTile tile(at<uint16_t>(tokens), width);
+        pez::add_as_tensor_cores({rule[0], rule[1]}, value.data(), exponent.data(), tile, width, at<float>(score));
+      },
+      "fp16 query (width,) and tokens (128, width) -> score (128,) float32 as tensor cores add, for tests.");
   m.def(
       "halves", [](Address from, Address to, int64_t count) {
         for (int64_t i = 0; i < count; ++i) at<uint16_t>(to)[i] = pez::narrow(at<float>(from)[i]).raw;

@@ -34,11 +34,15 @@ PEZ_BOTH float widen(Brain v) { return bits<float>(uint32_t(v.raw) << 16); }
 
 // The exponent is moved by a multiplication, which is exact and right for subnormals too.
 PEZ_BOTH float widen(Half v) {
+#if defined(__CUDA_ARCH__)
+  return __half2float(__ushort_as_half(v.raw));
+#else
   const uint32_t sign = uint32_t(v.raw & 0x8000) << 16;
   const uint32_t rest = uint32_t(v.raw & 0x7fff) << 13;
   const bool special = rest >= 0x0f800000;
   const float value = bits<float>(special ? (rest | 0x7f800000) : rest) * (special ? 1.0f : 0x1p112f);
   return bits<float>(bits<uint32_t>(value) | sign);
+#endif
 }
 
 // float32 to fp16, to the nearest, ties to even.

@@ -91,7 +91,7 @@ def test_bound(kind, d):
     """No rounding to fp16 takes more from a score than the bound allows, `decide` being given nothing more."""
     g = seeded(f"{kind} {d}")
     x, weight = hurting_pair(kind, g, 20, 150, d)
-    unit, residual = simulate.prepare(weight, torch.arange(150))
+    unit, residual, _ = simulate.prepare(weight, torch.arange(150))
     half = unit[:150, :d].double()
     exact = settle.unit_rows(weight)
     assert ((exact - half).norm(dim=-1) <= residual.double()).all()

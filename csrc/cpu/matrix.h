@@ -1,21 +1,11 @@
-// Rows of a matrix of any floating-point type and strides, read as float64.
+// Rows of a matrix, read as float64.
 #pragma once
 
 #include <cstdint>
 
-#include "../types.h"
+#include "../matrix.h"
 
 namespace pez {
-
-struct Matrix {
-  const void* data;
-  Type type;
-  int64_t rows, columns;
-  int64_t row_stride, column_stride;  // in elements
-
-  bool contiguous_floats() const { return type == Type::f32 && column_stride == 1; }
-  const float* floats(int64_t row) const { return static_cast<const float*>(data) + row * row_stride; }
-};
 
 // out (columns) = the row in float64.
 void load_row(const Matrix& m, int64_t row, double* out);

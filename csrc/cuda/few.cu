@@ -1,7 +1,11 @@
-// A few queries: bound by reading the table once. One launch: every block streams tiles of 128 tokens past the queries, which it
-// keeps in shared memory, and the last block to be done decides.
-#include "mma.cuh"
-#include "decide.cuh"
+// The scan of a few queries, at most 32: bound by reading the table once.
+//
+// Every block streams tiles of 128 tokens past the queries, which it keeps in shared memory: a ring of as many stages as fit, filled by
+// cp.async from the first instruction on, while the queries are still being rounded by the kernel before. Tokens are the long side of the
+// product: each of eight warps has 16 of a tile.
+#include "ampere.cuh"
+#include "keys.cuh"
+#include "scan.h"
 
 namespace pez {
 namespace {
@@ -11,138 +15,119 @@ using namespace sm80;
 constexpr int kThreads = 256, kWarps = kThreads / 32;
 constexpr int kTileBytes = kTile * kDepth * 2;
 
-// kRows queries, a multiple of 16; shared memory: queries (width / 64 tiles of kRows rows), stages of the table, per-warp results.
+// kRows: 16 or 32 queries. Shared memory: queries (width / 64 tiles of kRows rows), stages of the table.
 template <int kRows, int kStages>
-__global__ void __launch_bounds__(kThreads, 1)
-    nearest_few_kernel(Queries x, Vocabulary v, Prepared p, Key* keys, unsigned* ready, Answer out, int tiles) {
+__global__ void __launch_bounds__(kThreads, 1) nearest_few_kernel(Shape s, const uint16_t* query, const uint16_t* unit, Best* keys) {
   extern __shared__ __align__(128) unsigned char shared[];
-  __shared__ Rounded rounded[kRows];
-  __shared__ Best warp_best[kWarps][kRows];
-  __shared__ bool last;
+  __shared__ Key warp_keys[kWarps][kRows][2];
   const int thread = threadIdx.x, warp = thread >> 5, lane = thread & 31;
-  const int depth = int(p.width / kDepth);  // tiles of 64 elements in a row
-  const uint32_t query = shared_address(shared), stages = query + depth * kRows * kDepth * 2;
-  const int mine = (tiles - int(blockIdx.x) + int(gridDim.x) - 1) / int(gridDim.x), steps = mine * depth;
+  const int depth = s.width / kDepth;  // tiles of 64 elements in a row
+  const uint32_t queries = shared_address(shared), stages = queries + depth * kRows * kDepth * 2;
+  const int mine = (s.tiles - int(blockIdx.x) + int(gridDim.x) - 1) / int(gridDim.x), steps = mine * depth;
 
-  const auto fetch = [&](int step) {
-    if (step < steps) {
-      const int64_t tile = blockIdx.x + int64_t(step / depth) * gridDim.x;
-      copy_tile<kTile, kThreads>(stages + step % kStages * kTileBytes, p.unit + tile * kTile * p.width + step % depth * kDepth, p.width, thread);
+  const uint16_t* from = unit + int64_t(blockIdx.x) * kTile * s.width;
+  int fetched = 0, fetched_depth = 0, into = 0;
+  const auto fetch = [&] {
+    if (fetched < steps) {
+      copy_tile<kTile, kThreads>(stages + into * kTileBytes, from + fetched_depth * kDepth, s.width, thread);
+      if (++fetched_depth == depth) fetched_depth = 0, from += int64_t(gridDim.x) * kTile * s.width;
+      if (++into == kStages) into = 0;
     }
+    ++fetched;
     commit();
   };
-  for (int step = 0; step < kStages - 1; ++step) fetch(step);
+  for (int step = 0; step < kStages - 1; ++step) fetch();
 
-  // The table is on its way; the queries meanwhile.
+  wait_for_previous();  // the table is on its way; now the queries
   for (int row = warp; row < kRows; row += kWarps) {
-    if (row < x.n) {
-      const Rounded r = round_query(Warp{}, x.row(row), v.d, p.width, [&](int64_t k, Half half) {
-        const uint32_t at = uint32_t(k / kDepth) * kRows * kDepth * 2 + chunk_at(row, int(k % kDepth) / 8) + uint32_t(k % 8) * 2;
-        *reinterpret_cast<uint16_t*>(shared + at) = half.raw;
-      });
-      if (lane == 0) rounded[row] = r;
-    } else {
-      for (int k = lane; k < p.width; k += 32) {
-        const uint32_t at = uint32_t(k / kDepth) * kRows * kDepth * 2 + chunk_at(row, k % kDepth / 8) + uint32_t(k % 8) * 2;
-        *reinterpret_cast<uint16_t*>(shared + at) = 0;
-      }
+#pragma unroll 4
+    for (int chunk = lane; chunk < s.width / 8; chunk += 32) {
+      const uint4 halves = *reinterpret_cast<const uint4*>(query + row * s.width + chunk * 8);
+      *reinterpret_cast<uint4*>(shared + chunk / 8 * kRows * kDepth * 2 + chunk_at(row, chunk % 8)) = halves;
     }
   }
 
   float score[kRows / 8][4];
+  int at_depth = 0, stage = 0, tile = blockIdx.x;
   for (int step = 0; step < steps; ++step) {
     wait<kStages - 2>();
     __syncthreads();
-    fetch(step + kStages - 1);
-    if (step % depth == 0) {
+    fetch();
+    if (at_depth == 0) {
 #pragma unroll
       for (int j = 0; j < kRows / 8; ++j) score[j][0] = score[j][1] = score[j][2] = score[j][3] = 0;
     }
-    const uint32_t table = stages + step % kStages * kTileBytes, queries = query + step % depth * kRows * kDepth * 2;
+    const uint32_t left = stages + stage * kTileBytes, right = queries + at_depth * kRows * kDepth * 2;
+    if (++stage == kStages) stage = 0;
 #pragma unroll
     for (int k = 0; k < kDepth / 16; ++k) {
       uint32_t a[4];
-      load_left(a, table, warp * 16, k, lane);
+      load_left(a, left, warp * 16, k, lane);
 #pragma unroll
       for (int j = 0; j < kRows / 16; ++j) {
         uint32_t b[4];
-        load_right(b, queries, j * 16, k, lane);
+        load_right(b, right, j * 16, k, lane);
         multiply_add(score[2 * j], a, b[0], b[1]);
         multiply_add(score[2 * j + 1], a, b[2], b[3]);
       }
     }
-    if (step % depth != depth - 1) continue;
-    const int tile = int(blockIdx.x) + step / depth * int(gridDim.x), place = warp * 16 + lane / 4;
-    const int64_t token = int64_t(tile) * kTile + place;
+    if (++at_depth != depth) continue;
+    at_depth = 0;
+    // Query 8 j + 2 (lane % 4) + c: token lane / 4 of the warp and the one 8 behind it are this lane's, their neighbours the next
+    // quarter's. Four tokens are a group, so that the warp has four groups of each query.
 #pragma unroll
     for (int j = 0; j < kRows / 8; ++j) {
 #pragma unroll
-      for (int c = 0; c < 2; ++c) {  // column 8 j + 2 (lane % 4) + c: its two rows of this lane, then those of eight lanes
-        Best best;
-        if (token < v.count) add(best, pack<kTile>(score[j][c], place));
-        if (token + 8 < v.count) add(best, pack<kTile>(score[j][c + 2], place + 8));
-        for (int bit = 4; bit < 32; bit <<= 1) best = merged_across(best, bit);
-        if (lane < 4) warp_best[warp][8 * j + 2 * lane + c] = best;
+      for (int c = 0; c < 2; ++c) {
+        float best = larger(score[j][c], score[j][c + 2]);
+        best = larger(best, __shfl_xor_sync(kAll, best, 4));
+        Best two{pack(best, 4 * warp + lane / 8), kLowest};
+        two = merged_across(merged_across(two, 8), 16);
+        if (lane < 4) warp_keys[warp][8 * j + 2 * lane + c][0] = two.first, warp_keys[warp][8 * j + 2 * lane + c][1] = two.second;
       }
     }
     __syncthreads();
-    for (int row = thread; row < x.n; row += kThreads) {
-      Best best = warp_best[0][row];
-      for (int w = 1; w < kWarps; ++w) best = merged(best, warp_best[w][row]);
-      Key* at = keys + (row * int64_t(tiles) + tile) * 2;
-      at[0] = best.first, at[1] = best.second;
+    if (thread < s.n) {
+      Best best{warp_keys[0][thread][0], warp_keys[0][thread][1]};
+#pragma unroll
+      for (int w = 1; w < kWarps; ++w) best = merged(best, {warp_keys[w][thread][0], warp_keys[w][thread][1]});
+      keys[thread * s.tiles + tile] = best;
     }
+    tile += gridDim.x;
   }
+  let_next_begin();
   wait<0>();
-
-  __threadfence();
-  __syncthreads();
-  if (thread == 0) last = atomicInc(ready, gridDim.x - 1) == gridDim.x - 1;
-  __syncthreads();
-  if (!last) return;
-  __threadfence();
-  const float residual = *p.residual;
-  for (int row = warp; row < x.n; row += kWarps) finish(x, v, row, rounded[row], residual, keys + row * int64_t(tiles) * 2, tiles, out);
 }
 
-constexpr int kStages = 4;
-
-int shared_bytes(int rows, int64_t width) { return int(rows * width * 2) + kStages * kTileBytes; }
-
-int attribute(cudaDeviceAttr which, int device) {
-  int value = 0;
-  return cudaDeviceGetAttribute(&value, which, device) == cudaSuccess ? value : 0;
-}
-
-template <int kRows>
-cudaError_t launch(const Queries& x, const Vocabulary& v, const Prepared& p, Key* keys, unsigned* ready, const Answer& out, cudaStream_t stream) {
-  int device = 0;
-  cudaError_t error = cudaGetDevice(&device);
-  if (error != cudaSuccess) return error;
-  const auto kernel = nearest_few_kernel<kRows, kStages>;
-  const int bytes = shared_bytes(kRows, p.width), tiles = int((v.count + kTile - 1) / kTile);
-  error = cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, bytes);
-  if (error != cudaSuccess) return error;
-  const int blocks = attribute(cudaDevAttrMultiProcessorCount, device);
-  kernel<<<tiles < blocks ? tiles : blocks, kThreads, bytes, stream>>>(x, v, p, keys, ready, out, tiles);
-  return cudaGetLastError();
+template <int kRows, int kStages>
+cudaError_t launch(const Shape& s, const Prepared& p, const Buffers& b, const Card& card, int bytes, cudaStream_t stream) {
+  const int blocks = s.tiles < card.multiprocessors ? s.tiles : card.multiprocessors;
+  return launch_after(card, stream, unsigned(blocks), kThreads, bytes, nearest_few_kernel<kRows, kStages>, s, b.query, p.unit, b.keys);
 }
 
 }  // namespace
 
-int few_rows(int64_t width, int device) {
-  const int room = attribute(cudaDevAttrMaxSharedMemoryPerBlockOptin, device) - (12 << 10);  // less what is not dynamic
-  for (int rows : {128, 64, 32, 16}) {
-    if (shared_bytes(rows, width) <= room) return rows;
+FewPlan few_plan(int n, int width, int limit) {
+  if (n > kFewRows) return {};
+  const int rows = n <= 16 ? 16 : 32, room = limit - kWarps * rows * 8 - rows * width * 2;
+  for (int stages : {10, 6, 4, 3}) {
+    if (stages * kTileBytes <= room) return {rows, stages, rows * width * 2 + stages * kTileBytes};
   }
-  return 0;
+  return {};
 }
 
-cudaError_t nearest_few(const Queries& x, const Vocabulary& v, const Prepared& p, Key* keys, unsigned* ready, const Answer& out, cudaStream_t stream) {
-  if (x.n <= 16) return launch<16>(x, v, p, keys, ready, out, stream);
-  if (x.n <= 32) return launch<32>(x, v, p, keys, ready, out, stream);
-  if (x.n <= 64) return launch<64>(x, v, p, keys, ready, out, stream);
-  return launch<128>(x, v, p, keys, ready, out, stream);
+cudaError_t scan_few(const Shape& s, const Prepared& p, const Buffers& b, const Card& card, cudaStream_t stream) {
+  const FewPlan plan = few_plan(s.n, s.width, card.shared_bytes);
+  const auto run = [&](auto rows) {
+    constexpr int kRows = decltype(rows)::value;
+    switch (plan.stages) {
+      case 10: return launch<kRows, 10>(s, p, b, card, plan.bytes, stream);
+      case 6: return launch<kRows, 6>(s, p, b, card, plan.bytes, stream);
+      case 4: return launch<kRows, 4>(s, p, b, card, plan.bytes, stream);
+      default: return launch<kRows, 3>(s, p, b, card, plan.bytes, stream);
+    }
+  };
+  return plan.rows == 16 ? run(std::integral_constant<int, 16>()) : run(std::integral_constant<int, 32>());
 }
 
 }  // namespace pez

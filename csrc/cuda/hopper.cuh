@@ -20,13 +20,15 @@ __device__ __forceinline__ void expect(uint32_t barrier, uint32_t bytes) {
   asm volatile("mbarrier.arrive.expect_tx.shared::cta.b64 _, [%0], %1;" ::"r"(barrier), "r"(bytes) : "memory");
 }
 
-// Arrives at the same barrier in block `rank` of the cluster.
+// Arrives at the same barrier in block `rank` of the cluster. Neither this nor `wait` names a scope: with .cluster they become fences of
+// the whole device at every step, and no ordinary store is handed over here. What the accelerator wrote is ordered by the barrier's own
+// count of bytes, and that a stage may be written again by wgmma having been waited for.
 __device__ __forceinline__ void arrive(uint32_t barrier, uint32_t rank) {
   asm volatile(
       "{\n"
       ".reg .b32 remote;\n"
       "mapa.shared::cluster.u32 remote, %0, %1;\n"
-      "mbarrier.arrive.release.cluster.shared::cluster.b64 _, [remote];\n"
+      "mbarrier.arrive.shared::cluster.b64 _, [remote];\n"
       "}" ::"r"(barrier),
       "r"(rank)
       : "memory");
@@ -37,7 +39,7 @@ __device__ __forceinline__ void wait(uint32_t barrier, uint32_t parity) {
       "{\n"
       ".reg .pred done;\n"
       "again:\n"
-      "mbarrier.try_wait.parity.acquire.cluster.shared::cta.b64 done, [%0], %1;\n"
+      "mbarrier.try_wait.parity.shared::cta.b64 done, [%0], %1;\n"
       "@done bra finished;\n"
       "bra again;\n"
       "finished:\n"
@@ -56,18 +58,18 @@ __device__ __forceinline__ void cluster_sync() {
   asm volatile("barrier.cluster.arrive.release.aligned;\nbarrier.cluster.wait.acquire.aligned;" ::: "memory");
 }
 
-// A box of the map from (column, row) on, to this block's shared memory or to the same place in all blocks of the mask.
-__device__ __forceinline__ void copy_box(uint32_t to, const CUtensorMap* map, int column, int row, uint32_t barrier) {
-  asm volatile("cp.async.bulk.tensor.2d.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1, {%2, %3}], [%4];" ::"r"(to), "l"(map),
-               "r"(column), "r"(row), "r"(barrier)
-               : "memory");
-}
-
-__device__ __forceinline__ void copy_box_to_all(uint32_t to, const CUtensorMap* map, int column, int row, uint32_t barrier, uint16_t mask) {
-  asm volatile(
-      "cp.async.bulk.tensor.2d.shared::cluster.global.mbarrier::complete_tx::bytes.multicast::cluster [%0], [%1, {%2, %3}], [%4], %5;" ::"r"(to),
-      "l"(map), "r"(column), "r"(row), "r"(barrier), "h"(mask)
-      : "memory");
+// A box of the map from (column, row) on, to this block's shared memory, or to the same place in both blocks of the cluster.
+__device__ __forceinline__ void copy_box(uint32_t to, const CUtensorMap* map, int column, int row, uint32_t barrier, bool to_all) {
+  if (to_all) {
+    asm volatile(
+        "cp.async.bulk.tensor.2d.shared::cluster.global.mbarrier::complete_tx::bytes.multicast::cluster [%0], [%1, {%2, %3}], [%4], %5;" ::"r"(to),
+        "l"(map), "r"(column), "r"(row), "r"(barrier), "h"(uint16_t(3))
+        : "memory");
+  } else {
+    asm volatile("cp.async.bulk.tensor.2d.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1, {%2, %3}], [%4];" ::"r"(to), "l"(map),
+                 "r"(column), "r"(row), "r"(barrier)
+                 : "memory");
+  }
 }
 
 // Rows of 128 bytes, chunks of 16 exchanged within eight rows as the accelerator writes them with CU_TENSOR_MAP_SWIZZLE_128B;

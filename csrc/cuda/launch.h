@@ -3,27 +3,32 @@
 
 #include <cuda_runtime_api.h>
 
-#include <cstdint>
+#include <string>
+#include <utility>
+#include <vector>
 
-#include "finish.h"
-#include "scan.h"
+#include "keys.h"
+#include "query.h"
 
 namespace pez {
 
-struct Queries {  // x (n, d)
-  const void* data;
-  Type type;
-  int64_t n, row_stride, column_stride;
+constexpr int kWidth = 64;    // elements to whose multiple prepared rows are padded
+constexpr int kFewRows = 32;  // most rows that the kernel for few takes
 
-  PEZ_BOTH Row row(int64_t i) const {
-    return {static_cast<const char*>(data) + i * row_stride * size_of(type), type, column_stride};
-  }
+// Rows of the buffers for n queries: a whole number of the tiles that a scan reads.
+constexpr int padded_rows(int n) { return n <= kFewRows ? kFewRows : (n + 255) / 256 * 256; }
+
+struct Prepared {           // what was prepared of a vocabulary
+  const uint16_t* unit;     // fp16 (rows, width): unit rows, the last one repeated to a multiple of kTile
+  const float* residual;    // (1): the most that rounding took from a row
+  int64_t rows, width;
+  float slack;              // the rest of a scanned score's error on this card: pez_fast._shared.halves.scan_slack
 };
 
-struct Prepared {  // what was prepared of a vocabulary
-  const uint16_t* unit;   // fp16 (Kp, width): unit rows, padded with zeros
-  const float* residual;  // (1): the most that rounding took from a row
-  int64_t rows, width;   // Kp, a multiple of 128; a multiple of 64
+struct Buffers {            // written by one kernel and read by the next
+  uint16_t* query;          // fp16 (padded rows, width)
+  Rounded* rounded;         // (padded rows)
+  Best* keys;               // (n, tiles)
 };
 
 struct Answer {
@@ -32,13 +37,11 @@ struct Answer {
   int32_t* state;  // (n): 0 no direction, else Decision::state
 };
 
-// Up to few_rows(...) queries, in one launch: `keys` has room for n * tiles * 2, `ready` (1) is 0 before and after.
-int few_rows(int64_t width, int device);
-cudaError_t nearest_few(const Queries& x, const Vocabulary& v, const Prepared& p, Key* keys, unsigned* ready, const Answer& out, cudaStream_t stream);
+// x (n, d), n at most 2^30 / tiles. Three kernels on the stream: the queries as fp16 unit vectors, the scan, the decision.
+cudaError_t nearest(const Matrix& x, const Vocabulary& v, const Prepared& p, const Buffers& b, const Answer& out, cudaStream_t stream);
 
-// Any number, in three: query (n rounded up to 256, width) fp16, error (the same) float32.
-cudaError_t nearest_many(const Queries& x, const Vocabulary& v, const Prepared& p, uint16_t* query, float* error, Key* keys,
-                         const Answer& out, cudaStream_t stream);
+// What the launchers would choose on a card whose blocks may use so many bytes of shared memory: kernels and their dynamic part.
+std::vector<std::pair<std::string, int>> plans(int limit, int64_t width);
 
 struct Spliced {  // template or gradient (B, S, d) of any strides, in elements; hard (R, L, d) and added (S, d) contiguous
   const void* base;

@@ -25,27 +25,13 @@ void check(cudaError_t error, const char* what) {
 
 // (address, type, rows, columns, row stride, column stride)
 using MatrixTuple = std::tuple<Address, int, int64_t, int64_t, int64_t, int64_t>;
-using PreparedTuple = std::tuple<Address, int64_t, int64_t, Address>;  // unit, rows, width, residual
+using TableTuple = std::tuple<Address, int64_t, Address, Address, int64_t, int64_t, Address, float>;  // ids, count, norm; unit, rows, width, residual, slack
+using BuffersTuple = std::tuple<Address, Address, Address>;
 using AnswerTuple = std::tuple<Address, Address, Address>;
 
-pez::Queries queries(const MatrixTuple& m) {
+pez::Matrix matrix(const MatrixTuple& m) {
   const auto& [data, type, rows, columns, row_stride, column_stride] = m;
-  return {at<void>(data), pez::Type(type), rows, row_stride, column_stride};
-}
-
-pez::Vocabulary vocabulary(const MatrixTuple& m, Address ids, int64_t count) {
-  const auto& [data, type, rows, columns, row_stride, column_stride] = m;
-  return {at<void>(data), pez::Type(type), row_stride, column_stride, at<int64_t>(ids), count, columns};
-}
-
-pez::Prepared prepared(const PreparedTuple& p) {
-  const auto& [unit, rows, width, residual] = p;
-  return {at<uint16_t>(unit), at<float>(residual), rows, width};
-}
-
-pez::Answer answer(const AnswerTuple& a) {
-  const auto& [found, cosine, state] = a;
-  return {at<int64_t>(found), at<float>(cosine), at<int32_t>(state)};
+  return {at<void>(data), pez::Type(type), rows, columns, row_stride, column_stride};
 }
 
 cudaStream_t stream(Address address) { return reinterpret_cast<cudaStream_t>(address); }
@@ -64,6 +50,8 @@ pez::Spliced spliced(const SplicedTuple& s) {
 PYBIND11_MODULE(_C_cuda, m) {
   m.doc() = "The CUDA extension of pez_fast.";
   m.attr("TILE") = pez::kTile;
+  m.attr("GROUPS") = pez::kGroups;
+  m.attr("WIDTH") = pez::kWidth;
   m.def("build_info", [] {
     py::dict info;
     info["compiler"] = PEZ_COMPILER;
@@ -71,19 +59,17 @@ PYBIND11_MODULE(_C_cuda, m) {
     info["architectures"] = PEZ_ARCHITECTURES;
     return info;
   });
-  m.def("few_rows", &pez::few_rows, "How many rows one launch can take; 0 if none.");
-  m.def("nearest_few", [](int device, const MatrixTuple& x, const MatrixTuple& weight, Address ids, int64_t count, const PreparedTuple& p,
-                          Address keys, Address ready, const AnswerTuple& out, Address to) {
+  m.def("plans", &pez::plans, "Kernels and the dynamic shared memory that they would take on a card that allows so many bytes, for rows so wide.");
+  m.def("padded_rows", &pez::padded_rows, "Rows of the buffers for so many queries.");
+  m.def("nearest", [](int device, const MatrixTuple& x, const MatrixTuple& weight, const TableTuple& t, const BuffersTuple& b, const AnswerTuple& out,
+                      Address to) {
+    const auto& [ids, count, norm, unit, rows, width, residual, slack] = t;
+    const auto& [query, rounded, keys] = b;
+    const auto& [found, cosine, state] = out;
     check(cudaSetDevice(device), "nearest");
-    check(pez::nearest_few(queries(x), vocabulary(weight, ids, count), prepared(p), at<pez::Key>(keys), at<unsigned>(ready), answer(out),
-                           stream(to)),
-          "nearest");
-  });
-  m.def("nearest_many", [](int device, const MatrixTuple& x, const MatrixTuple& weight, Address ids, int64_t count, const PreparedTuple& p,
-                           Address query, Address error, Address keys, const AnswerTuple& out, Address to) {
-    check(cudaSetDevice(device), "nearest");
-    check(pez::nearest_many(queries(x), vocabulary(weight, ids, count), prepared(p), at<uint16_t>(query), at<float>(error), at<pez::Key>(keys),
-                            answer(out), stream(to)),
+    check(pez::nearest(matrix(x), {matrix(weight), at<int64_t>(ids), at<double>(norm), count},
+                       {at<uint16_t>(unit), at<float>(residual), rows, width, slack}, {at<uint16_t>(query), at<pez::Rounded>(rounded), at<pez::Best>(keys)},
+                       {at<int64_t>(found), at<float>(cosine), at<int32_t>(state)}, stream(to)),
           "nearest");
   });
   m.def("splice", [](int device, const SplicedTuple& s, Address out, Address to) {

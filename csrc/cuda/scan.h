@@ -1,17 +1,30 @@
-// The scan of many queries: of every tile of tokens the two best keys of each query.
+// The kernels of a search, as nearest.cu puts them together. A table has `tiles` tiles of kTile rows; keys are (n, tiles).
 #pragma once
 
-#include <cuda_runtime_api.h>
-
-#include "keys.h"
+#include "card.h"
+#include "launch.h"
 
 namespace pez {
 
-constexpr int kTile = 128;  // tokens of a tile
+struct Shape {
+  int n, padded_rows, width, tiles;
+};
 
-// query (query_rows, width) and table (table_rows, width) fp16, width a multiple of 64; keys (n, tiles of count, 2).
-cudaError_t scan_sm80(const uint16_t* query, const uint16_t* table, int64_t width, int64_t n, int64_t count, Key* keys, cudaStream_t stream);
-cudaError_t scan_sm90(const uint16_t* query, int64_t query_rows, const uint16_t* table, int64_t table_rows, int64_t width, int64_t n, int64_t count,
-                      Key* keys, int multiprocessors, cudaStream_t stream);
+cudaError_t round_queries(const Matrix& x, const Shape& s, const Buffers& b, cudaStream_t stream);
+cudaError_t decide_rows(const Matrix& x, const Vocabulary& v, const Prepared& p, const Shape& s, const Buffers& b, const Answer& out, const Card& card,
+                        cudaStream_t stream);
+
+// Up to 32 queries; few_plan: rows of the tile of queries and stages of the ring, 0 where that does not fit.
+struct FewPlan {
+  int rows = 0, stages = 0, bytes = 0;
+};
+FewPlan few_plan(int n, int width, int limit);
+cudaError_t scan_few(const Shape& s, const Prepared& p, const Buffers& b, const Card& card, cudaStream_t stream);
+
+int scan_sm80_bytes();
+cudaError_t scan_sm80(const Shape& s, const Prepared& p, const Buffers& b, const Card& card, cudaStream_t stream);
+
+int scan_sm90_bytes();
+cudaError_t scan_sm90(const Shape& s, const Prepared& p, const Buffers& b, const Card& card, cudaStream_t stream);
 
 }  // namespace pez

@@ -1,13 +1,12 @@
-// The CUDA kernels' arithmetic on the host: rounding, tiles, keys, their merging, certification and decision, from the same headers.
-// What is not simulated: moving the data, synchronisation, and the order in which tensor cores add.
+// The CUDA kernels' arithmetic on the host: rounding, the scores as tensor cores add them, tiles, keys, certification and decision, from
+// the same headers. What is not simulated: moving the data, and synchronisation.
 #pragma once
 
 #include "../cpu/parallel.h"
-#include "finish.h"
+#include "rows.h"
+#include "tensor_core.h"
 
 namespace pez {
-
-constexpr int kSimulatedTile = 128;
 
 struct Simulated {
   int64_t* found;
@@ -15,8 +14,8 @@ struct Simulated {
   int32_t* state;
 };
 
-// x rows of any strides; unit (Kp, width) fp16, Kp a multiple of 128. `coarser` is added to the bound: more tokens seem able to win.
-void simulate(const Vocabulary& x, int64_t n, const Vocabulary& v, const uint16_t* unit, int64_t width, float residual, float coarser,
+// x (n, d); unit (Kp, width) fp16, Kp a multiple of kTile; slack as in Prepared. `coarser` is added to the bound: more tokens seem able to win.
+void simulate(const Matrix& x, const Vocabulary& v, const uint16_t* unit, int64_t width, float residual, float slack, float coarser, SumRule rule,
               const Simulated& out, const Threads& threads);
 
 }  // namespace pez

@@ -47,21 +47,36 @@ __global__ void __launch_bounds__(kThreads) splice_kernel(Spliced s, T* out) {
   }
 }
 
-// One block: 128 columns of one prompt's slot. Sum is float or double; the rows that carry the prompt are added in ascending order.
+// One block: 128 columns of one prompt's slot. Sum is float or double; the rows that carry the prompt are added in ascending order. Bound by
+// the latency of reading them, so that eight are on their way at once, and the next owners with them.
 template <class T, class Sum>
 __global__ void __launch_bounds__(kThreads) splice_backward_kernel(Spliced s, const T* grad, Sum* total) {
+  constexpr int kAhead = 8;
   const int64_t columns = (s.width + kThreads - 1) / kThreads, pair = blockIdx.x / columns;
   const int64_t prompt = pair / s.slots, k = blockIdx.x % columns * kThreads + threadIdx.x;
   const int64_t position = s.slot[pair % s.slots];
   const T* from = grad + position * s.position_stride + k * s.column_stride;
   const bool inside = k < s.width && position >= 0 && position < s.positions;
   const int lane = threadIdx.x & 31;
+  const auto owner_of = [&](int64_t row) { return row < s.rows ? s.owner[row] : -1; };
   Sum sum = 0;
+  int64_t owner = owner_of(lane);
   for (int64_t start = 0; start < s.rows; start += 32) {
-    unsigned carriers = __ballot_sync(0xffffffffu, start + lane < s.rows && s.owner[start + lane] == prompt);
-    for (; carriers; carriers &= carriers - 1) {
-      const int64_t b = start + __ffs(carriers) - 1;
-      if (inside) sum += Sum(from[b * s.row_stride]);
+    unsigned carriers = __ballot_sync(0xffffffffu, owner == prompt);
+    owner = owner_of(start + 32 + lane);
+    while (carriers) {
+      const int count = min(kAhead, __popc(carriers));
+      Sum read[kAhead];
+#pragma unroll
+      for (int i = 0; i < kAhead; ++i) {
+        const int64_t row = start + __ffs(carriers) - 1;
+        carriers &= carriers - 1;  // 0 stays 0
+        read[i] = i < count && inside ? Sum(from[row * s.row_stride]) : Sum(0);
+      }
+#pragma unroll
+      for (int i = 0; i < kAhead; ++i) {
+        if (i < count) sum += read[i];
+      }
     }
   }
   if (k < s.width) total[pair * s.width + k] = sum;

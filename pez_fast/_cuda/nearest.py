@@ -1,74 +1,90 @@
 """Nearest token in CUDA C++: a fp16 scan on tensor cores with a bound on its error, near ties compared exactly on the GPU.
 
-Same as `F.normalize(x) @ F.normalize(E).T` then `.argmax(-1)`, without the (N, V) matrix and without its mistakes. A few rows take one
-launch (csrc/cuda/few.cu), many take three (nearest.cu, with scan_sm90.cu or scan_sm80.cu). Nothing waits for the GPU, so that a call
-can be captured in a CUDA graph.
+Same as `F.normalize(x) @ F.normalize(E).T` then `.argmax(-1)`, without the (N, V) matrix and without its mistakes. Three kernels
+(csrc/cuda): the rows as fp16 unit vectors (query.cu), the two best groups of every tile of tokens (few.cu, scan_sm90.cu or scan_sm80.cu), and
+the decision (decide.cu). Nothing waits for the GPU, so that a call can be captured in a CUDA graph.
 """
 
 from __future__ import annotations
 
 from functools import cache
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from pez_fast import _C_cuda
-from pez_fast._shared.halves import half_unit_rows, in_parts
+from pez_fast._shared.halves import half_unit_rows, in_parts, scan_slack, widened
 from pez_fast._shared.memory import matrix
 
 ROWS = 16384  # rows searched at once
-PADDING = 256  # rows to whose multiple the queries are padded
-WIDTH = 64  # elements to whose multiple rows are padded
+MOST_KEYS = 1 << 30  # of one launch, which numbers them in 32 bits
 
 
 def prepare(weight: Tensor, ids: Tensor) -> list[Tensor]:
-    """weight (V, d), ids (K,) allowed rows -> [unit (Kp, dp) float16, residual (1,) float32]; see `half_unit_rows`."""
-    return half_unit_rows(weight, ids, _C_cuda.TILE, WIDTH)
+    """weight (V, d), ids (K,) allowed rows -> [unit (Kp, dp) float16, residual (1,) float32, norm (K,) float64]; see `half_unit_rows`."""
+    return half_unit_rows(weight, ids, _C_cuda.TILE, _C_cuda.WIDTH)
 
 
-def nearest(
-    x: Tensor, weight: Tensor, ids: Tensor, prepared: list[Tensor], counts: Tensor | None = None
-) -> tuple[Tensor, Tensor]:
+def nearest(x: Tensor, weight: Tensor, ids: Tensor, prepared: list[Tensor], counts: Tensor | None = None) -> tuple[Tensor, Tensor]:
     """x (N, d), weight (V, d), ids (K,) allowed rows ascending, what was prepared -> ids (N,) int64, cosine (N,) float32.
 
     A row that is not finite gets id -1 and cosine NaN, a zero row ids[0] and 0. `counts` (3,) int64 is added to: rows that
-    the scan decided, rows with several candidates, and rows of which whole tiles had to be compared.
+    the scan decided, rows with several candidates, and rows of which whole tiles had to be looked at again.
     """
 
     def search(part: Tensor, found: Tensor, similarity: Tensor) -> Tensor:
-        return _nearest_rows(part, weight, ids, prepared, found, similarity)
+        return launch(part, weight, ids, prepared, found, similarity).state
 
-    return in_parts(x, ROWS, search, counts)
-
-
-def _nearest_rows(x: Tensor, weight: Tensor, ids: Tensor, prepared: list[Tensor], found: Tensor, similarity: Tensor) -> Tensor:
-    unit, residual = prepared
-    n, device, stream = len(x), x.device, torch.cuda.current_stream(x.device)
-    keys = torch.empty(n, -(-len(ids) // _C_cuda.TILE), 2, dtype=torch.int32, device=device)
-    state = torch.empty(n, dtype=torch.int32, device=device)
-    table = unit.data_ptr(), *unit.shape, residual.data_ptr()
-    answer = found.data_ptr(), similarity.data_ptr(), state.data_ptr()
-    given = device.index, matrix(x), matrix(weight), ids.data_ptr(), len(ids), table
-    if n <= _C_cuda.few_rows(unit.shape[1], device.index):
-        ready = _ready(device, stream.cuda_stream)
-        _C_cuda.nearest_few(*given, keys.data_ptr(), ready.data_ptr(), answer, stream.cuda_stream)
-    else:
-        rows = -(-n // PADDING) * PADDING
-        query = torch.empty(rows, unit.shape[1], dtype=torch.float16, device=device)
-        error = torch.empty(rows, dtype=torch.float32, device=device)
-        _C_cuda.nearest_many(
-            *given, query.data_ptr(), error.data_ptr(), keys.data_ptr(), answer, stream.cuda_stream
-        )
-    return state
+    return in_parts(widened(x), min(ROWS, MOST_KEYS // _tiles(ids)), search, counts)
 
 
-def _ready(device: torch.device, stream: int) -> Tensor:
-    """The counter of blocks that are done: 0 between launches. One for each stream; a graph, which may run on any, gets its own."""
-    if torch.cuda.is_current_stream_capturing():
-        return torch.zeros(1, dtype=torch.int32, device=device)
-    return _ready_of(device, stream)
+class Launched(NamedTuple):
+    """What the kernels leave of n rows; np: n padded."""
+
+    query: Tensor  # (np, dp) float16
+    rounded: Tensor  # (np, 2) float64, as `Rounded` in csrc/cuda/query.h
+    keys: Tensor  # (n, tiles, 2) float32, as in csrc/cuda/keys.h
+    state: Tensor  # (n,) int32
+
+
+def launch(x: Tensor, weight: Tensor, ids: Tensor, prepared: list[Tensor], found: Tensor, similarity: Tensor) -> Launched:
+    """The kernels for x (n, d), not narrower than float32, on the current stream; they write found (n,) and similarity (n,)."""
+    unit, residual, norm = prepared
+    n, device, rows, width = len(x), x.device, _C_cuda.padded_rows(len(x)), unit.shape[1]
+    made = Launched(
+        torch.empty(rows, width, dtype=torch.float16, device=device),
+        torch.empty(rows, 2, dtype=torch.float64, device=device),
+        torch.empty(n, _tiles(ids), 2, dtype=torch.float32, device=device),
+        torch.empty(n, dtype=torch.int32, device=device),
+    )
+    table = (ids.data_ptr(), len(ids), norm.data_ptr(), unit.data_ptr(), *unit.shape, residual.data_ptr(), _slack(width, device))
+    buffers = made.query.data_ptr(), made.rounded.data_ptr(), made.keys.data_ptr()
+    answer = found.data_ptr(), similarity.data_ptr(), made.state.data_ptr()
+    stream = torch.cuda.current_stream(device).cuda_stream
+    _C_cuda.nearest(device.index, matrix(x), matrix(weight), table, buffers, answer, stream)
+    return made
+
+
+def stages(x: Tensor, weight: Tensor, ids: Tensor, prepared: list[Tensor]) -> dict[str, Tensor]:
+    """What each kernel wrote for x (n, d), n at most `ROWS`, for whoever looks for a mistake.
+
+    query (np, dp) float16, error (np,) float32, kind (np,) int32 (0 directed, 1 zero, 2 not finite) and norm (np,) float64 from the first
+    kernel (rows from n on hold nothing but zeros in query), keys (n, tiles, 2) float32 from the scan, found, similarity and state (n,).
+    """
+    found = torch.empty(len(x), dtype=torch.int64, device=x.device)
+    similarity = torch.empty(len(x), dtype=torch.float32, device=x.device)
+    with torch.cuda.device_of(x):
+        made = launch(widened(x), weight, ids, prepared, found, similarity)
+    error, kind, norm = made.rounded.view(torch.float32)[:, 0], made.rounded.view(torch.int32)[:, 1], made.rounded[:, 1]
+    return {"query": made.query, "error": error, "kind": kind, "norm": norm, "keys": made.keys, "found": found, "similarity": similarity,
+            "state": made.state}  # fmt: skip
+
+
+def _tiles(ids: Tensor) -> int:
+    return -(-len(ids) // _C_cuda.TILE)
 
 
 @cache
-def _ready_of(device: torch.device, stream: int) -> Tensor:
-    return torch.zeros(1, dtype=torch.int32, device=device)
+def _slack(width: int, device: torch.device) -> float:
+    return scan_slack(width, torch.cuda.get_device_capability(device), _C_cuda.GROUPS)

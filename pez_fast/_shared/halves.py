@@ -1,4 +1,4 @@
-"""The vocabulary as fp16 unit rows with a bound on their rounding, as the scans on GPUs read it."""
+"""The vocabulary as fp16 unit rows with a bound on their rounding, as the scans on GPUs read it, and the bound on a scanned score."""
 
 from __future__ import annotations
 
@@ -7,27 +7,53 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from pez_fast._shared.settle import unit_rows
+from pez_fast._shared.settle import power_scaled
 
 ELEMENTS = 1 << 22  # elements of the table prepared at once
 
 
 def half_unit_rows(weight: Tensor, ids: Tensor, tile: int, width: int) -> list[Tensor]:
-    """weight (V, d), ids (K,) allowed rows -> [unit (Kp, dp) float16, residual (1,) float32].
+    """weight (V, d), ids (K,) allowed rows -> [unit (Kp, dp) float16, residual (1,) float32, norm (K,) float64].
 
-    unit: these rows divided by their norm and rounded, padded with zeros to multiples of `tile` and `width`.
-    residual: at least the length of what the rounding took from any row.
+    unit: these rows divided by their norm and rounded; columns are padded with zeros to a multiple of `width`, rows with copies of the
+    last one to a multiple of `tile`: a copy scores as a token of its tile does, so no scan has to tell the padding from tokens.
+    residual: at least the length of what the rounding took from any row. norm: of each row (of float64 rows: after `power_scaled`).
     """
     k, d = len(ids), weight.shape[1]
     unit = torch.zeros(-(-k // tile) * tile, -(-d // width) * width, dtype=torch.float16, device=weight.device)
     residual = torch.zeros((), dtype=torch.float64, device=weight.device)
+    norm = torch.empty(k, dtype=torch.float64, device=weight.device)
     step = max(1, ELEMENTS // d)
     for start in range(0, k, step):
-        exact = unit_rows(weight[ids[start : start + step]])
+        rows = power_scaled(weight[ids[start : start + step]])
+        length = rows.norm(dim=-1)
+        norm[start : start + step] = length
+        exact = rows / torch.where(length > 0, length, 1)[:, None]
         rounded = unit[start : start + step, :d][: len(exact)].copy_(exact)
         residual = torch.maximum(residual, (exact - rounded.double()).norm(dim=-1).max())
+    unit[k:] = unit[k - 1]
     # 1e-6 is more than float32 rounds by, 1e-12 more than float64 did.
-    return [unit, (residual * (1 + 1e-6) + 1e-12).float()[None]]
+    return [unit, (residual * (1 + 1e-6) + 1e-12).float()[None], norm]
+
+
+def scan_slack(width: int, capability: tuple[int, int], places: int) -> float:
+    """What a scanned score's error has beside the rounding to fp16: adding up on tensor cores, and the low bits of a key.
+
+    Tensor cores add a block of products and the sum so far in fixed point, under the largest exponent of any, and cut off what lies below
+    its last bit; then they cut the sum off to float32. Up to 8.9 a block is 8 products with 24 bits behind the point, from 9.0 on 16 with
+    25 (Xie et al. 2025, MMA-Sim, arXiv 2511.10909, which is equal to the hardware to the bit). Sums of unit vectors stay below 2, so a
+    block of n loses less than (n + 1) 2^-bits + 2^-23: 0.69 and 0.33 times 2^-23 for each of `width` elements. A key's low bits number
+    the `places` of a tile: less than so many units of 2^-23. Four more cover the bound's own arithmetic in float32, and 1% that the
+    vectors' lengths are not quite 1.
+    """
+    block, bits = (8, 24) if capability < (9, 0) else (16, 25)
+    added = width / block * ((block + 1) * 2.0**-bits + 2.0**-23)
+    return 1.01 * (added + (places + 4) * 2.0**-23)
+
+
+def widened(x: Tensor) -> Tensor:
+    """x (N, d) as contiguous float32, exactly, so that kernels read 16 bytes at a time; float64 stays as it is."""
+    return x if x.dtype == torch.float64 else x.float().contiguous()
 
 
 def in_parts(x: Tensor, rows: int, search: Callable[[Tensor, Tensor, Tensor], Tensor], counts: Tensor | None) -> tuple[Tensor, Tensor]:

@@ -14,10 +14,10 @@ __device__ __forceinline__ uint32_t shared_address(const void* p) { return stati
 __device__ __forceinline__ uint32_t chunk_at(int row, int chunk) { return uint32_t(row * 128 + ((chunk ^ (row & 7)) << 4)); }
 
 __device__ __forceinline__ void copy16(uint32_t to, const void* from) {
-  asm volatile("cp.async.cg.shared.global [%0], [%1], 16;" ::"r"(to), "l"(from));
+  asm volatile("cp.async.cg.shared.global [%0], [%1], 16;" ::"r"(to), "l"(from) : "memory");
 }
 
-__device__ __forceinline__ void commit() { asm volatile("cp.async.commit_group;"); }
+__device__ __forceinline__ void commit() { asm volatile("cp.async.commit_group;" ::: "memory"); }
 
 template <int kPending>
 __device__ __forceinline__ void wait() {
@@ -49,12 +49,12 @@ __device__ __forceinline__ void load_right(uint32_t (&b)[4], uint32_t tile, int 
 
 // Begins to copy kRows rows of 64 elements; `stride` in elements. Every thread of a block of kThreads takes part.
 template <int kRows, int kThreads>
-__device__ __forceinline__ void copy_tile(uint32_t tile, const uint16_t* from, int64_t stride, int thread) {
+__device__ __forceinline__ void copy_tile(uint32_t tile, const uint16_t* from, int stride, int thread) {
   static_assert(kRows * 8 % kThreads == 0, "whole rounds");
 #pragma unroll
   for (int i = 0; i < kRows * 8 / kThreads; ++i) {
     const int chunk = i * kThreads + thread, row = chunk >> 3;
-    copy16(tile + chunk_at(row, chunk & 7), from + row * stride + (chunk & 7) * 8);
+    copy16(tile + chunk_at(row, chunk & 7), from + (row * stride + (chunk & 7) * 8));
   }
 }
 
