@@ -109,8 +109,8 @@ PYBIND11_MODULE(_C, m) {
                             const std::array<float, 3>& bounds, const std::array<int, 2>& rule, const std::array<Address, 3>& out,
                             const ThreadsTuple& pool) {
     const py::gil_scoped_release release;
-    const pez::Vocabulary table{matrix(weight), at<int64_t>(ids), at<double>(norm), count};
-    pez::simulate(matrix(x), table, at<uint16_t>(unit), width, bounds[0], bounds[1], bounds[2], {rule[0], rule[1]},
+    const pez::cuda::Vocabulary table{matrix(weight), at<int64_t>(ids), at<double>(norm), count};
+    pez::cuda::simulate(matrix(x), table, at<uint16_t>(unit), width, bounds[0], bounds[1], bounds[2], {rule[0], rule[1]},
                   {at<int64_t>(out[0]), at<float>(out[1]), at<int32_t>(out[2])}, threads(pool));
   });
   m.def(
@@ -120,10 +120,10 @@ PYBIND11_MODULE(_C, m) {
         std::vector<int16_t> exponent(width);
         for (int64_t k = 0; k < width; ++k) {
           const pez::Half half{at<uint16_t>(query)[k]};
-          value[k] = pez::widen(half), exponent[k] = int16_t(pez::exponent_of(half));
+          value[k] = pez::widen(half), exponent[k] = int16_t(pez::cuda::exponent_of(half));
         }
-        const pez::TransposedTile tile(at<uint16_t>(tokens), width);
-        pez::add_as_tensor_cores({rule[0], rule[1]}, value.data(), exponent.data(), tile, width, at<float>(score));
+        const pez::cuda::TransposedTile tile(at<uint16_t>(tokens), width);
+        pez::cuda::add_as_tensor_cores({rule[0], rule[1]}, value.data(), exponent.data(), tile, width, at<float>(score));
       },
       "fp16 query (width,) and tokens (128, width) -> score (128,) float32 as tensor cores add, for tests.");
   m.def(

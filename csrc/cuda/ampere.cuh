@@ -3,7 +3,7 @@
 
 #include <cstdint>
 
-namespace pez::sm80 {
+namespace pez::cuda::sm80 {
 
 constexpr int kDepth = 64;  // elements of a row in a tile: 128 bytes, so that eight rows span all banks
 
@@ -58,4 +58,4 @@ __device__ __forceinline__ void copy_tile(uint32_t tile, const uint16_t* from, i
   }
 }
 
-}  // namespace pez::sm80
+}  // namespace pez::cuda::sm80

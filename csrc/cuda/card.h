@@ -3,7 +3,7 @@
 
 #include <cuda_runtime_api.h>
 
-namespace pez {
+namespace pez::cuda {
 
 struct Card {
   int device = 0, major = 0, minor = 0, multiprocessors = 0, shared_bytes = 0;  // shared_bytes: what a block may use
@@ -57,4 +57,4 @@ __device__ __forceinline__ void let_next_begin() {
 }
 #endif
 
-}  // namespace pez
+}  // namespace pez::cuda

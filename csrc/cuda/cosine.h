@@ -5,11 +5,16 @@
 
 #include "rows.h"
 
-namespace pez {
+namespace pez::cuda {
 
 struct Query {
   Row row;
-  double norm;  // not read where a row is float64
+  double norm;  // like the token's, of no use where a row is float64
+};
+
+struct Token {
+  Row row;
+  const double* norm;  // still to be read
 };
 
 constexpr int kTogether = 4;  // chunks of eight elements that a lane has on their way at once: a row of 1024
@@ -52,12 +57,12 @@ PEZ_CALLED double strided_cosine(Team t, Row q, Row e, int64_t d) {
 
 // The cosine in float64, within (d + 8) 2^-52; 0 where e is zero. E: the type of packed tokens, double where nothing is packed.
 template <class E, class Team>
-PEZ_BOTH double cosine(Team t, const Query& q, const Vocabulary& v, int64_t position) {
+PEZ_BOTH double cosine(Team t, const Query& q, const Token& e, int64_t d) {
   if constexpr (sizeof(E) == 8) {
-    return strided_cosine(t, q.row, v.row(position), v.d());
+    return strided_cosine(t, q.row, e.row, d);
   } else {
-    const double scale = q.norm * v.norm[position];
-    const double product = dot<E>(t, static_cast<const float*>(q.row.data), static_cast<const E*>(v.row(position).data), int(v.d()));
+    const double scale = q.norm * *e.norm;
+    const double product = dot<E>(t, static_cast<const float*>(q.row.data), static_cast<const E*>(e.row.data), int(d));
     return scale > 0 ? product / scale : 0;
   }
 }
@@ -120,4 +125,4 @@ PEZ_CALLED WideCosine wide_cosine(Team t, Row q, Row e, int64_t d) {
 // Error of a wide cosine in units of its size: every addition is wrong by less than 2^-104.
 PEZ_BOTH double wide_error(int64_t d) { return double(d + 32) * 0x1p-102; }
 
-}  // namespace pez
+}  // namespace pez::cuda

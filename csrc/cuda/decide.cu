@@ -4,43 +4,32 @@
 #include "scan.h"
 #include "team.cuh"
 
-namespace pez {
+namespace pez::cuda {
 namespace {
 
 // E: the type of packed tokens beside packed float32 queries; double: any types and strides.
 template <class E>
-__global__ void __launch_bounds__(32 * kTeamWarps, 5) nearest_decide_kernel(Matrix x, Vocabulary v, Prepared p, Buffers b, int tiles, Answer out) {
+__global__ void __launch_bounds__(32 * kTeamWarps, 4) nearest_decide_kernel(const __grid_constant__ Search s, Answer out) {
   __shared__ TeamMemory memory;
   const Team team(&memory);
   const int row = int(blockIdx.x) * kTeamWarps + team.warp();
   wait_for_previous();
-  Rounded rounded{0, kZero, 0};
-  Task task;
-  if (row < x.rows) {
-    rounded = b.rounded[row];
-    task.directed = rounded.kind == kDirected;
-    task.query = {x.row(row), rounded.norm};
-    task.scanned = {b.keys + int64_t(row) * tiles,
-                    tiles,
-                    reinterpret_cast<const Half*>(b.query + int64_t(row) * p.width),
-                    reinterpret_cast<const Half*>(p.unit),
-                    int(p.width),
-                    scan_error(*p.residual, rounded.error, p.slack)};
-  }
-  const Decision decision = decide<E>(team, task, v);
-  if (row < x.rows && team.lane() == 0) {
-    out.found[row] = rounded.kind == kNotFinite ? -1 : v.ids[decision.position];
-    out.cosine[row] = task.directed ? float(decision.cosine) : rounded.kind == kZero ? 0.0f : NAN;
-    out.state[row] = task.directed ? decision.state() : 0;
-  }
+  const Decision decision = decide<E>(team, s, row);
+  if (row >= s.x.rows || team.lane() != 0) return;
+  const Kind kind = s.rounded[row].kind;
+  out.found[row] = kind == kDirected ? decision.id : kind == kZero ? s.v.ids[0] : -1;
+  out.cosine[row] = kind == kDirected ? float(decision.cosine) : kind == kZero ? 0.0f : NAN;
+  out.state[row] = kind == kDirected ? decision.state() : 0;
 }
 
 }  // namespace
 
 cudaError_t decide_rows(const Matrix& x, const Vocabulary& v, const Prepared& p, const Shape& s, const Buffers& b, const Answer& out, const Card& card,
                         cudaStream_t stream) {
+  const Search search{x,           v,        reinterpret_cast<const Half*>(p.unit), p.residual, reinterpret_cast<const Half*>(b.query),
+                      b.rounded,   b.keys,   s.width,                               s.tiles,    p.slack};
   const unsigned blocks = unsigned((s.n + kTeamWarps - 1) / kTeamWarps);
-  const auto run = [&](auto kernel) { return launch_after(card, stream, blocks, 32 * kTeamWarps, 0, kernel, x, v, p, b, s.tiles, out); };
+  const auto run = [&](auto kernel) { return launch_after(card, stream, blocks, 32 * kTeamWarps, 0, kernel, search, out); };
   switch (reading(x, v)) {
     case Type::f32: return run(nearest_decide_kernel<float>);
     case Type::f16: return run(nearest_decide_kernel<Half>);
@@ -49,4 +38,4 @@ cudaError_t decide_rows(const Matrix& x, const Vocabulary& v, const Prepared& p,
   }
 }
 
-}  // namespace pez
+}  // namespace pez::cuda

@@ -10,20 +10,23 @@
 #include "keys.h"
 #include "query.h"
 
-namespace pez {
+namespace pez::cuda {
 
-struct Scanned {       // what the scan read and found of a row
-  const Best* keys;    // (tiles)
-  int tiles;
-  const Half* query;   // (width)
-  const Half* unit;    // (tiles * kTile, width)
-  int width;
-  float error;         // scan_error
+struct Search {            // what the decision reads
+  Matrix x;                // (n, d)
+  Vocabulary v;
+  const Half* unit;        // (tiles * kTile, width)
+  const float* residual;   // (1)
+  const Half* query;       // (n, width)
+  const Rounded* rounded;  // (n)
+  const Best* keys;        // (n, tiles)
+  int width, tiles;
+  float slack;
 };
 
 struct Decision {
   double cosine = -INFINITY, runner_up = -INFINITY;
-  int position = 0;
+  int64_t id = 0;
   int compared = 0;      // tokens compared exactly
   bool several = false;  // a whole tile has to be looked at, or was
 
@@ -32,46 +35,74 @@ struct Decision {
 };
 
 PEZ_BOTH Decision merged(const Decision& a, const Decision& b) {
-  const bool a_first = a.cosine > b.cosine || (a.cosine == b.cosine && a.position < b.position);
+  const bool a_first = a.cosine > b.cosine || (a.cosine == b.cosine && a.id < b.id);
   const Decision &best = a_first ? a : b, &other = a_first ? b : a;
-  return {best.cosine, fmax(fmax(a.runner_up, b.runner_up), other.cosine), best.position, a.compared + b.compared, a.several || b.several};
+  return {best.cosine, fmax(fmax(a.runner_up, b.runner_up), other.cosine), best.id, a.compared + b.compared, a.several || b.several};
 }
 
 struct WideDecision {
   WideCosine best;
-  int position = -1;  // none yet
+  int64_t id = -1;  // none yet
 };
 
-// The larger of two wide cosines, the lower position where they are closer than their error.
+// The larger of two wide cosines, the lower id where they are closer than their error.
 PEZ_BOTH WideDecision merged(const WideDecision& a, const WideDecision& b, double error) {
-  if (a.position < 0 || b.position < 0) return a.position < 0 ? b : a;
+  if (a.id < 0 || b.id < 0) return a.id < 0 ? b : a;
   const double ahead = (a.best.value.hi - b.best.value.hi) + (a.best.value.lo - b.best.value.lo);
   const double level = error * (a.best.size + b.best.size);
-  return ahead > level || (ahead >= -level && a.position < b.position) ? a : b;
+  return ahead > level || (ahead >= -level && a.id < b.id) ? a : b;
 }
 
 struct Share {  // a warp's part of what several warps do
   int number = 0, of = 1;
 };
 
-enum Which { kSingles = 1, kWholes = 2 };  // tiles of which one group may hold the winner, tiles of which several may
+// Over a row's candidates, in this order: those of tiles in which one group may hold the winner, by the row's own warp; those of tiles in
+// which several may, by all warps; all of them once more where cosines are too close for float64, by all warps.
+enum Pass { kSingles = 1, kWholes = 2, kTies = kSingles | kWholes };
 
-// visit(tile, group) for every group that may hold the winner; whether there were whole tiles.
+struct Task {  // of one warp
+  int row;
+  float limit;    // a score below it cannot be the nearest's; infinite for a row that has none
+  double norm;    // of the row
+  double enough;  // a cosine below it cannot be the nearest's; float64 tells no more
+};
+
+// visit(tile, group) for every group that may hold the winner; whether there were whole tiles. Each lane looks at every so many-th tile, 32 of
+// them at once, and remembers those that reach the limit as bits.
 template <class Team, class Visit>
-PEZ_BOTH bool each_group(Team t, const Scanned& s, float limit, int which, Share share, Visit visit) {
+PEZ_BOTH bool each_group(Team t, const Search& s, const Task& task, Pass pass, Share share, Visit visit) {
+  constexpr int kAhead = 16;  // keys on their way at once
+  const Best* keys = s.keys + int64_t(task.row) * s.tiles;
   bool several = false;
-  for (int start = 0; start < s.tiles; start += t.lanes()) {
-    const Best mine = start + t.lane() < s.tiles ? s.keys[start + t.lane()] : Best{};
-    for (uint32_t hits = t.ballot(mine.first >= limit); hits; hits &= hits - 1) {
-      const int lane = t.lowest(hits), tile = start + lane;
-      const Best best = t.from_lane(mine, lane);
-      const bool whole = best.second >= limit;
-      several |= whole;
-      if (!(which & (whole ? kWholes : kSingles))) continue;
-      const int first = whole ? share.number : group_of(best.first), last = whole ? kGroups : first + 1;
-      if (!whole && tile % share.of != share.number) continue;
+  for (int start = 0; start < s.tiles; start += 32 * t.lanes()) {
+    uint32_t reached = 0;
+    PEZ_ROLLED
+    for (int part = 0; part < 32 && start + part * t.lanes() < s.tiles; part += kAhead) {
+      Key key[kAhead];
+      PEZ_UNROLL
+      for (int i = 0; i < kAhead; ++i) {
+        const int tile = start + (part + i) * t.lanes() + t.lane();
+        key[i] = tile < s.tiles ? keys[tile].first : -INFINITY;
+      }
+      PEZ_UNROLL
+      for (int i = 0; i < kAhead; ++i) reached |= uint32_t(key[i] >= task.limit) << (part + i);
+    }
+    PEZ_ROLLED
+    for (uint32_t lanes = t.ballot(reached != 0); lanes; lanes &= lanes - 1) {
+      const int lane = t.lowest(lanes);
       PEZ_ROLLED
-      for (int group = first; group < last; group += share.of) visit(tile, group);
+      for (uint32_t hits = t.from_lane(reached, lane); hits; hits &= hits - 1) {
+        const int tile = start + t.lowest(hits) * t.lanes() + lane;
+        const Best best = keys[tile];
+        const bool whole = best.second >= task.limit;
+        several |= whole;
+        if (!(pass & (whole ? kWholes : kSingles))) continue;
+        if (!whole && tile % share.of != share.number) continue;
+        const int first = whole ? share.number : group_of(best.first), last = whole ? kGroups : first + 1;
+        PEZ_ROLLED
+        for (int group = first; group < last; group += share.of) visit(tile, group);
+      }
     }
   }
   return several;
@@ -81,15 +112,11 @@ PEZ_BOTH bool each_group(Team t, const Scanned& s, float limit, int which, Share
 // width / 256 sums of eight products each, and five more additions follow, (width / 256 + 8) 2^-24 at most (the simulation's one lane
 // width / 8 + 3), which is less than the 0.33 width 2^-23 of the tensor cores.
 template <class Team>
-PEZ_BOTH void group_scores(Team t, const Scanned& s, int tile, int group, float (&score)[kGroup]) {
+PEZ_BOTH void group_scores(Team t, const Search& s, int row, int tile, int group, float (&score)[kGroup]) {
   constexpr int kAhead = 2;  // chunks of eight elements of five rows on their way
   const int chunks = s.width / 8;
-  const Half* token[kGroup];
-  PEZ_UNROLL
-  for (int j = 0; j < kGroup; ++j) {
-    token[j] = s.unit + (int64_t(tile) * kTile + place_in_tile(group, j)) * s.width;
-    score[j] = 0;
-  }
+  const Half *query = s.query + int64_t(row) * s.width, *tokens = s.unit + (int64_t(tile) * kTile + place_in_tile(group, 0)) * s.width;
+  for (int j = 0; j < kGroup; ++j) score[j] = 0;
   PEZ_ROLLED
   for (int start = t.lane(); start < chunks; start += kAhead * t.lanes()) {
     Eight<Half> q[kAhead], e[kAhead][kGroup];
@@ -97,9 +124,9 @@ PEZ_BOTH void group_scores(Team t, const Scanned& s, int tile, int group, float 
     for (int i = 0; i < kAhead; ++i) {
       const int chunk = start + i * t.lanes();
       if (chunk >= chunks) continue;
-      q[i] = Eight<Half>(s.query + 8 * chunk);
+      q[i] = Eight<Half>(query + 8 * chunk);
       PEZ_UNROLL
-      for (int j = 0; j < kGroup; ++j) e[i][j] = Eight<Half>(token[j] + 8 * chunk);
+      for (int j = 0; j < kGroup; ++j) e[i][j] = Eight<Half>(tokens + place_in_tile(0, j) * s.width + 8 * chunk);
     }
     PEZ_UNROLL
     for (int i = 0; i < kAhead; ++i) {
@@ -118,75 +145,74 @@ PEZ_BOTH void group_scores(Team t, const Scanned& s, int tile, int group, float 
 
 // visit(position) for every token that may have won; whether there were whole tiles.
 template <class Team, class Visit>
-PEZ_BOTH bool each_candidate(Team t, const Scanned& s, int64_t count, float limit, int which, Share share, Visit visit) {
-  return each_group(t, s, limit, which, share, [&](int tile, int group) {
+PEZ_BOTH bool each_candidate(Team t, const Search& s, const Task& task, Pass pass, Share share, Visit visit) {
+  return each_group(t, s, task, pass, share, [&](int tile, int group) {
     float score[kGroup];
-    group_scores(t, s, tile, group, score);
+    group_scores(t, s, task.row, tile, group, score);
     PEZ_ROLLED
     for (int j = 0; j < kGroup; ++j) {
       const int position = tile * kTile + place_in_tile(group, j);
       const float mine = j == 0 ? score[0] : j == 1 ? score[1] : j == 2 ? score[2] : score[3];  // no indexing: registers
-      if (mine >= limit && position < count) visit(position);
+      if (mine >= task.limit && position < s.v.count) visit(position);
     }
   });
 }
 
-// A row by one warp, or a warp's share of it. E as of `cosine`.
+// The nearest tokens of the team's rows, of its warp's one the decision, the lowest of equal ones; cosines closer than wide_error (2^-90 at
+// width 1024) count as equal. E as of `cosine`. One loop serves all passes, so that there is one copy of what reads the rows.
 template <class E, class Team>
-PEZ_CALLED Decision look(Team t, const Query& q, const Vocabulary& v, const Scanned& s, float limit, int which, Share share) {
-  Decision decision;
-  const bool several = each_candidate(t, s, v.count, limit, which, share, [&](int position) {
-    Decision one;
-    one.cosine = cosine<E>(t, q, v, position), one.position = position, one.compared = 1;
-    decision = merged(decision, one);
-  });
-  decision.several = several;
-  return decision;
-}
-
-// The winner among the candidates whose cosine in float64 is at least `enough`.
-template <class E, class Team>
-PEZ_CALLED WideDecision resolve_ties(Team t, const Query& q, const Vocabulary& v, const Scanned& s, float limit, double enough, Share share) {
-  WideDecision decision;
-  each_candidate(t, s, v.count, limit, kSingles | kWholes, share, [&](int position) {
-    if (!(cosine<E>(t, q, v, position) >= enough)) return;
-    decision = merged(decision, {wide_cosine(t, q.row, v.row(position), v.d()), position}, wide_error(v.d()));
-  });
-  return decision;
-}
-
-struct Task {  // of one warp
-  Query query;
-  Scanned scanned;
-  bool directed = false;  // the row has a nearest token
-  float limit = 0;        // a score below it cannot be the nearest's
-  double enough = 0;      // a cosine below it cannot be either; float64 tells no more
-  Decision decision;
-
-  PEZ_BOTH bool tied() const { return directed && decision.runner_up >= enough; }
-};
-
-// The nearest token of the team's rows, the lowest of equal ones; cosines closer than wide_error (2^-90 at width 1024) count as equal.
-template <class E, class Team>
-PEZ_BOTH Decision decide(Team t, Task& task, const Vocabulary& v) {
-  if (task.directed) {
-    const Scanned& s = task.scanned;
+PEZ_BOTH Decision decide(Team t, const Search& s, int row) {
+  Task mine{row, INFINITY, 0, INFINITY};
+  if (row < s.x.rows) {
+    const Rounded rounded = s.rounded[row];
     Key top = kLowest;
-    for (int tile = t.lane(); tile < s.tiles; tile += t.lanes()) top = larger(top, s.keys[tile].first);
-    task.limit = t.warp_maximum(top) - 2 * s.error;
-    task.decision = look<E>(t, task.query, v, s, task.limit, kSingles, Share{});
+    for (int tile = t.lane(); tile < s.tiles; tile += t.lanes()) top = larger(top, s.keys[int64_t(row) * s.tiles + tile].first);
+    if (rounded.kind == kDirected) mine.limit = t.warp_maximum(top) - 2 * scan_error(*s.residual, rounded.error, s.slack);
+    mine.norm = rounded.norm;
   }
-  const Share share{t.warp(), t.warps()};
-  t.each_task(task, [&](const Task& one) { return one.decision.several; },
-              [&](const Task& one) { return look<E>(t, one.query, v, one.scanned, one.limit, kWholes, share); },
-              [](const Decision& a, const Decision& b) { return merged(a, b); },
-              [&](const Decision& found) { task.decision = merged(task.decision, found); });
-  task.enough = task.decision.cosine - 2 * double(v.d() + 8) * 0x1p-52;
-  t.each_task(task, [&](const Task& one) { return one.tied(); },
-              [&](const Task& one) { return resolve_ties<E>(t, one.query, v, one.scanned, one.limit, one.enough, share); },
-              [&](const WideDecision& a, const WideDecision& b) { return merged(a, b, wide_error(v.d())); },
-              [&](const WideDecision& found) { task.decision.position = found.position; });
-  return task.decision;
+  const int64_t d = s.v.d();
+  Decision decision;  // on mine
+  Task task = mine;
+  Share share;
+  Pass pass = kSingles;
+  uint32_t owners = 0;  // warps whose rows this pass has still to see
+  int owner = 0;
+  PEZ_ROLLED
+  for (;;) {
+    Decision found;
+    WideDecision wide;
+    if (task.limit < INFINITY) {
+      found.several = each_candidate(t, s, task, pass, share, [&](int position) {
+        const int64_t id = s.v.ids[position];
+        const double c = cosine<E>(t, {s.x.row(task.row), task.norm}, {s.v.weight.row(id), s.v.norm + position}, d);
+        if (pass != kTies) {
+          found = merged(found, {c, -INFINITY, id, 1, false});
+        } else if (c >= task.enough) {
+          wide = merged(wide, {wide_cosine(t, s.x.row(task.row), s.v.weight.row(id), d), id}, wide_error(d));
+        }
+      });
+    }
+    if (pass == kSingles) {
+      decision = found;
+    } else if (pass == kWholes) {
+      const Decision all = t.gathered(found, [](const Decision& a, const Decision& b) { return merged(a, b); });
+      if (t.warp() == owner) decision = merged(decision, all);
+    } else {
+      const WideDecision all = t.gathered(wide, [&](const WideDecision& a, const WideDecision& b) { return merged(a, b, wide_error(d)); });
+      if (t.warp() == owner) decision.id = all.id;
+    }
+    while (owners == 0) {
+      if (pass == kTies) return decision;
+      pass = pass == kSingles ? kWholes : kTies;
+      mine.enough = decision.cosine - 2 * double(d + 8) * 0x1p-52;
+      const bool tied = decision.compared > 1 && decision.runner_up >= mine.enough;
+      owners = t.publish(mine, pass == kWholes ? decision.several : tied);
+    }
+    owner = t.lowest(owners);
+    owners &= owners - 1;
+    task = t.published(owner);
+    share = {t.warp(), t.warps()};
+  }
 }
 
-}  // namespace pez
+}  // namespace pez::cuda

@@ -7,7 +7,7 @@
 #include "keys.cuh"
 #include "scan.h"
 
-namespace pez {
+namespace pez::cuda {
 namespace {
 
 using namespace sm80;
@@ -130,4 +130,4 @@ cudaError_t scan_few(const Shape& s, const Prepared& p, const Buffers& b, const 
   return plan.rows == 16 ? run(std::integral_constant<int, 16>()) : run(std::integral_constant<int, 32>());
 }
 
-}  // namespace pez
+}  // namespace pez::cuda

@@ -5,7 +5,7 @@
 
 #include <cstdint>
 
-namespace pez::sm90 {
+namespace pez::cuda::sm90 {
 
 __device__ __forceinline__ uint32_t shared_address(const void* p) { return static_cast<uint32_t>(__cvta_generic_to_shared(p)); }
 
@@ -126,4 +126,4 @@ __device__ __forceinline__ void multiply(float (&c)[128], uint64_t a, uint64_t b
 #undef PEZ_OUT8
 #undef PEZ_OUT64
 
-}  // namespace pez::sm90
+}  // namespace pez::cuda::sm90

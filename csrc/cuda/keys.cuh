@@ -4,7 +4,7 @@
 #include "keys.h"
 #include "team.cuh"
 
-namespace pez {
+namespace pez::cuda {
 
 // As pack(score, kPlace << 2) in one instruction. It takes the float register itself: where the bits are reinterpreted instead, the
 // compiler may move accumulators while wgmma still writes them, and ptxas then serialises the products (C7510).
@@ -46,4 +46,4 @@ __device__ __forceinline__ Best across(Best best, int bit) {
 
 __device__ __forceinline__ Best merged_across(Best best, int bit) { return merged(best, across(best, bit)); }
 
-}  // namespace pez
+}  // namespace pez::cuda

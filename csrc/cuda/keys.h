@@ -7,7 +7,7 @@
 
 #include "../types.h"
 
-namespace pez {
+namespace pez::cuda {
 
 constexpr int kTile = 128, kGroup = 4, kGroups = kTile / kGroup;
 
@@ -34,4 +34,4 @@ PEZ_BOTH Best merged(Best a, Best b) { return {larger(a.first, b.first), larger(
 // from the table's rows and from the query; slack: pez_fast._shared.halves.scan_slack.
 PEZ_BOTH float scan_error(float residual, float error, float slack) { return residual + error * (1 + residual) + slack; }
 
-}  // namespace pez
+}  // namespace pez::cuda

@@ -10,7 +10,7 @@
 #include "keys.h"
 #include "query.h"
 
-namespace pez {
+namespace pez::cuda {
 
 constexpr int kWidth = 64;    // elements to whose multiple prepared rows are padded
 constexpr int kFewRows = 32;  // most rows that the kernel for few takes
@@ -59,4 +59,4 @@ struct Spliced {  // template or gradient (B, S, d) of any strides, in elements;
 cudaError_t splice(const Spliced& s, void* out, cudaStream_t stream);
 cudaError_t splice_backward(const Spliced& s, void* total, cudaStream_t stream);
 
-}  // namespace pez
+}  // namespace pez::cuda

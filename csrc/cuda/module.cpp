@@ -39,7 +39,7 @@ cudaStream_t stream(Address address) { return reinterpret_cast<cudaStream_t>(add
 // base, type, three strides; hard, its type; added or 0, its type; slots, owner; B, S, d, R, L
 using SplicedTuple = std::tuple<Address, int, std::array<int64_t, 3>, Address, int, Address, int, Address, Address, std::array<int64_t, 5>>;
 
-pez::Spliced spliced(const SplicedTuple& s) {
+pez::cuda::Spliced spliced(const SplicedTuple& s) {
   const auto& [base, type, strides, hard, hard_type, added, added_type, slots, owner, sizes] = s;
   return {at<void>(base),       pez::Type(type),     strides[0], strides[1],   strides[2], at<void>(hard), pez::Type(hard_type), at<void>(added),
           pez::Type(added_type), at<int64_t>(slots), at<int64_t>(owner), sizes[0], sizes[1],   sizes[2],       sizes[3],             sizes[4]};
@@ -49,9 +49,9 @@ pez::Spliced spliced(const SplicedTuple& s) {
 
 PYBIND11_MODULE(_C_cuda, m) {
   m.doc() = "The CUDA extension of pez_fast.";
-  m.attr("TILE") = pez::kTile;
-  m.attr("GROUPS") = pez::kGroups;
-  m.attr("WIDTH") = pez::kWidth;
+  m.attr("TILE") = pez::cuda::kTile;
+  m.attr("GROUPS") = pez::cuda::kGroups;
+  m.attr("WIDTH") = pez::cuda::kWidth;
   m.def("build_info", [] {
     py::dict info;
     info["compiler"] = PEZ_COMPILER;
@@ -59,25 +59,25 @@ PYBIND11_MODULE(_C_cuda, m) {
     info["architectures"] = PEZ_ARCHITECTURES;
     return info;
   });
-  m.def("plans", &pez::plans, "Kernels and the dynamic shared memory that they would take on a card that allows so many bytes, for rows so wide.");
-  m.def("padded_rows", &pez::padded_rows, "Rows of the buffers for so many queries.");
+  m.def("plans", &pez::cuda::plans, "Kernels and the dynamic shared memory that they would take on a card that allows so many bytes, for rows so wide.");
+  m.def("padded_rows", &pez::cuda::padded_rows, "Rows of the buffers for so many queries.");
   m.def("nearest", [](int device, const MatrixTuple& x, const MatrixTuple& weight, const TableTuple& t, const BuffersTuple& b, const AnswerTuple& out,
                       Address to) {
     const auto& [ids, count, norm, unit, rows, width, residual, slack] = t;
     const auto& [query, rounded, keys] = b;
     const auto& [found, cosine, state] = out;
     check(cudaSetDevice(device), "nearest");
-    check(pez::nearest(matrix(x), {matrix(weight), at<int64_t>(ids), at<double>(norm), count},
-                       {at<uint16_t>(unit), at<float>(residual), rows, width, slack}, {at<uint16_t>(query), at<pez::Rounded>(rounded), at<pez::Best>(keys)},
+    check(pez::cuda::nearest(matrix(x), {matrix(weight), at<int64_t>(ids), at<double>(norm), count},
+                       {at<uint16_t>(unit), at<float>(residual), rows, width, slack}, {at<uint16_t>(query), at<pez::cuda::Rounded>(rounded), at<pez::cuda::Best>(keys)},
                        {at<int64_t>(found), at<float>(cosine), at<int32_t>(state)}, stream(to)),
           "nearest");
   });
   m.def("splice", [](int device, const SplicedTuple& s, Address out, Address to) {
     check(cudaSetDevice(device), "splice");
-    check(pez::splice(spliced(s), at<void>(out), stream(to)), "splice");
+    check(pez::cuda::splice(spliced(s), at<void>(out), stream(to)), "splice");
   });
   m.def("splice_backward", [](int device, const SplicedTuple& s, Address total, Address to) {
     check(cudaSetDevice(device), "splice_backward");
-    check(pez::splice_backward(spliced(s), at<void>(total), stream(to)), "splice_backward");
+    check(pez::cuda::splice_backward(spliced(s), at<void>(total), stream(to)), "splice_backward");
   });
 }

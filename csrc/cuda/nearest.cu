@@ -1,7 +1,7 @@
 // A search: the queries as fp16 unit vectors, the scan that suits their number and the card, the decision.
 #include "scan.h"
 
-namespace pez {
+namespace pez::cuda {
 namespace {
 
 // wgmma where the card runs the code of sm_90a and that was built.
@@ -40,4 +40,4 @@ std::vector<std::pair<std::string, int>> plans(int limit, int64_t width) {
   return found;
 }
 
-}  // namespace pez
+}  // namespace pez::cuda

@@ -2,7 +2,7 @@
 #include "scan.h"
 #include "team.cuh"
 
-namespace pez {
+namespace pez::cuda {
 namespace {
 
 constexpr int kWarps = 4;
@@ -40,4 +40,4 @@ cudaError_t round_queries(const Matrix& x, const Shape& s, const Buffers& b, cud
   return cudaGetLastError();
 }
 
-}  // namespace pez
+}  // namespace pez::cuda

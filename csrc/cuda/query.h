@@ -3,7 +3,7 @@
 
 #include "rows.h"
 
-namespace pez {
+namespace pez::cuda {
 
 enum Kind : int32_t { kDirected, kZero, kNotFinite };
 
@@ -86,4 +86,4 @@ PEZ_UNROLL
   return rounded(square, t.warp_sum(lost));
 }
 
-}  // namespace pez
+}  // namespace pez::cuda

@@ -3,7 +3,7 @@
 
 #include "../matrix.h"
 
-namespace pez {
+namespace pez::cuda {
 
 struct Vocabulary {
   Matrix weight;        // (V, d)
@@ -12,7 +12,6 @@ struct Vocabulary {
   int64_t count;
 
   PEZ_BOTH int64_t d() const { return weight.columns; }
-  PEZ_BOTH Row row(int64_t position) const { return weight.row(ids[position]); }
 };
 
 // The type of the tokens' elements that the decision reads 16 bytes at a time; f64 where it reads element by element.
@@ -75,4 +74,4 @@ PEZ_BOTH double element(Row row, int64_t i, Power power) {
   return double(load(row.data, row.type, i * row.stride));
 }
 
-}  // namespace pez
+}  // namespace pez::cuda

@@ -4,7 +4,7 @@
 #include "card.h"
 #include "launch.h"
 
-namespace pez {
+namespace pez::cuda {
 
 struct Shape {
   int n, padded_rows, width, tiles;
@@ -27,4 +27,4 @@ cudaError_t scan_sm80(const Shape& s, const Prepared& p, const Buffers& b, const
 int scan_sm90_bytes();
 cudaError_t scan_sm90(const Shape& s, const Prepared& p, const Buffers& b, const Card& card, cudaStream_t stream);
 
-}  // namespace pez
+}  // namespace pez::cuda

@@ -5,7 +5,7 @@
 #include "keys.cuh"
 #include "scan.h"
 
-namespace pez {
+namespace pez::cuda {
 namespace {
 
 using namespace sm80;
@@ -93,4 +93,4 @@ cudaError_t scan_sm80(const Shape& s, const Prepared& p, const Buffers& b, const
                       b.query, p.unit, b.keys);
 }
 
-}  // namespace pez
+}  // namespace pez::cuda

@@ -9,7 +9,7 @@
 #include "keys.cuh"
 #include "scan.h"
 
-namespace pez {
+namespace pez::cuda {
 namespace {
 
 using namespace sm90;
@@ -175,4 +175,4 @@ cudaError_t scan_sm90(const Shape& s, const Prepared& p, const Buffers& b, const
                       nearest_scan_sm90_kernel, query, table, work, s, b.keys);
 }
 
-}  // namespace pez
+}  // namespace pez::cuda

@@ -5,7 +5,7 @@
 
 #include "decide.h"
 
-namespace pez {
+namespace pez::cuda {
 namespace {
 
 // One thread as a team.
@@ -19,12 +19,17 @@ struct Alone {
   template <class T>
   T warp_maximum(T v) const { return v; }
   uint32_t ballot(bool mine) const { return mine; }
-  int lowest(uint32_t) const { return 0; }
-  Best from_lane(Best best, int) const { return best; }
-  template <class Chosen, class Work, class Merge, class Take>
-  void each_task(const Task& mine, Chosen chosen, Work work, Merge, Take take) const {
-    if (chosen(mine)) take(work(mine));
+  int lowest(uint32_t set) const { return __builtin_ctz(set); }
+  uint32_t from_lane(uint32_t v, int) const { return v; }
+  uint32_t publish(const Task& mine, bool wanted) {
+    task = mine;
+    return wanted;
   }
+  const Task& published(int) const { return task; }
+  template <class T, class Merge>
+  T gathered(const T& mine, Merge) const { return mine; }
+
+  Task task;
 };
 
 Best best_of_tile(const float* score) {
@@ -37,12 +42,12 @@ Best best_of_tile(const float* score) {
   return best;
 }
 
-struct Search {
+struct Host {
   const Matrix& x;
   const Vocabulary& v;
   const uint16_t* unit;
   int64_t width;
-  float residual, slack;
+  float residual;
   SumRule rule;
   const std::vector<std::unique_ptr<TransposedTile>>& tiles;
 
@@ -67,12 +72,16 @@ struct Search {
     return keys;
   }
 
-  Decision decided(Task& task) const {
+  // Of row i alone, as a matrix of one row.
+  Decision decided(int64_t i, const Rounded& rounded, const std::vector<Half>& query, const std::vector<Best>& keys, float slack) const {
+    Matrix one = x;
+    one.data = x.row(i).data, one.rows = 1;
+    const Search s{one, v, reinterpret_cast<const Half*>(unit), &residual, query.data(), &rounded, keys.data(), int(width), int(keys.size()), slack};
     switch (reading(x, v)) {
-      case Type::f32: return decide<float>(Alone{}, task, v);
-      case Type::f16: return decide<Half>(Alone{}, task, v);
-      case Type::bf16: return decide<Brain>(Alone{}, task, v);
-      default: return decide<double>(Alone{}, task, v);
+      case Type::f32: return decide<float>(Alone{}, s, 0);
+      case Type::f16: return decide<Half>(Alone{}, s, 0);
+      case Type::bf16: return decide<Brain>(Alone{}, s, 0);
+      default: return decide<double>(Alone{}, s, 0);
     }
   }
 };
@@ -83,24 +92,16 @@ void simulate(const Matrix& x, const Vocabulary& v, const uint16_t* unit, int64_
               const Simulated& out, const Threads& threads) {
   std::vector<std::unique_ptr<TransposedTile>> tiles((v.count + kTile - 1) / kTile);
   threads.each(int64_t(tiles.size()), 1, [&](int64_t t) { tiles[t] = std::make_unique<TransposedTile>(unit + t * kTile * width, width); });
-  const Search search{x, v, unit, width, residual, slack, rule, tiles};
+  const Host host{x, v, unit, width, residual, rule, tiles};
   threads.each(x.rows, 1, [&](int64_t i) {
     std::vector<Half> query(width);
-    const Rounded rounded = search.round(i, query);
-    Task task;
-    task.directed = rounded.kind == kDirected;
-    std::vector<Best> keys;
-    if (task.directed) {
-      keys = search.scan(query);
-      task.query = {x.row(i), rounded.norm};
-      task.scanned = {keys.data(), int(keys.size()), query.data(), reinterpret_cast<const Half*>(unit), int(width),
-                      scan_error(residual, rounded.error, slack) + coarser};
-    }
-    const Decision decision = search.decided(task);
-    out.found[i] = rounded.kind == kNotFinite ? -1 : v.ids[decision.position];
-    out.cosine[i] = task.directed ? float(decision.cosine) : rounded.kind == kZero ? 0.0f : NAN;
-    out.state[i] = task.directed ? decision.state() : 0;
+    const Rounded rounded = host.round(i, query);
+    const bool directed = rounded.kind == kDirected;
+    const Decision decision = directed ? host.decided(i, rounded, query, host.scan(query), slack + coarser) : Decision{};
+    out.found[i] = directed ? decision.id : rounded.kind == kZero ? v.ids[0] : -1;
+    out.cosine[i] = directed ? float(decision.cosine) : rounded.kind == kZero ? 0.0f : NAN;
+    out.state[i] = directed ? decision.state() : 0;
   });
 }
 
-}  // namespace pez
+}  // namespace pez::cuda

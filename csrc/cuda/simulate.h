@@ -6,7 +6,7 @@
 #include "rows.h"
 #include "tensor_core.h"
 
-namespace pez {
+namespace pez::cuda {
 
 struct Simulated {
   int64_t* found;
@@ -18,4 +18,4 @@ struct Simulated {
 void simulate(const Matrix& x, const Vocabulary& v, const uint16_t* unit, int64_t width, float residual, float slack, float coarser, SumRule rule,
               const Simulated& out, const Threads& threads);
 
-}  // namespace pez
+}  // namespace pez::cuda

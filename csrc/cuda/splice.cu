@@ -4,7 +4,7 @@
 
 #include "launch.h"
 
-namespace pez {
+namespace pez::cuda {
 namespace {
 
 constexpr int kThreads = 128;
@@ -66,16 +66,16 @@ __global__ void __launch_bounds__(kThreads) splice_backward_kernel(Spliced s, co
     owner = owner_of(start + 32 + lane);
     while (carriers) {
       const int count = min(kAhead, __popc(carriers));
-      Sum read[kAhead];
+      T read[kAhead];
 #pragma unroll
       for (int i = 0; i < kAhead; ++i) {
         const int64_t row = start + __ffs(carriers) - 1;
         carriers &= carriers - 1;  // 0 stays 0
-        read[i] = i < count && inside ? Sum(from[row * s.row_stride]) : Sum(0);
+        if (i < count && inside) read[i] = from[row * s.row_stride];
       }
 #pragma unroll
       for (int i = 0; i < kAhead; ++i) {
-        if (i < count) sum += read[i];
+        if (i < count && inside) sum += Sum(read[i]);
       }
     }
   }
@@ -109,4 +109,4 @@ cudaError_t splice_backward(const Spliced& s, void* total, cudaStream_t stream) 
   return cudaGetLastError();
 }
 
-}  // namespace pez
+}  // namespace pez::cuda

@@ -3,7 +3,7 @@
 
 #include "decide.h"
 
-namespace pez {
+namespace pez::cuda {
 
 constexpr unsigned kAll = 0xffffffffu;
 
@@ -29,19 +29,20 @@ struct Warp {
 
   __device__ uint32_t ballot(bool mine) const { return __ballot_sync(kAll, mine); }
   __device__ int lowest(uint32_t set) const { return __ffs(set) - 1; }
-  __device__ Best from_lane(Best best, int lane) const { return {__shfl_sync(kAll, best.first, lane), __shfl_sync(kAll, best.second, lane)}; }
+  __device__ uint32_t from_lane(uint32_t v, int lane) const { return __shfl_sync(kAll, v, lane); }
 };
 
 constexpr int kTeamWarps = 4;
 
 struct TeamMemory {  // shared, so nothing in it is constructed
-  alignas(16) unsigned char tasks[kTeamWarps][sizeof(Task)], founds[kTeamWarps][64];
+  alignas(16) unsigned char tasks[kTeamWarps][sizeof(Task)], slots[kTeamWarps][64];
+  int wanted[kTeamWarps];
 
   __device__ Task& task(int warp) { return *reinterpret_cast<Task*>(tasks[warp]); }
-  template <class Found>
-  __device__ Found& found(int warp) {
-    static_assert(sizeof(Found) <= sizeof founds[0], "fits");
-    return *reinterpret_cast<Found*>(founds[warp]);
+  template <class T>
+  __device__ T& slot(int warp) {
+    static_assert(sizeof(T) <= sizeof slots[0], "fits");
+    return *reinterpret_cast<T*>(slots[warp]);
   }
 };
 
@@ -50,27 +51,27 @@ struct Team : Warp {
   __device__ explicit Team(TeamMemory* m) : memory(m) {}
   __device__ int warps() const { return kTeamWarps; }
 
-  // Of each warp's task for which chosen(task): what all warps find by work(task), merged in their order, goes to that warp's take(found).
-  template <class Chosen, class Work, class Merge, class Take>
-  __device__ void each_task(const Task& mine, Chosen chosen, Work work, Merge merge, Take take) const {
-    if (!__syncthreads_or(chosen(mine))) return;
-    if (lane() == 0) memory->task(warp()) = mine;
+  // The warps that want their task done by all, as bits; then published(warp) is that task.
+  __device__ uint32_t publish(const Task& mine, bool wanted) const {
+    if (!__syncthreads_or(wanted)) return 0;
+    if (lane() == 0) memory->task(warp()) = mine, memory->wanted[warp()] = wanted;
     __syncthreads();
-    for (int owner = 0; owner < kTeamWarps; ++owner) {
-      const Task& task = memory->task(owner);
-      if (!chosen(task)) continue;
-      using Found = decltype(work(task));
-      const Found found = work(task);
-      if (lane() == 0) memory->template found<Found>(warp()) = found;
-      __syncthreads();
-      if (warp() == owner) {
-        Found all = memory->template found<Found>(0);
-        for (int w = 1; w < kTeamWarps; ++w) all = merge(all, memory->template found<Found>(w));
-        take(all);
-      }
-      __syncthreads();
-    }
+    uint32_t owners = 0;
+    for (int w = 0; w < kTeamWarps; ++w) owners |= uint32_t(memory->wanted[w]) << w;
+    return owners;
+  }
+  __device__ const Task& published(int warp) const { return memory->task(warp); }
+
+  // What the warps have, each the same on all its lanes, merged in their order.
+  template <class T, class Merge>
+  __device__ T gathered(const T& mine, Merge merge) const {
+    if (lane() == 0) memory->template slot<T>(warp()) = mine;
+    __syncthreads();
+    T all = memory->template slot<T>(0);
+    for (int w = 1; w < kTeamWarps; ++w) all = merge(all, memory->template slot<T>(w));
+    __syncthreads();
+    return all;
   }
 };
 
-}  // namespace pez
+}  // namespace pez::cuda

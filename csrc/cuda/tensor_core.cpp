@@ -1,6 +1,6 @@
 #include "tensor_core.h"
 
-namespace pez {
+namespace pez::cuda {
 
 // Compiled for wider registers as well, chosen at run time: the loops over a tile's tokens have no branches.
 #if defined(__x86_64__) && defined(__GNUC__) && !defined(__clang__)
@@ -48,4 +48,4 @@ PEZ_WIDER void add_as_tensor_cores(SumRule rule, const float* query, const int16
   }
 }
 
-}  // namespace pez
+}  // namespace pez::cuda

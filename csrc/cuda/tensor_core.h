@@ -10,7 +10,7 @@
 
 #include "keys.h"
 
-namespace pez {
+namespace pez::cuda {
 
 struct SumRule {
   int block, bits;
@@ -41,4 +41,4 @@ struct TransposedTile {
 // score (kTile) of one query, given as its elements' values and exponents.
 void add_as_tensor_cores(SumRule rule, const float* query, const int16_t* query_exponent, const TransposedTile& tile, int64_t width, float* score);
 
-}  // namespace pez
+}  // namespace pez::cuda
