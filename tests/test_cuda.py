@@ -31,11 +31,11 @@ from pez_fast._cuda.simulated import nearest as simulate
 EVERYTHING = 3.0  # added to the bound, every token of every tile is compared exactly
 
 
-def simulated(case: Case, coarser: float = 0.0) -> tuple[torch.Tensor, torch.Tensor, list[int]]:
+def simulated(case: Case, coarser: float = 0.0, card: str = "hopper") -> tuple[torch.Tensor, torch.Tensor, list[int]]:
     """ids, cosines, and how many rows were certified, rescored and rescanned."""
     x, weight, banned = case
     table, counts = TokenTable(weight, banned), torch.zeros(3, dtype=torch.int64)
-    found = simulate.nearest(x, weight, table.ids, simulate.prepare(weight, table.ids), counts, coarser)
+    found = simulate.nearest(x, weight, table.ids, simulate.prepare(weight, table.ids), counts, coarser, card)
     return *found, counts.tolist()
 
 
@@ -67,6 +67,30 @@ def test_dtypes_and_layouts(x_dtype, table_dtype):
     assert found.tolist() == reference.nearest_token(x, weight)[0].tolist()
 
 
+@pytest.mark.parametrize("table_dtype", [torch.float32, torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("card", simulate.CARDS)
+def test_packed_rows(card, table_dtype):
+    """Rows that are read 16 bytes at a time, of several chunks a lane, near ties among them."""
+    g = seeded(f"packed {card} {table_dtype}")
+    weight = normal(g, 700, 1160)
+    weight[350:] = weight[:350] * (1 + 2**-9 * normal(g, 350, 1))
+    weight, x = weight.to(table_dtype), normal(g, 40, 1160)
+    x[::2] = weight[::35].float() + 0.1 * x[::2]
+    found, similarity, counts = simulated(Case(x, weight), card=card)
+    ids, cosines = reference.nearest_token(x, weight)
+    assert found.tolist() == ids.tolist() and counts[1] + counts[2] > 0
+    torch.testing.assert_close(similarity.double(), cosines.double(), rtol=0, atol=SIMILARITY)
+
+
+def test_the_last_row_of_a_table():
+    """The prepared table is padded with copies of it: they are never found, and never hide that all cosines are negative."""
+    g = seeded("last")
+    for rows in (1, 2, 127, 128, 129, 200):
+        weight = normal(g, rows, 64).abs()
+        x = torch.cat([-weight[-1:], weight[-1:], -normal(g, 5, 64).abs()])
+        assert simulated(Case(x, weight))[0].tolist() == reference.nearest_token(x, weight)[0].tolist()
+
+
 def test_not_finite():
     x = normal(seeded("finite"), 4, 8)
     x[1, 2], x[3, 0] = torch.nan, torch.inf
@@ -91,7 +115,9 @@ def test_bound(kind, d):
     """No rounding to fp16 takes more from a score than the bound allows, `decide` being given nothing more."""
     g = seeded(f"{kind} {d}")
     x, weight = hurting_pair(kind, g, 20, 150, d)
-    unit, residual, _ = simulate.prepare(weight, torch.arange(150))
+    unit, residual, norm = simulate.prepare(weight, torch.arange(150))
+    torch.testing.assert_close(norm, settle.power_scaled(weight).norm(dim=-1))
+    assert torch.equal(unit[150:], unit[149:150].expand(len(unit) - 150, -1))
     half = unit[:150, :d].double()
     exact = settle.unit_rows(weight)
     assert ((exact - half).norm(dim=-1) <= residual.double()).all()
