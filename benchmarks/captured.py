@@ -99,11 +99,14 @@ def main() -> None:
     shapes = [(300, 16, 2, 3)] if args.tiny else [(3000, 64, 4, 8), (49_408, 1024, 8, 16), (49_408, 768, 64, 16)]
     usable = [name for name, answer in info(args.device)["implementations"].items() if answer is True]
     impls = [name for name in usable if (name in args.impls if args.impls else IMPLEMENTATIONS[name].capturable)]
-    entries = [check(impl, args.device, shape) for impl in impls for shape in shapes]
-    for entry in entries:
-        print(entry)
-    if args.out:
-        write(args.out, entries)
+    cases = [(impl, shape) for impl in impls for shape in shapes]
+    entries: list[dict[str, Any]] = []
+    for impl, shape in cases:
+        print(f"> a step of {impl}, {shape}", flush=True)
+        entries.append(check(impl, args.device, shape))
+        print(entries[-1], flush=True)
+        if args.out:
+            write(args.out, entries, final=len(entries) == len(cases))
     if not all(entry["eager_twice"] and entry.get("replayed_equals_eager", True) for entry in entries):
         raise SystemExit(1)
 

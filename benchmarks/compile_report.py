@@ -1,10 +1,11 @@
-"""What becomes of the Triton kernels on each chip: registers, spills, shared memory, tensor-core instructions. Needs no GPU.
+"""What becomes of the Triton kernels on each chip: registers, spills, shared memory, loads, tensor-core instructions. Needs no GPU.
 
     python benchmarks/compile_report.py --json benchmarks/results/triton_compile.json
 
 Every kernel is compiled ahead of time as the launches in `pez_fast._triton` would compile it, in the configurations that
-`tune.candidates` would choose by default. Exits 1 where a kernel spills, takes more shared memory than the chip has, or scans
-without tensor cores.
+`tune.candidates` would choose by default; for most chips the scans and the decision only. Exits 1 where a kernel spills, takes
+more shared memory than the chip has, or scans without tensor cores. The chain is of loads that need what the one before it
+loaded, on the worst way through a kernel; what goes through shared memory, as the best key does, is not followed.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ from typing import Any
 import torch
 import triton
 from provenance import write
+from sass import functions, loads_by_width, longest_load_chain
 from tables import aligned
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
@@ -33,7 +35,9 @@ from triton.tools.tensor_descriptor import TensorDescriptor
 
 from pez_fast._triton import nearest, splice, tune
 
-ARCHS = {"sm_80": (8, 0), "sm_90": (9, 0), "sm_100": (10, 0)}
+ARCHS = {"sm_80": (8, 0), "sm_86": (8, 6), "sm_89": (8, 9), "sm_90": (9, 0), "sm_100": (10, 0), "sm_120": (12, 0)}
+WHOLE = ("sm_80", "sm_90", "sm_100")  # of the others only kernels of these names:
+PART = re.compile("scan|decide")
 TENSOR_CORES = re.compile(r"wgmma\.mma_async|tcgen05\.mma|mma\.sync")
 POINTERS = {
     torch.float64: "*fp64", torch.float32: "*fp32", torch.float16: "*fp16", torch.bfloat16: "*bf16",
@@ -52,6 +56,9 @@ class Launch:
     options: dict[str, Any]
 
 
+WORK: list[tuple[Launch, str]] = []  # what to compile, and for which chip
+
+
 @dataclass
 class Compiled:
     kernel: str
@@ -60,6 +67,8 @@ class Compiled:
     registers: int
     spilled_bytes: int
     shared_bytes: int
+    loads_of_128_bits: int
+    load_chain: int
     tensor_cores: str
 
     def faults(self, shared_limit: int | None = None) -> list[str]:
@@ -120,15 +129,17 @@ def recorded(launches: list[Launch]) -> Iterator[None]:
 def launches(capability: tuple[int, int], rows: list[int], widths: list[int], dtypes: list[torch.dtype], tokens: int) -> list[Launch]:
     """Everything that searches and splices of these sizes launch on such a chip."""
     met: list[Launch] = []
-    configuration, multiprocessors = tune.configuration, tune.multiprocessors
+    before = tune.configuration, tune.multiprocessors, tune.capability
     tune.configuration = lambda device, n, d, tokens, launch: tune.candidates(capability, n)[0]
     tune.multiprocessors = lambda device: 100
+    tune.capability = lambda device: capability
     try:
         with recorded(met):
             for dtype in dtypes:
                 for d in widths:
                     weight, ids = torch.empty(tokens, d, dtype=dtype), torch.empty(tokens, dtype=torch.int64)
-                    prepared = [torch.empty(-(-tokens // 256) * 256, -(-d // 64) * 64, dtype=torch.float16), torch.empty(1)]
+                    unit = torch.empty(-(-tokens // 256) * 256, -(-d // 64) * 64, dtype=torch.float16)
+                    prepared = [unit, torch.empty(1), torch.empty(tokens, dtype=torch.float64)]
                     for n in rows:
                         nearest.nearest(torch.empty(n, d, dtype=dtype), weight, ids, prepared)
                     template, hard = torch.empty(4, 77, d, dtype=dtype), torch.empty(4, 16, d)
@@ -137,7 +148,7 @@ def launches(capability: tuple[int, int], rows: list[int], widths: list[int], dt
                     splice.splice(template, hard, slots, owner, torch.empty(77, d))
                     splice.splice_backward(template, slots, owner, 4)
     finally:
-        tune.configuration, tune.multiprocessors = configuration, multiprocessors
+        tune.configuration, tune.multiprocessors, tune.capability = before
     return met
 
 
@@ -149,8 +160,11 @@ def compiled(launch: Launch, arch: str) -> Compiled:
     made = triton.compile(source, target=GPUTarget("cuda", 10 * major + minor, 32), options=launch.options)
     with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
         Path(file.name).write_bytes(made.asm["cubin"])
-        tool = [triton.knobs.nvidia.cuobjdump.path, "--dump-resource-usage", file.name]
-        usage = subprocess.run(tool, capture_output=True, text=True, check=True).stdout
+        usage, code = (
+            subprocess.run([triton.knobs.nvidia.cuobjdump.path, what, file.name], capture_output=True, text=True, check=True).stdout
+            for what in ("--dump-resource-usage", "--dump-sass")
+        )
+    (kernel,) = functions(code.splitlines())
     numbers = {key: int(value) for key, value in re.findall(r"(REG|STACK|LOCAL):(\d+)", usage)}
     blocks = [f"{n.removeprefix('BLOCK_').lower()} {v}" for n, v in launch.constants.items() if n.isupper()]
     types = sorted({t.lstrip("*") for n, t in launch.signature.items() if n in ("x", "weight", "template", "grad")})
@@ -162,8 +176,15 @@ def compiled(launch: Launch, arch: str) -> Compiled:
         registers=numbers["REG"],
         spilled_bytes=numbers["STACK"] + numbers["LOCAL"],
         shared_bytes=made.metadata.shared,
+        loads_of_128_bits=loads_by_width(kernel).get(128, 0),
+        load_chain=longest_load_chain(kernel),
         tensor_cores=", ".join(sorted(set(TENSOR_CORES.findall(made.asm["ptx"])))),
     )
+
+
+def compiled_at(number: int) -> Compiled:
+    """For other processes: a kernel cannot be sent to one, but it has those from before it was forked."""
+    return compiled(*WORK[number])
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -182,18 +203,15 @@ def main(arguments: list[str] | None = None) -> int:
         parser.error("TRITON_INTERPRET must not be set: interpreted kernels are not compiled")
 
     dtypes = [getattr(torch, name) for name in args.dtypes]
-    work = [
+    WORK[:] = [
         (launch, arch)
         for arch in args.arch
         for launch in launches(ARCHS[arch], args.rows, args.widths, dtypes, args.tokens)
-        if args.kernels in launch.function.__name__
+        if args.kernels in launch.function.__name__ and (arch in WHOLE or PART.search(launch.function.__name__))
     ]
-    if args.jobs > 1:
-        with ProcessPoolExecutor(args.jobs, mp_context=get_context("fork")) as pool:
-            results = list(pool.map(compiled, *zip(*work, strict=True)))
-    else:
-        results = [compiled(launch, arch) for launch, arch in work]
-    header = ["kernel", "configuration", "arch", "registers", "spilled", "shared", "tensor cores"]
+    with ProcessPoolExecutor(args.jobs, mp_context=get_context("fork")) as pool:
+        results = list(pool.map(compiled_at, range(len(WORK))))
+    header = ["kernel", "configuration", "arch", "registers", "spilled", "shared", "128-bit loads", "chain", "tensor cores"]
     print(aligned([header, *(list(asdict(r).values()) for r in results)]))
     faults = [f"{r.kernel} ({r.configuration}) on {r.arch} {fault}" for r in results for fault in r.faults(args.shared_limit)]
     for fault in faults:

@@ -1,9 +1,9 @@
-"""What the CUDA extension is made of on each chip: registers, stack, shared memory, and the instructions that matter. Needs no GPU.
+"""What the CUDA extension is made of on each chip: registers, stack, shared memory, what its code does. Needs no GPU.
 
     PEZ_FAST_BUILD=cuda pip install -e . && python benchmarks/cuda_report.py --json benchmarks/results/cuda_build.json
 
-Exits 1 where a main kernel (the scans) spills, multiplies without tensor cores, does not copy asynchronously, or, on sm_90a, the scan of
-many rows is not made of wgmma (HGMMA) fed by the tensor memory accelerator (UTMALDG).
+Exits 1 where a kernel is missing, spills, multiplies without tensor cores, does not copy asynchronously, has a fence of
+the whole device in a main loop, takes more shared memory than a card has, or more instructions or loads than STATED.
 """
 
 from __future__ import annotations
@@ -13,16 +13,47 @@ import re
 import subprocess
 import sys
 from collections import Counter
+from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass, field
 from importlib.util import find_spec
 from pathlib import Path
+from typing import NamedTuple
 
+import sass
 import triton
 from provenance import write
 from tables import aligned
 
-INSTRUCTIONS = re.compile(r"\b(HGMMA|HMMA|UTMALDG|LDGSTS|LDSM)\b")
-NEEDED = {"nearest_scan_sm90": ("HGMMA", "UTMALDG"), "nearest_scan_sm80": ("HMMA", "LDGSTS"), "nearest_few": ("HMMA", "LDGSTS")}
+COUNTED = re.compile(r"HGMMA|HMMA|UTMALDG|LDGSTS|LDSM")
+
+
+class Stated(NamedTuple):
+    """What a kernel must be."""
+
+    needs: tuple[str, ...] = ()
+    spills: bool = True  # it may
+    scores: int = 0  # that a thread holds of a tile …
+    instructions: float = 0  # … and instructions for each, at most
+    chain: int | None = None  # of loads that depend on one another, at most
+
+
+STATED = {
+    "nearest_query": Stated(spills=False),
+    "nearest_few": Stated(("HMMA", "LDGSTS"), spills=False),
+    "nearest_scan_sm80": Stated(("HMMA", "LDGSTS"), spills=False, scores=64, instructions=3.5),
+    "nearest_scan_sm90": Stated(("HGMMA", "UTMALDG"), spills=False, scores=128, instructions=3.0),
+    "nearest_decide": Stated(chain=4),
+    "nearest_decide d": Stated(),  # any types and strides
+    "splice": Stated(),
+    "splice_backward": Stated(),
+}
+KIB = 1 << 10
+CARDS = {  # compute capability: shared memory that a block may ask for
+    (8, 0): 163 * KIB, (8, 6): 99 * KIB, (8, 7): 163 * KIB, (8, 9): 99 * KIB, (9, 0): 227 * KIB, (10, 0): 227 * KIB,
+    (10, 3): 227 * KIB, (11, 0): 227 * KIB, (12, 0): 99 * KIB, (12, 1): 99 * KIB,
+}  # fmt: skip
+WIDTHS = (64, 512, 768, 1024, 1280, 2048, 4096, 8192)
+Plans = Callable[[int, int], list[tuple[str, int]]]
 
 
 @dataclass
@@ -33,54 +64,135 @@ class Kernel:
     stack_bytes: int
     shared_bytes: int
     instructions: dict[str, int] = field(default_factory=dict)
+    spills: int = 0
+    fences: list[str] = field(default_factory=list)
+    epilogue: int | None = None
+    chain: int = 0
+    rounds: int = 0
+    loads: dict[int, int] = field(default_factory=dict)
+
+    @property
+    def stated(self) -> Stated:
+        return STATED.get(self.name) or STATED.get(self.name.split()[0]) or Stated()
+
+    @property
+    def per_score(self) -> float | None:
+        """Instructions of the epilogue, where that is made of scores."""
+        scores = self.stated.scores
+        return None if self.epilogue is None or not scores else round(self.epilogue / scores, 2)
+
+    @property
+    def capability(self) -> tuple[int, int]:
+        number = re.sub(r"\D", "", self.arch)
+        return int(number[:-1]), int(number[-1])
+
+    def runs(self, card: tuple[int, int]) -> bool:
+        """As it is, or compiled from PTX of the same source; what is made for one chip (sm_90a) runs nowhere else."""
+        return self.capability == card if self.arch.endswith("a") else self.capability <= card
 
     def faults(self) -> list[str]:
         """What is wrong with it, in words."""
-        needed = next((found for main, found in NEEDED.items() if self.name.startswith(main)), None)
-        if needed is None:
-            return []
-        wrong = [f"spills: {self.stack_bytes} bytes of stack"] if self.stack_bytes else []
-        return wrong + [f"holds no {name}" for name in needed if not self.instructions.get(name)]
+        stated, wrong = self.stated, [f"has a fence in a main loop: {fence}" for fence in self.fences]
+        if not stated.spills and (self.stack_bytes or self.spills):
+            wrong.append(f"spills: {self.stack_bytes} bytes of stack, {self.spills} instructions")
+        wrong += [f"holds no {name}" for name in stated.needs if not self.instructions.get(name)]
+        if stated.scores and self.per_score is None:
+            wrong.append("has no epilogue that could be found")
+        elif stated.scores and self.per_score > stated.instructions:
+            wrong.append(f"takes {self.per_score} instructions for a score; {stated.instructions} are stated")
+        if stated.chain is not None and self.chain > stated.chain:
+            wrong.append(f"has a chain of {self.chain} dependent loads; {stated.chain} are stated")
+        return wrong
 
 
-def tool(name: str, *options: str) -> str:
-    """What a tool of Triton's package prints."""
-    return subprocess.run([getattr(triton.knobs.nvidia, name).path, *options], capture_output=True, text=True, check=True).stdout
+def shared_faults(kernels: list[Kernel], plans: Plans) -> list[str]:
+    """Where what the launches ask for, with what a kernel has anyway, is more than a card gives to a block."""
+    wrong = []
+    for card, limit in CARDS.items():
+        on = "{}.{}".format(*card)
+        for width in WIDTHS:
+            for name, dynamic in plans(limit, width):
+                named = [k for k in kernels if f"{k.name} ".startswith(f"{name} ")]
+                if not named:
+                    wrong.append(f"{name} is planned for {on} and does not exist")
+                    continue
+                runs = [k for k in named if k.runs(card)]
+                static = max((k.shared_bytes for k in runs), default=0)
+                if runs and static + dynamic > limit:
+                    sizes = f"{static} + {dynamic} bytes of shared memory of {limit}"
+                    wrong.append(f"{name} at width {width} on {on} takes {sizes}")
+    return list(dict.fromkeys(wrong))
+
+
+def all_faults(kernels: list[Kernel], plans: Plans | None) -> list[str]:
+    faults = [f"{k.name} on {k.arch} {fault}" for k in kernels for fault in k.faults()]
+    present = {name for k in kernels for name in (k.name, k.name.split()[0])}
+    faults += [f"there is no {name}" for name in STATED if name not in present]
+    if plans is None:
+        return [*faults, "the extension does not say how much shared memory its launches take: it has no plans()"]
+    return faults + shared_faults(kernels, plans)
+
+
+def tool(name: str, *options: str) -> Iterable[str]:
+    """The lines that a tool of Triton's package prints."""
+    command = [getattr(triton.knobs.nvidia, name).path, *options]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        yield from process.stdout
+    if process.returncode:
+        raise subprocess.CalledProcessError(process.returncode, command)
 
 
 def readable(mangled: str) -> str:
-    """_ZN3pez…nearest_few_kernelILi16ELi4EE… -> nearest_few 16 4; types of a template by their letters."""
+    """_ZN3pez…nearest_few_kernelILi16ELi4EE… -> nearest_few 16 4; types of a template by their letters or names."""
     match = re.search(r"\d+((?:nearest|splice)\w*?)_kernel(?:I(.*?)E(?:Ev|v))?", mangled)
     if not match:
         return mangled
-    arguments = re.findall(r"Li(\d+)", match[2] or "") or re.findall(r"__half|__nv_bfloat16|[fd]", match[2] or "")
-    return " ".join([match[1], *arguments])
+    found = re.findall(r"L[ib](\d+)E|NS_\d+(\w+?)E|(__half|__nv_bfloat16|[fd])|(S\d*_)", match[2] or "")
+    words: list[str] = []
+    for number, name, kind, again in found:  # S_, S1_, …: a type that was named before
+        words.append(number or name or kind or (words[-1] if words else again))
+    return " ".join([match[1], *words])
 
 
-def kernels(extension: Path) -> list[Kernel]:
+def read(usage: Iterable[str], code: Iterable[str]) -> list[Kernel]:
+    """From what cuobjdump prints with --dump-resource-usage and with --dump-sass."""
     found: dict[tuple[str, str], Kernel] = {}
-    arch = ""
-    for line in tool("cuobjdump", "--dump-resource-usage", str(extension)).splitlines():
+    arch = name = ""
+    for line in usage:
         if match := re.search(r"arch = (sm_\w+)", line):
             arch = match[1]
         elif match := re.search(r"Function (\w+):", line):
             name = match[1]
         elif "REG:" in line:
             numbers = {key: int(value) for key, value in re.findall(r"(REG|STACK|SHARED|LOCAL):(\d+)", line)}
-            kernel = Kernel(readable(name), arch, numbers["REG"], numbers["STACK"] + numbers["LOCAL"], numbers["SHARED"])
+            stack = numbers["STACK"] + numbers["LOCAL"]
+            kernel = Kernel(readable(name), arch, numbers["REG"], stack, numbers["SHARED"])
+            if kernel.capability >= (9, 0):  # a KiB of the driver's is counted there, which limits leave out
+                kernel.shared_bytes = max(0, kernel.shared_bytes - KIB)
             found[arch, name] = kernel
-    counts: dict[tuple[str, str], Counter] = {}
-    for line in tool("cuobjdump", "--dump-sass", str(extension)).splitlines():
-        if match := re.search(r"arch = (sm_\w+)|code for (sm_\w+)", line):
-            arch = match[1] or match[2]
-        elif match := re.search(r"Function : (\w+)", line):
-            name = match[1]
-        elif match := INSTRUCTIONS.search(line):
-            counts.setdefault((arch, name), Counter())[match[1]] += 1
-    for key, counter in counts.items():
-        if key in found:
-            found[key].instructions = dict(sorted(counter.items()))
+    for function in sass.functions(code):
+        if not (kernel := found.get((function.arch, function.name))):
+            continue
+        counts = Counter(one.base for one in function.instructions if COUNTED.fullmatch(one.base))
+        kernel.instructions, kernel.spills = dict(sorted(counts.items())), sass.spills(function)
+        kernel.fences, kernel.loads = sass.fences_in_main_loops(function), sass.loads_by_width(function)
+        kernel.epilogue = sass.epilogue_instructions(function) if kernel.stated.scores else None
+        kernel.chain, kernel.rounds = sass.trips(function)
     return sorted(found.values(), key=lambda k: (k.name, k.arch))
+
+
+def table(kernels: list[Kernel]) -> str:
+    header = "kernel,arch,registers,stack,static shared,spills,fences,for a score,chain,rounds,loads,instructions"
+    rows = [
+        [
+            k.name, k.arch, k.registers, k.stack_bytes, k.shared_bytes, k.spills, len(k.fences),
+            "" if k.per_score is None else k.per_score, k.chain, k.rounds,
+            " ".join(f"{count}x{bits}" for bits, count in k.loads.items()),
+            " ".join(f"{name} {count}" for name, count in k.instructions.items()),
+        ]
+        for k in kernels
+    ]  # fmt: skip
+    return aligned([header.split(","), *rows])
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -91,18 +203,16 @@ def main(arguments: list[str] | None = None) -> int:
     if spec is None or spec.origin is None:
         print("the CUDA extension was not built; PEZ_FAST_BUILD=cuda pip install . says why", file=sys.stderr)
         return 1
-    results = kernels(Path(spec.origin))
-    rows = [[k.name, k.arch, k.registers, k.stack_bytes, k.shared_bytes, " ".join(f"{n} {c}" for n, c in k.instructions.items())] for k in results]
-    print(aligned([["kernel", "arch", "registers", "stack", "static shared", "instructions"], *rows]))
-    faults = [f"{k.name} on {k.arch} {fault}" for k in results for fault in k.faults()]
-    mains = {k.name.split()[0] for k in results}
-    faults += [f"there is no {main}" for main in NEEDED if main not in mains]
+    from pez_fast import _C_cuda
+
+    usage, code = (tool("cuobjdump", option, spec.origin) for option in ("--dump-resource-usage", "--dump-sass"))
+    kernels = read(usage, code)
+    print(table(kernels))
+    faults = all_faults(kernels, getattr(_C_cuda, "plans", None))
     for fault in faults:
         print(fault, file=sys.stderr)
     if args.json:
-        from pez_fast import _C_cuda
-
-        write(args.json, {"build": _C_cuda.build_info(), "kernels": [asdict(k) for k in results]})
+        write(args.json, {"build": _C_cuda.build_info(), "kernels": [asdict(k) for k in kernels]})
     return 1 if faults else 0
 
 

@@ -1,8 +1,7 @@
-"""The Triton implementation from within: its bound, its keys, its counts, its chunks, its tuning; on a GPU also graphs and compilations."""
+"""The Triton implementation from within: its bound, its keys, its tiles, its counts, its chunks; on a GPU also graphs and compilations."""
 
 from __future__ import annotations
 
-import json
 from typing import NamedTuple
 
 import pytest
@@ -19,8 +18,9 @@ from inputs import (
     oracle,
     seeded,
 )
+from tolerances import SIMILARITY
 
-from pez_fast import TokenTable, info, nearest_token
+from pez_fast import TokenTable, info, nearest_token, reference
 from pez_fast._shared import halves, settle
 
 if info(DEVICES[-1])["implementations"]["triton"] is not True:
@@ -28,7 +28,7 @@ if info(DEVICES[-1])["implementations"]["triton"] is not True:
 
 from pez_fast._triton import nearest as triton_nearest
 from pez_fast._triton import tune
-from pez_fast._triton.finish import _nearest_finish_kernel
+from pez_fast._triton.decide import _nearest_decide_kernel
 from pez_fast._triton.scan import _nearest_query_kernel, _nearest_scan_few_kernel, _nearest_scan_many_kernel
 
 DEVICE = DEVICES[-1]
@@ -38,48 +38,55 @@ on_a_gpu = pytest.mark.skipif(DEVICE == "cpu", reason="needs a GPU")
 class Scanned(NamedTuple):
     scores: torch.Tensor  # (N, T, 2)
     place: torch.Tensor  # (N, T, 2)
-    present: torch.Tensor  # (N, T, 2) bool: whether it is a token at all
     eps: torch.Tensor  # (N,) the bound
     error: torch.Tensor  # (N,) of the query's rounding
     block_v: int
+    per_key: int
 
     def off(self, exact: torch.Tensor) -> torch.Tensor:
-        """(N, T, 2): distance of the scores from the cosines exact (N, K)."""
-        true = exact.gather(1, self.place.clamp(0, exact.shape[1] - 1).flatten(1)).view_as(self.scores)
-        return (self.scores.double() - true).abs().masked_fill(~self.present, 0)
+        """(N, T, 2): distance of the scores from the best cosine of the key's tokens, of exact (N, K)."""
+        places = self.block_v // self.per_key
+        member = torch.arange(self.per_key, device=exact.device) * places
+        token = torch.arange(self.place.shape[1], device=exact.device)[:, None, None] * self.block_v + self.place[..., None] + member
+        token = token.clamp(max=exact.shape[1] - 1)  # the rest are copies of the last one
+        return (self.scores.double() - exact.gather(1, token.flatten(1)).view(token.shape).amax(-1)).abs()
 
 
 def scanned(x: torch.Tensor, table: TokenTable) -> Scanned:
-    unit, residual = table.prepared("triton")
+    unit, residual, _ = table.prepared("triton")
     n, d = x.shape
-    query, error, _ = triton_nearest.queries(x, unit.shape[1])
+    query, error, _, _ = triton_nearest.queries(x, unit.shape[1])
     scan = tune.configuration(x.device, n, d, len(table.ids), lambda scan: None)
-    keys = triton_nearest.scan_keys(query, unit, n, len(table.ids), scan)
-    first = torch.arange(keys.shape[1], device=x.device)[None, :, None] * scan.block_v
-    place = first + scan.block_v - 1 - (keys & (scan.block_v - 1))
-    scores = (keys ^ ((keys >> 31) & 0x7FFFFFFF)).view(torch.float32)
-    eps = residual + error[:n] * (1 + residual) + triton_nearest.scan_slack(d, scan.block_v)
-    return Scanned(scores, place, keys != -(2**31), eps, error[:n], scan.block_v)
+    scores = two_scores(triton_nearest.scan_keys(query, unit, n, len(table.ids), scan))
+    places = scan.block_v // tune.per_key(n)
+    slack = halves.scan_slack(unit.shape[1], tune.capability(x.device), places)
+    eps = residual + error[:n] * (1 + residual) + slack
+    return Scanned(scores, scores.view(torch.int32) & (places - 1), eps, error[:n], scan.block_v, tune.per_key(n))
+
+
+def two_scores(keys: torch.Tensor) -> torch.Tensor:
+    """keys (N, T) -> the scores (N, T, 2) float32, the better first."""
+    return keys.view(torch.float32).view(*keys.shape, 2)
 
 
 KINDS = ("normal", "positive", "equal elements", "one large", "cancelling", "mixed", "subnormal halves")
 
 
-@pytest.mark.parametrize("d", [1, 3, 17, 128, 1024])
+@pytest.mark.parametrize(("n", "d"), [(24, 1), (24, 3), (24, 17), (24, 128), (24, 1024), (130, 64)])
 @pytest.mark.parametrize("kind", KINDS)
-def test_scan_error(kind, d):
+def test_scan_error(kind, n, d):
     """No scanned score leaves the bound, and the two kept of each tile are its best ones up to the bound."""
     g = seeded(f"{kind} {d}")
-    x, weight = hurting_pair(kind, g, 24, 700, d)
+    x, weight = hurting_pair(kind, g, n, 700, d)
     x, table = x.contiguous().to(DEVICE), TokenTable(weight.contiguous().to(DEVICE))
     found = scanned(x, table)
     exact = cosines(x, table)
     off = found.off(exact)
     assert (off <= found.eps[:, None, None]).all()
     assert off.max() > 0, "an input without any rounding tests nothing"
-    for tile, part in enumerate(exact.split(found.block_v, dim=1)):
-        best = part.topk(min(2, part.shape[1])).values
-        assert (found.scores[:, tile, : best.shape[1]] >= best - found.eps[:, None]).all()
+    last = exact[:, -1:].expand(-1, -exact.shape[1] % found.block_v)
+    best = torch.cat([exact, last], 1).view(n, -1, found.per_key, found.block_v // found.per_key).amax(2).topk(2).values
+    assert (found.scores >= best - found.eps[:, None, None]).all()
 
 
 def cosines(x: torch.Tensor, table: TokenTable) -> torch.Tensor:
@@ -105,21 +112,25 @@ def test_each_rounding_is_in_the_bound(d):
     assert 0.8 * found.error[0] < found.off(cosines(some, table)).max() <= found.eps[0]
 
 
-def test_keys_number_the_lowest_of_equal_tokens():
-    """A tile of rows repeated, positive and negative scores: best and second best are the first two of the best row."""
-    rows = settle.unit_rows(normal(seeded("keys"), 8, 64)).half()
-    unit = rows.repeat_interleave(3, 0)
-    unit = torch.cat([unit, unit.new_zeros(tune.TILE - len(unit), 64)]).to(DEVICE)
-    query, _, state = triton_nearest.queries(torch.cat([rows, -rows]).to(DEVICE).float(), 64)
-    scan = tune.configuration(query.device, 16, 64, 24, lambda scan: None)
-    keys = triton_nearest.scan_keys(query, unit, 16, 24, scan)[:, 0]
-    place = scan.block_v - 1 - (keys & (scan.block_v - 1))
-    best = (torch.cat([rows, -rows]).float() @ rows.T.float()).argmax(1)
-    assert state.tolist() == [0] * 16
-    assert place.tolist() == [[3 * b, 3 * b + 1] for b in best.tolist()]
-    assert (keys[:, 0] > keys[:, 1]).all()
-    alone = triton_nearest.scan_keys(query, unit, 16, 1, scan)[:, 0]
-    assert (alone[:, 1] == -(2**31)).all(), "what is behind the last token must never be a key"
+@pytest.mark.parametrize("sign", [1, -1], ids=["positive", "negative"])
+@pytest.mark.parametrize("n", [8, 130])
+def test_keys_number_the_two_best_places(n, sign):
+    """Of scores of either sign, and none of them is the lowest bits' work."""
+    g = seeded("keys")
+    x, unit = normal(g, n, 64), settle.unit_rows(normal(g, tune.TILE, 64)).half()
+    x, unit = (x, unit) if sign > 0 else (-x.abs(), unit.abs())
+    query, _, _, state = triton_nearest.queries(x.to(DEVICE), 64)
+    scan = tune.configuration(query.device, n, 64, tune.TILE, lambda scan: None)
+    scores = two_scores(triton_nearest.scan_keys(query, unit.to(DEVICE), n, tune.TILE, scan))
+    places = scan.block_v // tune.per_key(n)
+    exact = (query[:n].cpu().double() @ unit.T.double()).view(n, -1, tune.per_key(n), places).amax(2)
+    best = exact.topk(2)
+    clear = best.values[..., 0] - best.values[..., 1] > 2 * places * 2.0**-23
+    found = scores.cpu().view(torch.int32) & (places - 1)
+    assert state[:n].tolist() == [0] * n and clear.float().mean() > 0.9
+    assert (exact.sign() == sign).all() or sign > 0
+    assert torch.equal(found[..., 0][clear], best.indices[..., 0][clear])
+    assert (found[..., 0] != found[..., 1]).all() and (scores[..., 0] > scores[..., 1]).all()
 
 
 def counted(name: str) -> list[int]:
@@ -137,6 +148,81 @@ def test_counts():
     assert counted("clustered") == [0, 0, 30]
     assert sum(counted("zero_rows")) == 10, "rows without a direction are not counted"
     assert counted("large_vocabulary")[1] > 0
+
+
+# Whole tiles.
+
+
+@pytest.fixture(params=["few", "many"])
+def either_scan(request, monkeypatch):
+    """With a key for each token, or one for several: whatever the number of rows."""
+    if request.param == "many":
+        monkeypatch.setattr(tune, "FEW", 0)
+
+
+def crowded(near: int, noise: float, dtype: torch.dtype = torch.float32) -> tuple[torch.Tensor, torch.Tensor]:
+    """Three tokens to search for, and a table of 700 in which each stands among so many near twins; all three are alike if they fill it."""
+    g = seeded(f"crowded {near}")
+    x, weight = normal(g, 3, 40, dtype=torch.float64), normal(g, 700, 40, dtype=torch.float64)
+    if near >= 250:
+        x = x[:1].expand(3, -1) + noise * normal(g, 3, 40, dtype=torch.float64)
+    for row, first in zip(x, (0, 250, 500), strict=True):
+        weight[first : first + near] = row + noise * normal(g, len(weight[first : first + near]), 40, dtype=torch.float64)
+        weight[first + 3] = row
+    return x.to(dtype), weight.to(dtype)
+
+
+def searched(x: torch.Tensor, table: TokenTable, prepared: list[torch.Tensor]) -> tuple[list[int], torch.Tensor, list[int]]:
+    counts = torch.zeros(3, dtype=torch.int64, device=DEVICE)
+    found, similarity = triton_nearest.nearest(x, table.weight, table.ids, prepared, counts)
+    return found.tolist(), similarity.cpu().double(), counts.tolist()
+
+
+STRIDED = {
+    "contiguous": lambda t: t,
+    "strided": lambda t: t.repeat_interleave(3, 1)[:, ::3],
+}
+
+
+@pytest.mark.parametrize("layout", STRIDED)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.float16], ids=str)
+@pytest.mark.parametrize("near", [2, 9, 250], ids=["two reach", "some reach", "all reach"])
+def test_whole_tiles(near, dtype, layout, either_scan):
+    """The tokens of a tile that reach the limit are compared exactly, be it two of them or all."""
+    x, weight = crowded(near, 1e-4 if dtype == torch.float16 else 1e-7, dtype)
+    ids, cosines = reference.nearest_token(x, weight)
+    table = TokenTable(STRIDED[layout](weight.to(DEVICE)))
+    found, similarity, counts = searched(STRIDED[layout](x.to(DEVICE)), table, table.prepared("triton"))
+    assert found == ids.tolist() and counts == [0, 0, 3]
+    torch.testing.assert_close(similarity, cosines, rtol=0, atol=SIMILARITY)
+
+
+@pytest.mark.parametrize("near", [0, 2, 9])
+def test_only_what_reaches_the_limit_is_compared(near, either_scan):
+    """Norms made wrong would let all others win, if they were looked at."""
+    x, weight = crowded(near, 1e-7)
+    table = TokenTable(weight.to(DEVICE))
+    unit, residual, norm = table.prepared("triton")
+    far = cosines(x.to(DEVICE), table).amax(0) < 0.99
+    assert far.sum() >= 700 - 3 * (near + 1)
+    found, similarity, counts = searched(x.to(DEVICE), table, [unit, residual, torch.where(far, norm * 1e-9, norm)])
+    assert found == reference.nearest_token(x, weight)[0].tolist()
+    assert (similarity <= 1 + 1e-6).all() and counts == ([3, 0, 0] if near == 0 else [0, 0, 3])
+
+
+@pytest.mark.parametrize("tokens", [1, 2, 511, 513, 700])
+def test_the_last_token_and_its_copies(tokens, either_scan):
+    """The padding repeats the last token: that is found, never a copy."""
+    g = seeded("last")
+    weight = normal(g, tokens, 40)
+    x = torch.cat([weight[-1:] * 3, weight[-1:] + 1e-3 * normal(g, 1, 40), -weight[-1:]])
+    table = TokenTable(weight.to(DEVICE))
+    unit, _, norm = table.prepared("triton")
+    assert len(unit) % tune.TILE == 0 and len(norm) == tokens and torch.equal(unit[tokens:], unit[tokens - 1 : tokens].expand(len(unit) - tokens, -1))
+    expected, cosine = reference.nearest_token(x, weight)
+    found, similarity, counts = searched(x.to(DEVICE), table, table.prepared("triton"))
+    assert found == expected.tolist() and found[:2] == [tokens - 1] * 2 and sum(counts) == 3
+    torch.testing.assert_close(similarity, cosine, rtol=0, atol=SIMILARITY)
 
 
 @pytest.mark.parametrize("name", ["one_token", "zero_rows", "tightly_clustered", "mixed_norms_float64"])
@@ -163,92 +249,13 @@ def test_far_below_one_is_told_apart():
     assert_exact(*case("far_below_one"), "triton", DEVICE, oracle("far_below_one"))
 
 
-# Tuning.
-
-
-@pytest.fixture
-def tuned(monkeypatch, tmp_path):
-    """As if on an H100, with a file of its own; yields the configurations that were timed."""
-    timed: list[tune.Scan] = []
-    monkeypatch.setattr(tune, "INTERPRETED", False)
-    monkeypatch.setattr(tune, "_capability", lambda device: (9, 0))
-    monkeypatch.setattr(tune, "_device_name", lambda device: "a GPU")
-    monkeypatch.setattr(tune, "_milliseconds", lambda run: run() or -len(timed))  # the last one wins
-    monkeypatch.setattr(torch.cuda, "is_current_stream_capturing", lambda: False)
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    monkeypatch.delenv("PEZ_FAST_AUTOTUNE", raising=False)
-    tune._stored.cache_clear()
-    yield timed
-    tune._stored.cache_clear()
-
-
-def chosen(timed: list[tune.Scan], n: int = 4096) -> tune.Scan:
-    return tune.configuration(torch.device("cpu"), n, 1024, 49408, timed.append)
-
-
-def test_nothing_is_timed_unasked(tuned, tmp_path):
-    assert chosen(tuned) == tune.candidates((9, 0), 4096)[0]
-    assert tuned == [] and list(tmp_path.iterdir()) == []
-
-
-def test_winner_is_kept(tuned, tmp_path, monkeypatch):
-    monkeypatch.setenv("PEZ_FAST_AUTOTUNE", "1")
-    best = tune.candidates((9, 0), 4096)[-1]
-    assert chosen(tuned) == best and len(tuned) == len(tune.candidates((9, 0), 4096))
-    assert chosen(tuned) == chosen(tuned, 3000) == best and len(tuned) == len(tune.candidates((9, 0), 4096))
-    chosen(tuned, 16)  # another kind of search
-    assert len(tuned) > len(tune.candidates((9, 0), 4096))
-    assert [path.name for path in (tmp_path / "pez_fast").iterdir()] == ["triton.json"]
-    monkeypatch.delenv("PEZ_FAST_AUTOTUNE")
-    tune._stored.cache_clear()
-    tuned.clear()
-    assert chosen(tuned) == best and tuned == []
-
-
-@pytest.mark.parametrize("text", ["", "nonsense", "[]", '{"a": 1}', '{"a": {"block_n": 1, "colour": 2}}'])
-def test_unreadable_file_is_ignored(text, tuned, tmp_path):
-    (tmp_path / "pez_fast").mkdir()
-    (tmp_path / "pez_fast" / "triton.json").write_text(text)
-    assert chosen(tuned) == tune.candidates((9, 0), 4096)[0]
-
-
-def test_unknown_winner_is_ignored(tuned, tmp_path, monkeypatch):
-    monkeypatch.setenv("PEZ_FAST_AUTOTUNE", "1")
-    chosen(tuned)
-    path = tmp_path / "pez_fast" / "triton.json"
-    stored = json.loads(path.read_text())
-    for scan in stored.values():
-        scan["block_v"] = 32
-    path.write_text(json.dumps(stored))
-    tune._stored.cache_clear()
-    assert chosen(tuned) == tune.candidates((9, 0), 4096)[0]
-
-
-def test_nothing_is_timed_under_capture(tuned, monkeypatch):
-    monkeypatch.setenv("PEZ_FAST_AUTOTUNE", "1")
-    monkeypatch.setattr(torch.cuda, "is_current_stream_capturing", lambda: True)
-    assert chosen(tuned) == tune.candidates((9, 0), 4096)[0] and tuned == []
-
-
-@pytest.mark.parametrize("n", [1, 16, 17, 64, 128, 129, 16384])
-@pytest.mark.parametrize("capability", [(8, 0), (8, 6), (8, 9), (9, 0), (10, 0), (12, 0)])
-def test_candidates_fit_the_chip(capability, n):
-    choices = tune.candidates(capability, n)
-    assert choices and len(set(choices)) == len(choices)
-    for scan in choices:
-        assert scan.shared_bytes <= tune.shared_limit(capability)
-        assert scan.block_n >= n or n > tune.FEW
-        assert 256 % scan.block_n == 256 % scan.block_v == 0 and tune.WIDTH % scan.block_k == 0
-        assert not scan.descriptor or capability in [(9, 0), (10, 0)]
-
-
 # On a GPU.
 
 
 @on_a_gpu
 def test_row_counts_share_one_compilation():
     table = TokenTable(normal(seeded("table"), 3000, 64).to(DEVICE))
-    kernels = (_nearest_query_kernel, _nearest_scan_few_kernel, _nearest_scan_many_kernel, _nearest_finish_kernel)
+    kernels = (_nearest_query_kernel, _nearest_scan_few_kernel, _nearest_scan_many_kernel, _nearest_decide_kernel)
 
     def compilations() -> list[int]:
         return [len(kernel.device_caches[torch.cuda.current_device()][0]) for kernel in kernels]

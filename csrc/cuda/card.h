@@ -7,6 +7,7 @@ namespace pez::cuda {
 
 struct Card {
   int device = 0, major = 0, minor = 0, multiprocessors = 0, shared_bytes = 0;  // shared_bytes: what a block may use
+  bool overlaps = false;  // kernels may begin before the one before has ended
 };
 
 inline cudaError_t current_card(Card& card) {
@@ -21,7 +22,7 @@ inline cudaError_t current_card(Card& card) {
   return error;
 }
 
-// Launches a kernel that begins while the one before it on the stream still runs, where the card can do that (from sm_90 on): it must call
+// Launches a kernel that begins while the one before it on the stream still runs, where card and code can do that (from sm_90 on): it must call
 // wait_for_previous() before it reads what that one writes. The one before says with let_next_begin() when the next may take its place.
 template <class... Parameters, class... Arguments>
 cudaError_t launch_after(const Card& card, cudaStream_t stream, unsigned blocks, unsigned threads, int shared_bytes, void (*kernel)(Parameters...),
@@ -39,7 +40,7 @@ cudaError_t launch_after(const Card& card, cudaStream_t stream, unsigned blocks,
   configuration.dynamicSmemBytes = size_t(shared_bytes);
   configuration.stream = stream;
   configuration.attrs = &overlap;
-  configuration.numAttrs = card.major >= 9 ? 1 : 0;
+  configuration.numAttrs = card.overlaps ? 1 : 0;
   return cudaLaunchKernelEx(&configuration, kernel, Parameters(arguments)...);
 }
 

@@ -78,7 +78,11 @@ PEZ_BOTH Pair two_sum(double a, double b) {
 }
 
 PEZ_BOTH Pair two_product(double a, double b) {
+#if defined(__CUDA_ARCH__)
+  const double p = __dmul_rn(a, b);  // never fused with what is done to p next
+#else
   const double p = a * b;
+#endif
   return {p, fma(a, b, -p)};
 }
 

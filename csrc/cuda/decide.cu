@@ -9,7 +9,7 @@ namespace {
 
 // E: the type of packed tokens beside packed float32 queries; double: any types and strides.
 template <class E>
-__global__ void __launch_bounds__(32 * kTeamWarps, 4) nearest_decide_kernel(const __grid_constant__ Search s, Answer out) {
+__global__ void __launch_bounds__(32 * kTeamWarps, 3) nearest_decide_kernel(const __grid_constant__ Search s, Answer out) {
   __shared__ TeamMemory memory;
   const Team team(&memory);
   const int row = int(blockIdx.x) * kTeamWarps + team.warp();

@@ -68,25 +68,46 @@ struct Task {  // of one warp
   double enough;  // a cosine below it cannot be the nearest's; float64 tells no more
 };
 
+constexpr int kKeysTogether = 16;  // keys that a lane has on their way at once
+
+// The best keys of tiles start + i * lanes(), of what is no tile something lower.
+template <class Team>
+PEZ_BOTH void read_keys(Team t, const Best* keys, int start, int tiles, Key (&key)[kKeysTogether]) {
+  PEZ_UNROLL
+  for (int i = 0; i < kKeysTogether; ++i) {
+    const int tile = start + i * t.lanes() + t.lane();
+    key[i] = tile < tiles ? keys[tile].first : -INFINITY;
+  }
+}
+
+// Of this lane's tiles.
+template <class Team>
+PEZ_BOTH Key best_key(Team t, const Best* keys, int tiles) {
+  Key best = kLowest;
+  PEZ_ROLLED
+  for (int start = 0; start < tiles; start += kKeysTogether * t.lanes()) {
+    Key key[kKeysTogether];
+    read_keys(t, keys, start, tiles, key);
+    PEZ_UNROLL
+    for (int i = 0; i < kKeysTogether; ++i) best = larger(best, key[i]);
+  }
+  return best;
+}
+
 // visit(tile, group) for every group that may hold the winner; whether there were whole tiles. Each lane looks at every so many-th tile, 32 of
 // them at once, and remembers those that reach the limit as bits.
 template <class Team, class Visit>
 PEZ_BOTH bool each_group(Team t, const Search& s, const Task& task, Pass pass, Share share, Visit visit) {
-  constexpr int kAhead = 16;  // keys on their way at once
   const Best* keys = s.keys + int64_t(task.row) * s.tiles;
   bool several = false;
   for (int start = 0; start < s.tiles; start += 32 * t.lanes()) {
     uint32_t reached = 0;
     PEZ_ROLLED
-    for (int part = 0; part < 32 && start + part * t.lanes() < s.tiles; part += kAhead) {
-      Key key[kAhead];
+    for (int part = 0; part < 32 && start + part * t.lanes() < s.tiles; part += kKeysTogether) {
+      Key key[kKeysTogether];
+      read_keys(t, keys, start + part * t.lanes(), s.tiles, key);
       PEZ_UNROLL
-      for (int i = 0; i < kAhead; ++i) {
-        const int tile = start + (part + i) * t.lanes() + t.lane();
-        key[i] = tile < s.tiles ? keys[tile].first : -INFINITY;
-      }
-      PEZ_UNROLL
-      for (int i = 0; i < kAhead; ++i) reached |= uint32_t(key[i] >= task.limit) << (part + i);
+      for (int i = 0; i < kKeysTogether; ++i) reached |= uint32_t(key[i] >= task.limit) << (part + i);
     }
     PEZ_ROLLED
     for (uint32_t lanes = t.ballot(reached != 0); lanes; lanes &= lanes - 1) {
@@ -113,15 +134,14 @@ PEZ_BOTH bool each_group(Team t, const Search& s, const Task& task, Pass pass, S
 // width / 8 + 3), which is less than the 0.33 width 2^-23 of the tensor cores.
 template <class Team>
 PEZ_BOTH void group_scores(Team t, const Search& s, int row, int tile, int group, float (&score)[kGroup]) {
-  constexpr int kAhead = 2;  // chunks of eight elements of five rows on their way
   const int chunks = s.width / 8;
   const Half *query = s.query + int64_t(row) * s.width, *tokens = s.unit + (int64_t(tile) * kTile + place_in_tile(group, 0)) * s.width;
   for (int j = 0; j < kGroup; ++j) score[j] = 0;
   PEZ_ROLLED
-  for (int start = t.lane(); start < chunks; start += kAhead * t.lanes()) {
-    Eight<Half> q[kAhead], e[kAhead][kGroup];
+  for (int start = t.lane(); start < chunks; start += kTogether * t.lanes()) {
+    Eight<Half> q[kTogether], e[kTogether][kGroup];
     PEZ_UNROLL
-    for (int i = 0; i < kAhead; ++i) {
+    for (int i = 0; i < kTogether; ++i) {
       const int chunk = start + i * t.lanes();
       if (chunk >= chunks) continue;
       q[i] = Eight<Half>(query + 8 * chunk);
@@ -129,7 +149,7 @@ PEZ_BOTH void group_scores(Team t, const Search& s, int row, int tile, int group
       for (int j = 0; j < kGroup; ++j) e[i][j] = Eight<Half>(tokens + place_in_tile(0, j) * s.width + 8 * chunk);
     }
     PEZ_UNROLL
-    for (int i = 0; i < kAhead; ++i) {
+    for (int i = 0; i < kTogether; ++i) {
       PEZ_UNROLL
       for (int j = 0; j < kGroup; ++j) {
         float sum = 0;
@@ -143,17 +163,23 @@ PEZ_BOTH void group_scores(Team t, const Search& s, int row, int tile, int group
   for (int j = 0; j < kGroup; ++j) score[j] = t.warp_sum(score[j]);
 }
 
-// visit(position) for every token that may have won; whether there were whole tiles.
+// visit(position, id) for every token that may have won; whether there were whole tiles.
 template <class Team, class Visit>
 PEZ_BOTH bool each_candidate(Team t, const Search& s, const Task& task, Pass pass, Share share, Visit visit) {
   return each_group(t, s, task, pass, share, [&](int tile, int group) {
+    int64_t id[kGroup];  // read beside the rows
+    PEZ_UNROLL
+    for (int j = 0; j < kGroup; ++j) {
+      const int position = tile * kTile + place_in_tile(group, j);
+      id[j] = position < s.v.count ? s.v.ids[position] : -1;
+    }
     float score[kGroup];
     group_scores(t, s, task.row, tile, group, score);
     PEZ_ROLLED
     for (int j = 0; j < kGroup; ++j) {
       const int position = tile * kTile + place_in_tile(group, j);
-      const float mine = j == 0 ? score[0] : j == 1 ? score[1] : j == 2 ? score[2] : score[3];  // no indexing: registers
-      if (mine >= task.limit && position < s.v.count) visit(position);
+      const auto of = [j](const auto(&v)[kGroup]) { return j == 0 ? v[0] : j == 1 ? v[1] : j == 2 ? v[2] : v[3]; };  // registers have no index
+      if (of(score) >= task.limit && of(id) >= 0) visit(position, of(id));
     }
   });
 }
@@ -164,10 +190,10 @@ template <class E, class Team>
 PEZ_BOTH Decision decide(Team t, const Search& s, int row) {
   Task mine{row, INFINITY, 0, INFINITY};
   if (row < s.x.rows) {
+    const float residual = *s.residual;
     const Rounded rounded = s.rounded[row];
-    Key top = kLowest;
-    for (int tile = t.lane(); tile < s.tiles; tile += t.lanes()) top = larger(top, s.keys[int64_t(row) * s.tiles + tile].first);
-    if (rounded.kind == kDirected) mine.limit = t.warp_maximum(top) - 2 * scan_error(*s.residual, rounded.error, s.slack);
+    const Key top = t.warp_maximum(best_key(t, s.keys + int64_t(row) * s.tiles, s.tiles));
+    if (rounded.kind == kDirected) mine.limit = top - 2 * scan_error(residual, rounded.error, s.slack);
     mine.norm = rounded.norm;
   }
   const int64_t d = s.v.d();
@@ -182,8 +208,7 @@ PEZ_BOTH Decision decide(Team t, const Search& s, int row) {
     Decision found;
     WideDecision wide;
     if (task.limit < INFINITY) {
-      found.several = each_candidate(t, s, task, pass, share, [&](int position) {
-        const int64_t id = s.v.ids[position];
+      found.several = each_candidate(t, s, task, pass, share, [&](int position, int64_t id) {
         const double c = cosine<E>(t, {s.x.row(task.row), task.norm}, {s.v.weight.row(id), s.v.norm + position}, d);
         if (pass != kTies) {
           found = merged(found, {c, -INFINITY, id, 1, false});

@@ -15,8 +15,8 @@ namespace pez::cuda {
 constexpr int kWidth = 64;    // elements to whose multiple prepared rows are padded
 constexpr int kFewRows = 32;  // most rows that the kernel for few takes
 
-// Rows of the buffers for n queries: a whole number of the tiles that a scan reads.
-constexpr int padded_rows(int n) { return n <= kFewRows ? kFewRows : (n + 255) / 256 * 256; }
+// Rows of the buffers for n queries: a whole number of the tiles that any scan reads, of pairs of them from the second on.
+constexpr int padded_rows(int n) { return n <= 128 ? 128 : (n + 255) / 256 * 256; }
 
 struct Prepared {           // what was prepared of a vocabulary
   const uint16_t* unit;     // fp16 (rows, width): unit rows, the last one repeated to a multiple of kTile

@@ -17,6 +17,7 @@ cudaError_t scan_many(const Shape& s, const Prepared& p, const Buffers& b, const
 cudaError_t nearest(const Matrix& x, const Vocabulary& v, const Prepared& p, const Buffers& b, const Answer& out, cudaStream_t stream) {
   Card card;
   cudaError_t error = current_card(card);
+  if (error == cudaSuccess) error = code_overlaps(card.overlaps);
   if (error != cudaSuccess) return error;
   const int n = int(x.rows), width = int(p.width);
   const Shape s{n, padded_rows(n), width, int((v.count + kTile - 1) / kTile)};

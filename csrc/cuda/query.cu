@@ -34,6 +34,13 @@ __global__ void __launch_bounds__(32 * kWarps) nearest_query_kernel(Matrix x, in
 
 }  // namespace
 
+cudaError_t code_overlaps(bool& overlaps) {
+  cudaFuncAttributes attributes;
+  const cudaError_t error = cudaFuncGetAttributes(&attributes, nearest_query_kernel<true>);
+  overlaps = error == cudaSuccess && attributes.ptxVersion >= 90;
+  return error;
+}
+
 cudaError_t round_queries(const Matrix& x, const Shape& s, const Buffers& b, cudaStream_t stream) {
   const auto kernel = x.type == Type::f32 && x.packed() ? nearest_query_kernel<true> : nearest_query_kernel<false>;
   kernel<<<unsigned((s.padded_rows + kWarps - 1) / kWarps), 32 * kWarps, 0, stream>>>(x, s.width, s.padded_rows, b.query, b.rounded);

@@ -10,6 +10,8 @@ struct Shape {
   int n, padded_rows, width, tiles;
 };
 
+// Whether the code that this card runs waits for the kernel before: not what was compiled from PTX older than the card.
+cudaError_t code_overlaps(bool& overlaps);
 cudaError_t round_queries(const Matrix& x, const Shape& s, const Buffers& b, cudaStream_t stream);
 cudaError_t decide_rows(const Matrix& x, const Vocabulary& v, const Prepared& p, const Shape& s, const Buffers& b, const Answer& out, const Card& card,
                         cudaStream_t stream);

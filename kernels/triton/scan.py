@@ -1,7 +1,8 @@
-"""The scan: fp16 unit rows against the fp16 unit table on tensor cores, of every tile of tokens the two best as sortable keys.
+"""The scan: fp16 unit rows against the fp16 unit table on tensor cores, of every tile of tokens the two best scores.
 
-A key is an int32 in the order of the float32 scores whose low bits, as many as number the tokens of a tile, hold
-BLOCK_V - 1 - (token's place in its tile): one maximum finds the best score and the lowest token that has it.
+The tokens of a tile share places: PLACES of them, place p being that of the tokens p, p + PLACES, p + 2 PLACES and so on. A place's
+score is the best of its tokens'; the lowest bits of the float32, as many as number the places, are replaced by p. So one maximum
+finds the best score and where it is. Few tokens to a key make the decision shorter, many the scan.
 """
 
 from __future__ import annotations
@@ -11,15 +12,18 @@ import triton.language as tl
 
 from pez_fast._triton.rows import load_rows, row_exponents
 
-LOWEST = tl.constexpr(-(2**31))  # the key of what is no token
+NOTHING = tl.constexpr(-0x7FFFFF00800000)  # the key of what is no tile: twice the float32 -inf
 
 
 @triton.jit(do_not_specialize=["n"])
-def _nearest_query_kernel(x, query, error, state, n, d, width, stride_n, stride_d, BLOCK_R: tl.constexpr, BLOCK_D: tl.constexpr):
-    """Same as `unit = x / x.norm(); query = unit.half(); error = (unit - query).norm()`, in float64.
+def _nearest_query_kernel(
+    x, query, error, norm, state, n, d, width, stride_n, stride_d, BLOCK_R: tl.constexpr, BLOCK_D: tl.constexpr,
+):  # fmt: skip
+    """Same as `norm = x.norm(); unit = x / norm; query = unit.half(); error = (unit - query).norm()`, in float64.
 
     One program: BLOCK_R rows of x (n, d). Writes query (…, width) fp16, zero beyond n and d; error (…,) float32, rounded up;
-    state (…,) int32: 0 where a row has a direction, 1 where it is zero, 2 where it is not finite; the query is zero there.
+    norm (…,) float64, of float64 rows as `row_exponents` scales them; state (…,) int32: 0 where a row has a direction, 1 where it
+    is zero, 2 where it is not finite; the query is zero there.
     """
     rows = tl.program_id(0) * BLOCK_R + tl.arange(0, BLOCK_R)
     valid = rows < n
@@ -32,7 +36,9 @@ def _nearest_query_kernel(x, query, error, state, n, d, width, stride_n, stride_
     square = tl.sum(squares, 1)
     # No element's square over- or underflows, so the sum tells.
     kind = tl.where(square == 0, 1, tl.where(square < float("inf"), 0, 2))
-    inverse = 1 / tl.sqrt(tl.where(kind == 0, square, 1.0))
+    length = tl.sqrt(tl.where(kind == 0, square, 1.0))
+    tl.store(norm + rows, length)
+    inverse = 1 / length
     lost = tl.full([BLOCK_R, BLOCK_D], 0, tl.float64)
     for start in range(0, width, BLOCK_D):
         values = load_rows(pointers, valid, start, d, stride_d, exponent, BLOCK_D)
@@ -47,26 +53,31 @@ def _nearest_query_kernel(x, query, error, state, n, d, width, stride_n, stride_
 
 
 @triton.jit
-def score_key(score):
-    """float32 -> int32 in the same order."""
-    bits = score.to(tl.int32, bitcast=True)
-    return bits ^ ((bits >> 31) & 0x7FFFFFFF)
+def first_score(key):
+    """The better score of a key."""
+    return key.to(tl.int32).to(tl.float32, bitcast=True)
 
 
 @triton.jit
-def key_score(key):
-    """The float32 of which this is `score_key`."""
-    return (key ^ ((key >> 31) & 0x7FFFFFFF)).to(tl.float32, bitcast=True)
+def second_score(key):
+    """The other score of a key."""
+    return (key >> 32).to(tl.int32).to(tl.float32, bitcast=True)
 
 
 @triton.jit
-def two_best(score, token, tokens, BLOCK_V: tl.constexpr, AXIS: tl.constexpr):
-    """The two largest keys along AXIS of score, the tokens' axis; token: their numbers from 0, of that axis's shape."""
-    key = (score_key(score) & -BLOCK_V) | (BLOCK_V - 1 - (token & (BLOCK_V - 1)))
-    key = tl.where(token < tokens, key, LOWEST)
-    first = tl.max(key, AXIS)
-    # Keys differ in their low bits, so that this takes away one.
-    return first, tl.max(tl.where(key == tl.expand_dims(first, AXIS), LOWEST, key), AXIS)
+def two_best(score, BLOCK_V: tl.constexpr, PER_KEY: tl.constexpr, AXIS: tl.constexpr):
+    """The keys, int64, of the two best places along AXIS of score (BLOCK_V, N) or (N, BLOCK_V): the better in the low half."""
+    PLACES: tl.constexpr = BLOCK_V // PER_KEY
+    if PER_KEY > 1:
+        other: tl.constexpr = score.shape[1 - AXIS]
+        score = tl.max(tl.reshape(score, [PER_KEY, PLACES, other] if AXIS == 0 else [other, PER_KEY, PLACES]), AXIS)
+    place = tl.expand_dims(tl.arange(0, PLACES), 1 - AXIS)
+    score = ((score.to(tl.int32, bitcast=True) & -PLACES) | place).to(tl.float32, bitcast=True)
+    first = tl.max(score, AXIS)
+    # Scores differ in their low bits, so that this takes away one.
+    second = tl.max(tl.where(score == tl.expand_dims(first, AXIS), float("-inf"), score), AXIS)
+    low = first.to(tl.int32, bitcast=True).to(tl.int64) & 0xFFFFFFFF
+    return (second.to(tl.int32, bitcast=True).to(tl.int64) << 32) | low
 
 
 @triton.jit
@@ -78,15 +89,15 @@ def _load_tile(source, row, k, width, BLOCK: tl.constexpr, BLOCK_K: tl.constexpr
         return tl.load(source + rows[:, None] * width + (k + tl.arange(0, BLOCK_K))[None, :])
 
 
-@triton.jit(do_not_specialize=["n", "tokens", "tiles"])
+@triton.jit(do_not_specialize=["n", "tiles"])
 def _nearest_scan_few_kernel(
-    query, table, keys, n, tokens, tiles, width,
-    BLOCK_N: tl.constexpr, BLOCK_V: tl.constexpr, BLOCK_K: tl.constexpr, DESCRIPTOR: tl.constexpr,
+    query, table, keys, n, tiles, width,
+    BLOCK_N: tl.constexpr, BLOCK_V: tl.constexpr, BLOCK_K: tl.constexpr, PER_KEY: tl.constexpr, DESCRIPTOR: tl.constexpr,
 ):  # fmt: skip
     """Same as `(table @ query.T)` then the two best of every BLOCK_V tokens. One program: all rows, one tile of tokens.
 
-    query (BLOCK_N, width) and table (…, width) fp16, both padded with zeros, as pointers or as descriptors. Writes keys
-    (n, tiles, 2) int32, the better first. Tokens are the long side of the product: the table is read once.
+    query (BLOCK_N, width) and table (tiles * BLOCK_V, width) fp16, as pointers or as descriptors. Writes keys (n, tiles) int64.
+    Tokens are the long side of the product: the table is read once.
     """
     tile = tl.program_id(0)
     score = tl.full([BLOCK_V, BLOCK_N], 0, tl.float32)
@@ -94,19 +105,15 @@ def _nearest_scan_few_kernel(
         rows = _load_tile(table, tile * BLOCK_V, k, width, BLOCK_V, BLOCK_K, DESCRIPTOR)
         queries = _load_tile(query, 0, k, width, BLOCK_N, BLOCK_K, DESCRIPTOR)
         score = tl.dot(rows, tl.trans(queries), score)
-    token = tile * BLOCK_V + tl.arange(0, BLOCK_V)
-    first, second = two_best(score, token[:, None], tokens, BLOCK_V, 0)
     row = tl.arange(0, BLOCK_N)
-    at = keys + (row.to(tl.int64) * tiles + tile) * 2
-    tl.store(at, first, mask=row < n)
-    tl.store(at + 1, second, mask=row < n)
+    tl.store(keys + row.to(tl.int64) * tiles + tile, two_best(score, BLOCK_V, PER_KEY, 0), mask=row < n)
 
 
-@triton.jit(do_not_specialize=["n", "tokens", "row_tiles", "tiles"])
+@triton.jit(do_not_specialize=["n", "row_tiles", "tiles"])
 def _nearest_scan_many_kernel(
-    query, table, keys, n, tokens, row_tiles, tiles, width,
-    BLOCK_N: tl.constexpr, BLOCK_V: tl.constexpr, BLOCK_K: tl.constexpr, GROUP: tl.constexpr, DESCRIPTOR: tl.constexpr,
-    FLATTEN: tl.constexpr,
+    query, table, keys, n, row_tiles, tiles, width,
+    BLOCK_N: tl.constexpr, BLOCK_V: tl.constexpr, BLOCK_K: tl.constexpr, PER_KEY: tl.constexpr, DESCRIPTOR: tl.constexpr,
+    GROUP: tl.constexpr, FLATTEN: tl.constexpr,
 ):  # fmt: skip
     """Same as `(query @ table.T)` then the two best of every BLOCK_V tokens. One program: every so many-th pair of tiles.
 
@@ -125,9 +132,5 @@ def _nearest_scan_many_kernel(
             queries = _load_tile(query, row_tile * BLOCK_N, k, width, BLOCK_N, BLOCK_K, DESCRIPTOR)
             rows = _load_tile(table, tile * BLOCK_V, k, width, BLOCK_V, BLOCK_K, DESCRIPTOR)
             score = tl.dot(queries, tl.trans(rows), score)
-        token = tile * BLOCK_V + tl.arange(0, BLOCK_V)
-        first, second = two_best(score, token[None, :], tokens, BLOCK_V, 1)
         row = row_tile * BLOCK_N + tl.arange(0, BLOCK_N)
-        at = keys + (row.to(tl.int64) * tiles + tile) * 2
-        tl.store(at, first, mask=row < n)
-        tl.store(at + 1, second, mask=row < n)
+        tl.store(keys + row.to(tl.int64) * tiles + tile, two_best(score, BLOCK_V, PER_KEY, 1), mask=row < n)

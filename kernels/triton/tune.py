@@ -1,7 +1,7 @@
 """How the scan is cut into tiles: good defaults for each chip, and what was measured to be better.
 
 With PEZ_FAST_AUTOTUNE=1 the candidates are timed when a kind of search is first met, and the winner is kept in a file that is
-read from then on, with or without the variable.
+read from then on, with or without the variable. A candidate that fails is left out.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ import json
 import os
 import statistics
 import tempfile
+import warnings
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from functools import cache
@@ -46,12 +47,17 @@ class Scan:
 
 def shared_limit(capability: tuple[int, int]) -> int:
     """Bytes of shared memory that a program may use."""
-    return {(8, 0): 163, (8, 7): 163, (9, 0): 227, (10, 0): 227, (10, 3): 227}.get(capability, 99) * 1024
+    return {(8, 0): 163, (8, 7): 163, (9, 0): 227, (10, 0): 227, (10, 3): 227, (11, 0): 227}.get(capability, 99) * 1024
 
 
 def block_of_rows(n: int) -> int:
     """The tile that holds n <= FEW rows."""
     return max(16, triton.next_power_of_2(n))
+
+
+def per_key(n: int) -> int:
+    """How many tokens share a key: with many rows the scan is bound by what it does with the scores, with few the decision weighs more."""
+    return 1 if n <= FEW else 4
 
 
 def candidates(capability: tuple[int, int], n: int) -> list[Scan]:
@@ -98,19 +104,21 @@ def configuration(device: torch.device, n: int, d: int, tokens: int, launch: Cal
     """For n rows and a prepared table of `tokens` rows of d elements; `launch` runs the scan in a given configuration."""
     if INTERPRETED:
         return Scan(block_of_rows(n) if n <= FEW else 128, TILE)
-    choices = candidates(_capability(device), n)
+    choices = candidates(capability(device), n)
     key = f"{_device_name(device)}, triton {triton.__version__}, n {triton.next_power_of_2(n)}, d {d}, v {triton.next_power_of_2(tokens)}"
     stored = _stored(str(_path()))
     if key not in stored and os.environ.get("PEZ_FAST_AUTOTUNE") == "1" and not torch.cuda.is_current_stream_capturing():
-        _store(key, min(choices, key=lambda choice: _milliseconds(lambda: launch(choice))))
+        fastest = _fastest(choices, launch)
+        if fastest:
+            _store(key, fastest)
     found = stored.get(key)
     # A file may have been written by another release.
     return found if found in choices else choices[0]
 
 
 @cache
-def _capability(device: torch.device) -> tuple[int, int]:
-    return torch.cuda.get_device_capability(device)
+def capability(device: torch.device) -> tuple[int, int]:
+    return (8, 0) if INTERPRETED else torch.cuda.get_device_capability(device)
 
 
 @cache
@@ -121,6 +129,17 @@ def _device_name(device: torch.device) -> str:
 @cache
 def multiprocessors(device: torch.device) -> int:
     return torch.cuda.get_device_properties(device).multi_processor_count
+
+
+def _fastest(choices: list[Scan], launch: Callable[[Scan], object]) -> Scan | None:
+    """The choice whose launch takes the least time, of those that can be compiled and launched."""
+    times: dict[Scan, float] = {}
+    for choice in choices:
+        try:
+            times[choice] = _milliseconds(lambda choice=choice: launch(choice))
+        except Exception as problem:  # Triton, ptxas and the driver have no error in common
+            warnings.warn(f"{choice} cannot be timed and is left out: {problem}".splitlines()[0], stacklevel=2)
+    return min(times, key=times.__getitem__, default=None)
 
 
 def _milliseconds(run: Callable[[], object], times: int = 20) -> float:
