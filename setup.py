@@ -161,7 +161,9 @@ class NinjaBuild(build_ext):
         names = [s for s in ext.sources if hopper or not s.endswith(HOPPER_ONLY)]
         with (folder / "build.ninja").open("w") as file:
             ninja = Writer(file)
-            ninja.rule("cxx", f"{compiler} {CXX_FLAGS} {includes} -MMD -MF $out.d -c $in -o $out", depfile="$out.d", deps="gcc")
+            ninja.rule(
+                "cxx", f"{compiler} {CXX_FLAGS} {includes} -MMD -MF $out.d -c $in -o $out", depfile="$out.d", deps="gcc"
+            )
             define = "-DPEZ_SM90A" if hopper else ""
             # What ptxas says stays beside the object, so that a build that finds it made reads it again.
             command = f"{nvcc} {CUDA_FLAGS} {define} {includes} $code -MMD -MF $out.d -c $in -o $out"

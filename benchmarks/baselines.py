@@ -55,7 +55,11 @@ BASELINES: dict[str, Baseline] = {}
 
 
 def baseline(
-    name: str, scan_bytes: int = 4, needs: tuple[str, ...] = (), devices: tuple[str, ...] = ("cpu", "cuda"), most_rows: int | None = None
+    name: str,
+    scan_bytes: int = 4,
+    needs: tuple[str, ...] = (),
+    devices: tuple[str, ...] = ("cpu", "cuda"),
+    most_rows: int | None = None,
 ) -> Callable[[Callable[[Tensor, Tensor], Call]], Callable[[Tensor, Tensor], Call]]:
     def add(build: Callable[[Tensor, Tensor], Call]) -> Callable[[Tensor, Tensor], Call]:
         BASELINES[name] = Baseline(build, scan_bytes, needs, devices, most_rows)
@@ -174,7 +178,9 @@ def cuvs(weight: Tensor, x: Tensor) -> Call:
     """`brute_force.search` of NVIDIA's cuVS by inner product over the unit rows."""
     brute_force = import_module("cuvs.neighbors.brute_force")
     index = brute_force.build(F.normalize(weight, dim=-1), metric="inner_product")
-    return lambda: torch.as_tensor(brute_force.search(index, F.normalize(x, dim=-1), 1)[1], device=x.device)[:, 0].long()
+    return lambda: torch.as_tensor(brute_force.search(index, F.normalize(x, dim=-1), 1)[1], device=x.device)[
+        :, 0
+    ].long()
 
 
 @baseline("cublas-fp16", scan_bytes=2, devices=("cuda",))

@@ -70,7 +70,13 @@ def check(impl: str, device: str, shape: tuple[int, int, int, int]) -> dict[str,
     loop = Loop(impl, device, shape)
     eager = loop.run(loop.eager_step)
     again = loop.run(loop.eager_step)
-    entry: dict[str, Any] = {"impl": impl, "shape": shape, "steps": STEPS, "eager_twice": equal(eager, again), "captured": device == "cuda"}
+    entry: dict[str, Any] = {
+        "impl": impl,
+        "shape": shape,
+        "steps": STEPS,
+        "eager_twice": equal(eager, again),
+        "captured": device == "cuda",
+    }
     if device != "cuda":
         return entry | {"skipped": "a CUDA graph needs a GPU; the step ran eagerly twice"}
     try:

@@ -40,9 +40,13 @@ WHOLE = ("sm_80", "sm_90", "sm_100")  # of the others only kernels of these name
 PART = re.compile("scan|decide")
 TENSOR_CORES = re.compile(r"wgmma\.mma_async|tcgen05\.mma|mma\.sync")
 POINTERS = {
-    torch.float64: "*fp64", torch.float32: "*fp32", torch.float16: "*fp16", torch.bfloat16: "*bf16",
-    torch.int64: "*i64", torch.int32: "*i32",
-}  # fmt: skip
+    torch.float64: "*fp64",
+    torch.float32: "*fp32",
+    torch.float16: "*fp16",
+    torch.bfloat16: "*bf16",
+    torch.int64: "*i64",
+    torch.int32: "*i32",
+}
 
 
 @dataclass
@@ -84,7 +88,10 @@ class Compiled:
 
 def specialised(function: JITFunction, args: tuple, options: dict[str, Any]) -> Launch:
     """A launch with these arguments, specialised to them as Triton does when it runs."""
-    given = {**dict(zip(function.arg_names, args, strict=False)), **{k: v for k, v in options.items() if k in function.arg_names}}
+    given = {
+        **dict(zip(function.arg_names, args, strict=False)),
+        **{k: v for k, v in options.items() if k in function.arg_names},
+    }
     plain = {p.name for p in function.params if p.do_not_specialize}
     signature: dict[str, str] = {}
     constants: dict[str, Any] = {}
@@ -126,7 +133,9 @@ def recorded(launches: list[Launch]) -> Iterator[None]:
         JITFunction.run = run
 
 
-def launches(capability: tuple[int, int], rows: list[int], widths: list[int], dtypes: list[torch.dtype], tokens: int) -> list[Launch]:
+def launches(
+    capability: tuple[int, int], rows: list[int], widths: list[int], dtypes: list[torch.dtype], tokens: int
+) -> list[Launch]:
     """Everything that searches and splices of these sizes launch on such a chip."""
     met: list[Launch] = []
     before = tune.configuration, tune.multiprocessors, tune.capability
@@ -161,14 +170,18 @@ def compiled(launch: Launch, arch: str) -> Compiled:
     with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
         Path(file.name).write_bytes(made.asm["cubin"])
         usage, code = (
-            subprocess.run([triton.knobs.nvidia.cuobjdump.path, what, file.name], capture_output=True, text=True, check=True).stdout
+            subprocess.run(
+                [triton.knobs.nvidia.cuobjdump.path, what, file.name], capture_output=True, text=True, check=True
+            ).stdout
             for what in ("--dump-resource-usage", "--dump-sass")
         )
     (kernel,) = functions(code.splitlines())
     numbers = {key: int(value) for key, value in re.findall(r"(REG|STACK|LOCAL):(\d+)", usage)}
     blocks = [f"{n.removeprefix('BLOCK_').lower()} {v}" for n, v in launch.constants.items() if n.isupper()]
     types = sorted({t.lstrip("*") for n, t in launch.signature.items() if n in ("x", "weight", "template", "grad")})
-    configuration = ", ".join([*types, *blocks, *(f"{k.removeprefix('num_')} {v}" for k, v in launch.options.items() if k.startswith("num_"))])
+    configuration = ", ".join(
+        [*types, *blocks, *(f"{k.removeprefix('num_')} {v}" for k, v in launch.options.items() if k.startswith("num_"))]
+    )
     return Compiled(
         kernel=launch.function.__name__.strip("_").removesuffix("_kernel"),
         configuration=configuration,
@@ -211,9 +224,21 @@ def main(arguments: list[str] | None = None) -> int:
     ]
     with ProcessPoolExecutor(args.jobs, mp_context=get_context("fork")) as pool:
         results = list(pool.map(compiled_at, range(len(WORK))))
-    header = ["kernel", "configuration", "arch", "registers", "spilled", "shared", "128-bit loads", "chain", "tensor cores"]
+    header = [
+        "kernel",
+        "configuration",
+        "arch",
+        "registers",
+        "spilled",
+        "shared",
+        "128-bit loads",
+        "chain",
+        "tensor cores",
+    ]
     print(aligned([header, *(list(asdict(r).values()) for r in results)]))
-    faults = [f"{r.kernel} ({r.configuration}) on {r.arch} {fault}" for r in results for fault in r.faults(args.shared_limit)]
+    faults = [
+        f"{r.kernel} ({r.configuration}) on {r.arch} {fault}" for r in results for fault in r.faults(args.shared_limit)
+    ]
     for fault in faults:
         print(fault, file=sys.stderr)
     if args.json:

@@ -49,9 +49,17 @@ STATED = {
 }
 KIB = 1 << 10
 CARDS = {  # compute capability: shared memory that a block may ask for
-    (8, 0): 163 * KIB, (8, 6): 99 * KIB, (8, 7): 163 * KIB, (8, 9): 99 * KIB, (9, 0): 227 * KIB, (10, 0): 227 * KIB,
-    (10, 3): 227 * KIB, (11, 0): 227 * KIB, (12, 0): 99 * KIB, (12, 1): 99 * KIB,
-}  # fmt: skip
+    (8, 0): 163 * KIB,
+    (8, 6): 99 * KIB,
+    (8, 7): 163 * KIB,
+    (8, 9): 99 * KIB,
+    (9, 0): 227 * KIB,
+    (10, 0): 227 * KIB,
+    (10, 3): 227 * KIB,
+    (11, 0): 227 * KIB,
+    (12, 0): 99 * KIB,
+    (12, 1): 99 * KIB,
+}
 WIDTHS = (64, 512, 768, 1024, 1280, 2048, 4096, 8192)
 Plans = Callable[[int, int], list[tuple[str, int]]]
 
@@ -185,13 +193,21 @@ def table(kernels: list[Kernel]) -> str:
     header = "kernel,arch,registers,stack,static shared,spills,fences,for a score,chain,rounds,loads,instructions"
     rows = [
         [
-            k.name, k.arch, k.registers, k.stack_bytes, k.shared_bytes, k.spills, len(k.fences),
-            "" if k.per_score is None else k.per_score, k.chain, k.rounds,
+            k.name,
+            k.arch,
+            k.registers,
+            k.stack_bytes,
+            k.shared_bytes,
+            k.spills,
+            len(k.fences),
+            "" if k.per_score is None else k.per_score,
+            k.chain,
+            k.rounds,
             " ".join(f"{count}x{bits}" for bits, count in k.loads.items()),
             " ".join(f"{name} {count}" for name, count in k.instructions.items()),
         ]
         for k in kernels
-    ]  # fmt: skip
+    ]
     return aligned([header.split(","), *rows])
 
 

@@ -50,16 +50,27 @@ def plain_traces(clip: ClipEncoder, targets: Tensor, steps: int) -> list[referen
     return traces
 
 
-def summary(who: str, prompts: list[str], labels: list[dict], ids: list[float], text: list[float], seconds: float) -> dict:
+def summary(
+    who: str, prompts: list[str], labels: list[dict], ids: list[float], text: list[float], seconds: float
+) -> dict:
     """Shares and medians of one way of learning, printed as one line."""
     name = [names_in(p, label["name"]) for p, label in zip(prompts, labels, strict=True)]
     colour = [label["colour"] in p.split() for p, label in zip(prompts, labels, strict=True)]
     either = [a or b for a, b in zip(name, colour, strict=True)]
-    row = {"name": who, "pictures": len(prompts), "name_share": sum(name) / len(name), "colour_share": sum(colour) / len(name),
-           "name_or_colour_share": sum(either) / len(name), "median_ids_score": statistics.median(ids),
-           "median_text_score": statistics.median(text), "seconds": seconds}  # fmt: skip
-    print(f"{who:28} name {row['name_share']:4.0%}  colour {row['colour_share']:4.0%}  either {row['name_or_colour_share']:4.0%}  "
-          f"ids {row['median_ids_score']:.4f}  text {row['median_text_score']:.4f}  {seconds:7.1f} s")  # fmt: skip
+    row = {
+        "name": who,
+        "pictures": len(prompts),
+        "name_share": sum(name) / len(name),
+        "colour_share": sum(colour) / len(name),
+        "name_or_colour_share": sum(either) / len(name),
+        "median_ids_score": statistics.median(ids),
+        "median_text_score": statistics.median(text),
+        "seconds": seconds,
+    }
+    print(
+        f"{who:28} name {row['name_share']:4.0%}  colour {row['colour_share']:4.0%}  either {row['name_or_colour_share']:4.0%}  "
+        f"ids {row['median_ids_score']:.4f}  text {row['median_text_score']:.4f}  {seconds:7.1f} s"
+    )
     return row
 
 
@@ -85,9 +96,19 @@ def main() -> None:
     rows = [summary("the true caption", captions, labels, cosines(captions), cosines(captions), 0.0)]
     for restarts in args.restarts:
         begun = time.perf_counter()
-        found = pez_fast.invert_batch(images, clip, prompt_len=16, steps=args.steps, seed=0, restarts=restarts, polish=args.polish)
-        rows.append(summary(f"pez_fast, {restarts} restart{'s' * (restarts > 1)}", [r.prompt for r in found], labels, [r.ids_score for r in found],
-                            [r.text_score for r in found], time.perf_counter() - begun))  # fmt: skip
+        found = pez_fast.invert_batch(
+            images, clip, prompt_len=16, steps=args.steps, seed=0, restarts=restarts, polish=args.polish
+        )
+        rows.append(
+            summary(
+                f"pez_fast, {restarts} restart{'s' * (restarts > 1)}",
+                [r.prompt for r in found],
+                labels,
+                [r.ids_score for r in found],
+                [r.text_score for r in found],
+                time.perf_counter() - begun,
+            )
+        )
         for label, result in list(zip(labels, found, strict=True))[:8]:
             print(f"    {label['name']} on {label['colour']}: {result.prompt}")
     if not args.no_plain:

@@ -29,15 +29,31 @@ from session import LEAST, Session, fault
 
 CALLS = {
     "A": [
-        checks.build, checks.provenance, checks.smoke, checks.stages, steps.nearest, steps.targets, steps.splice,
-        steps.graphs, steps.kernels, steps.second_try,
+        checks.build,
+        checks.provenance,
+        checks.smoke,
+        checks.stages,
+        steps.nearest,
+        steps.targets,
+        steps.splice,
+        steps.graphs,
+        steps.kernels,
+        steps.second_try,
     ],
     "B": [checks.build, checks.provenance, checks.smoke, checks.stages, checks.parity, checks.tests, checks.sanitizer],
     "C": [
-        checks.build, checks.provenance, checks.smoke, steps.tuned, steps.targets, steps.engine, steps.quality,
-        steps.other_baselines, steps.other_shapes, steps.more_engine,
+        checks.build,
+        checks.provenance,
+        checks.smoke,
+        steps.tuned,
+        steps.targets,
+        steps.engine,
+        steps.quality,
+        steps.other_baselines,
+        steps.other_shapes,
+        steps.more_engine,
     ],
-}  # fmt: skip
+}
 ALWAYS = ("build", "provenance", "smoke")  # the other steps need to know what they find
 FAULTS = ("wrong", "crash", "raise", "hang")
 

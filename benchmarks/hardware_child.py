@@ -23,9 +23,13 @@ from pathlib import Path
 from typing import Any
 
 TASKS = {
-    "smoke": "hardware_smoke", "sanitized": "hardware_smoke", "stages": "hardware_stages",
-    "search": "hardware_times", "splices": "hardware_times", "kernels": "hardware_times",
-}  # fmt: skip
+    "smoke": "hardware_smoke",
+    "sanitized": "hardware_smoke",
+    "stages": "hardware_stages",
+    "search": "hardware_times",
+    "splices": "hardware_times",
+    "kernels": "hardware_times",
+}
 
 
 class Task:

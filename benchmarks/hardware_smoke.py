@@ -60,10 +60,15 @@ def searched(impl: str, device: str, n: int, v: int, d: int, near_ties: bool) ->
     bad = found != expected
     off = ~bad & ~((similarity.double() - cosine).abs() <= SIMILARITY)
     examples = [
-        {"row": row, "found": int(found[row]), "expected": int(expected[row]), "similarity": float(similarity[row]),
-         "cosine": float(cosine[row])}
+        {
+            "row": row,
+            "found": int(found[row]),
+            "expected": int(expected[row]),
+            "similarity": float(similarity[row]),
+            "cosine": float(cosine[row]),
+        }
         for row in (bad | off).nonzero()[:EXAMPLES, 0].tolist()
-    ]  # fmt: skip
+    ]
     size = {"rows": n, "tokens": v, "width": d}
     return {"what": "search", **size, "wrong": int(bad.sum()), "similarities_off": int(off.sum()), "examples": examples}
 
@@ -79,4 +84,3 @@ def spliced(impl: str, device: str, name: str, shape: tuple[int, int, int, int, 
     close = torch.isclose(got.double(), want_grad, rtol=1e-5, atol=1e-5)
     wrong = int((out.double() != want).sum())
     return {"what": "splice", "case": name, "wrong": wrong, "gradient_off": int((~close).sum())}
-

@@ -85,11 +85,17 @@ def check_query(x: Tensor, found: dict[str, Tensor]) -> dict[str, Any]:
         bad["norm"] = (state == 0) & ~((found["norm"][:n].double() - true).abs() <= 1e-12 * true)
     at = torch.stack(list(bad.values())).any(0).nonzero()[:, 0]
     shown = [
-        {"row": row, "row_of_128": row % ROWS, "what": [name for name, rows in bad.items() if rows[row]],
-         "columns": off[row].nonzero()[:8, 0].tolist(), "norm_of_what_was_lost": float(lost[row]),
-         "error": float(error[row]), "state": int(found["state"][row])}
+        {
+            "row": row,
+            "row_of_128": row % ROWS,
+            "what": [name for name, rows in bad.items() if rows[row]],
+            "columns": off[row].nonzero()[:8, 0].tolist(),
+            "norm_of_what_was_lost": float(lost[row]),
+            "error": float(error[row]),
+            "state": int(found["state"][row]),
+        }
         for row in at[:SHOWN].tolist()
-    ]  # fmt: skip
+    ]
     counts = {f"{name}_off": int(rows.sum()) for name, rows in bad.items()}
     return {"mismatches": len(at), **counts, "examples": shown, "by_row_of_128": _tally(at % ROWS)}
 
@@ -116,20 +122,36 @@ def check_keys(adapter: Adapter, keys: Tensor, product: Tensor, slack: float) ->
     shown = []
     for row, tile, which in at[:SHOWN].tolist():
         here, should = (int(t[row, tile, which]) for t in (group, top.indices))
-        shown.append({
-            "row": row, "row_of_128": row % ROWS, "tile": tile, "which": ("best", "second")[which],
-            "what": [name for name, bad in kinds.items() if bad[row, tile, which]], "group": here,
-            "places": adapter.tokens[here].tolist() if 0 <= here < len(adapter.tokens) else None,
-            "score": float(score[row, tile, which]), "product": float(named[row, tile, which]), "best_group": should,
-            "best_places": adapter.tokens[should].tolist(), "best_product": float(top.values[row, tile, which]),
-        })  # fmt: skip
+        shown.append(
+            {
+                "row": row,
+                "row_of_128": row % ROWS,
+                "tile": tile,
+                "which": ("best", "second")[which],
+                "what": [name for name, bad in kinds.items() if bad[row, tile, which]],
+                "group": here,
+                "places": adapter.tokens[here].tolist() if 0 <= here < len(adapter.tokens) else None,
+                "score": float(score[row, tile, which]),
+                "product": float(named[row, tile, which]),
+                "best_group": should,
+                "best_places": adapter.tokens[should].tolist(),
+                "best_product": float(top.values[row, tile, which]),
+            }
+        )
     largest = (score - named).abs()
     return {
-        "mismatches": len(at), "of": wrong.numel(), **{f"{name}_off": int(bad.sum()) for name, bad in kinds.items()},
-        "largest_error": float(largest.nan_to_num(torch.inf).max()), "slack": slack, "examples": shown,
-        "by_row_of_128": _tally(at[:, 0] % ROWS), "by_tile_parity": _tally(at[:, 1] % 2), "by_which": _tally(at[:, 2]),
-        "by_group": _tally(group[wrong]), "by_best_group": _tally(top.indices[wrong]),
-    }  # fmt: skip
+        "mismatches": len(at),
+        "of": wrong.numel(),
+        **{f"{name}_off": int(bad.sum()) for name, bad in kinds.items()},
+        "largest_error": float(largest.nan_to_num(torch.inf).max()),
+        "slack": slack,
+        "examples": shown,
+        "by_row_of_128": _tally(at[:, 0] % ROWS),
+        "by_tile_parity": _tally(at[:, 1] % 2),
+        "by_which": _tally(at[:, 2]),
+        "by_group": _tally(group[wrong]),
+        "by_best_group": _tally(top.indices[wrong]),
+    }
 
 
 def check_decision(x: Tensor, adapter: Adapter, error: Tensor, keys: Tensor) -> dict[str, Any]:
@@ -144,19 +166,31 @@ def check_decision(x: Tensor, adapter: Adapter, error: Tensor, keys: Tensor) -> 
     shown = []
     for row in wrong.nonzero()[:SHOWN, 0].tolist():
         place = int(torch.searchsorted(table.ids, expected[row].clamp_min(0)))
-        shown.append({
-            "row": row, "row_of_128": row % ROWS, "found": int(found[row]), "expected": int(expected[row]),
-            "state": int(state[row]), "similarity": float(similarity[row]), "tile": place // adapter.tile,
-            "place": place % adapter.tile, "candidates": int(candidates[row]), "whole_tiles": int(whole[row]),
-            "to_blame": "the decision" if state[row] or allowed[row] else "the keys",
-        })  # fmt: skip
+        shown.append(
+            {
+                "row": row,
+                "row_of_128": row % ROWS,
+                "found": int(found[row]),
+                "expected": int(expected[row]),
+                "state": int(state[row]),
+                "similarity": float(similarity[row]),
+                "tile": place // adapter.tile,
+                "place": place % adapter.tile,
+                "candidates": int(candidates[row]),
+                "whole_tiles": int(whole[row]),
+                "to_blame": "the decision" if state[row] or allowed[row] else "the keys",
+            }
+        )
     return {
-        "mismatches": int(wrong.sum()), "of": len(wrong), "to_blame": dict(Counter(each["to_blame"] for each in shown)),
-        "keys_exclude_the_right_one": int((~allowed & (state == 0)).sum()), "examples": shown,
+        "mismatches": int(wrong.sum()),
+        "of": len(wrong),
+        "to_blame": dict(Counter(each["to_blame"] for each in shown)),
+        "keys_exclude_the_right_one": int((~allowed & (state == 0)).sum()),
+        "examples": shown,
         "by_row_of_128": _tally(wrong.nonzero()[:, 0] % ROWS),
         "candidates_per_row": float(candidates[directed].double().mean()),
         "rows_with_whole_tiles": int((whole[directed] > 0).sum()),
-    }  # fmt: skip
+    }
 
 
 def _allowed(adapter: Adapter, error: Tensor, keys: Tensor, right: Tensor) -> tuple[Tensor, Tensor, Tensor]:

@@ -123,8 +123,12 @@ def kernel_times(seen: Any, device: str) -> list[dict[str, Any]]:
         if device == "cuda" and (not on_gpu or getattr(event, "is_user_annotation", False)):
             continue
         total = event.self_device_time_total if device == "cuda" else event.self_cpu_time_total
-        found.append({
-            "name": event.key[:160], "calls_per_search": event.count / KERNEL_CALLS,
-            "mean_us": total / event.count, "us_per_search": total / KERNEL_CALLS,
-        })  # fmt: skip
+        found.append(
+            {
+                "name": event.key[:160],
+                "calls_per_search": event.count / KERNEL_CALLS,
+                "mean_us": total / event.count,
+                "us_per_search": total / KERNEL_CALLS,
+            }
+        )
     return sorted(found, key=lambda each: -each["us_per_search"])

@@ -28,7 +28,14 @@ HELDOUT = Path(__file__).parent / "heldout"
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    for name, default in (("kills", 20), ("pictures", 200), ("damaged", 5), ("steps", 60), ("prompt-len", 4), ("seed", 0)):
+    for name, default in (
+        ("kills", 20),
+        ("pictures", 200),
+        ("damaged", 5),
+        ("steps", 60),
+        ("prompt-len", 4),
+        ("seed", 0),
+    ):
         parser.add_argument(f"--{name}", type=int, default=default)
     asked = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
@@ -37,8 +44,23 @@ def main() -> int:
 
 def compare(folder: Path, asked: argparse.Namespace, chance: random.Random) -> int:
     names = make_pictures(folder / "pictures", asked.pictures, asked.damaged)
-    command = [sys.executable, "-m", "pez_fast.cli", "batch", str(folder / "pictures"), "--model", "emoji", "--device", "cpu",
-               "--steps", str(asked.steps), "--polish", "2", "--prompt-len", str(asked.prompt_len)]  # fmt: skip
+    command = [
+        sys.executable,
+        "-m",
+        "pez_fast.cli",
+        "batch",
+        str(folder / "pictures"),
+        "--model",
+        "emoji",
+        "--device",
+        "cpu",
+        "--steps",
+        str(asked.steps),
+        "--polish",
+        "2",
+        "--prompt-len",
+        str(asked.prompt_len),
+    ]
     finish([*command, "--out", str(folder / "calm"), "--batch-size", "16"], failing=asked.damaged > 0)
     # Small batches, so that there is something left to do until the last kill.
     size = max(1, len(names) // (2 * asked.kills))
@@ -47,7 +69,9 @@ def compare(folder: Path, asked: argparse.Namespace, chance: random.Random) -> i
     kills = 0
     while kills < asked.kills and (end := killed(disturbed, folder / "killed", chance)) is not None:
         kills += 1
-        lines.append((kills, end[0], f"{end[1]:.2f} s", len(rows_of(folder / "killed")), len(temporary(folder / "killed"))))
+        lines.append(
+            (kills, end[0], f"{end[1]:.2f} s", len(rows_of(folder / "killed")), len(temporary(folder / "killed")))
+        )
     finish(disturbed, failing=asked.damaged > 0)
     calm, rows = rows_of(folder / "calm"), rows_of(folder / "killed")
     lines.append(("last", "-", "-", len(rows), len(temporary(folder / "killed"))))
@@ -61,7 +85,11 @@ def compare(folder: Path, asked: argparse.Namespace, chance: random.Random) -> i
         "different prompts": len({row["prompt"] for row in rows}) > asked.pictures // 2,
         "no temporary files": not temporary(folder / "killed"),
     }
-    print(aligned(lines), aligned([("check", ""), *((name, "yes" if held else "NO") for name, held in checks.items())]), sep="\n\n")
+    print(
+        aligned(lines),
+        aligned([("check", ""), *((name, "yes" if held else "NO") for name, held in checks.items())]),
+        sep="\n\n",
+    )
     return 0 if all(checks.values()) else 1
 
 
@@ -108,7 +136,11 @@ def finish(command: list[str], failing: bool) -> None:
 
 def written(out: Path) -> list[tuple[str, int]]:
     """The shards and when each was written."""
-    return sorted((entry.name, entry.stat().st_mtime_ns) for entry in os.scandir(out) if entry.name.endswith(".parquet")) if out.exists() else []
+    return (
+        sorted((entry.name, entry.stat().st_mtime_ns) for entry in os.scandir(out) if entry.name.endswith(".parquet"))
+        if out.exists()
+        else []
+    )
 
 
 def rows_of(out: Path) -> list[dict[str, Any]]:

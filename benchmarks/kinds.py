@@ -132,10 +132,23 @@ def _(g: Generator, most: int) -> Case:
 
 @kind("huge, tiny and subnormal", 6)
 def _(g: Generator, most: int) -> Case:
-    scale, dtype = pick(g, [(3e38, torch.float32), (1e-38, torch.float32), (3e-44, torch.float32), (3e38, torch.bfloat16),
-                            (1e-39, torch.bfloat16), (6e4, torch.float16), (3e-6, torch.float16)])  # fmt: skip
+    scale, dtype = pick(
+        g,
+        [
+            (3e38, torch.float32),
+            (1e-38, torch.float32),
+            (3e-44, torch.float32),
+            (3e38, torch.bfloat16),
+            (1e-39, torch.bfloat16),
+            (6e4, torch.float16),
+            (3e-6, torch.float16),
+        ],
+    )
     shape = between(g, 1, 2000), between(g, 1, 256)
-    weight, x = (((torch.rand(n, shape[1], generator=g, dtype=torch.float64) * 2 - 1) * scale).to(dtype) for n in (shape[0], MOST_QUERIES))
+    weight, x = (
+        ((torch.rand(n, shape[1], generator=g, dtype=torch.float64) * 2 - 1) * scale).to(dtype)
+        for n in (shape[0], MOST_QUERIES)
+    )
     x = x[: count(weight, most)]
     x[::3] = weight[integers(g, 0, len(weight) - 1, len(x[::3]))]
     return Case(weight, x)

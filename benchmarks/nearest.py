@@ -77,7 +77,9 @@ class Setting:
         return max(self.table.prepared(name), key=Tensor.numel).element_size()
 
 
-def usable(device: str, impls: list[str] | None, baselines: list[str] | None) -> tuple[list[str], list[str], dict[str, str]]:
+def usable(
+    device: str, impls: list[str] | None, baselines: list[str] | None
+) -> tuple[list[str], list[str], dict[str, str]]:
     """Implementations, baselines, and what is left out for which reason; an implementation asked for by name must run."""
     ours, theirs, left_out = [], [], {}
     for name, reason in info(device)["implementations"].items():
@@ -103,7 +105,9 @@ def check_parity(setting: Setting, impls: list[str], rows: list[int]) -> None:
             assert ids is not None
             wrong = setting.wrong(ids, n)
             if wrong:
-                raise SystemExit(f"{name} finds {wrong} wrong ids for {n} rows and {setting.vocabulary}x{setting.d}; nothing was timed")
+                raise SystemExit(
+                    f"{name} finds {wrong} wrong ids for {n} rows and {setting.vocabulary}x{setting.d}; nothing was timed"
+                )
 
 
 def floor_ms(setting: Setting, n: int) -> float | None:
@@ -135,13 +139,26 @@ def measured(setting: Setting, name: str, n: int, seconds: float, memory: bool) 
     for label, run in calls.items():
         time_ = timed(run, setting.device, seconds)
         elements, floor = setting.vocabulary * setting.d, floor_ms(setting, n)
-        entries.append({
-            "name": label, "ours": name not in BASELINES, "rows": n, "vocabulary": setting.vocabulary, "d": setting.d,
-            "ms": time_.ms, "q20": time_.q20, "q80": time_.q80, "runs": time_.runs,
-            "gb_per_s": elements * setting.scan_bytes(name) / time_.ms / 1e6, "tflop_per_s": 2 * n * elements / time_.ms / 1e9,
-            "floor_ms": floor, "share_of_floor": floor and floor / time_.ms,
-            "peak_mib": peak if peak is None else peak / 2**20, "wrong_ids": wrong, "sampled_rows": min(n, SAMPLE),
-        })  # fmt: skip
+        entries.append(
+            {
+                "name": label,
+                "ours": name not in BASELINES,
+                "rows": n,
+                "vocabulary": setting.vocabulary,
+                "d": setting.d,
+                "ms": time_.ms,
+                "q20": time_.q20,
+                "q80": time_.q80,
+                "runs": time_.runs,
+                "gb_per_s": elements * setting.scan_bytes(name) / time_.ms / 1e6,
+                "tflop_per_s": 2 * n * elements / time_.ms / 1e9,
+                "floor_ms": floor,
+                "share_of_floor": floor and floor / time_.ms,
+                "peak_mib": peak if peak is None else peak / 2**20,
+                "wrong_ids": wrong,
+                "sampled_rows": min(n, SAMPLE),
+            }
+        )
     if failed:
         entries[0]["graph"] = failed
     return entries
@@ -151,8 +168,19 @@ def peak_memory_of(setting: Setting, name: str, n: int, call: Call) -> int | Non
     """On a CPU in a process of its own, where nothing that another case left behind can be used again."""
     if setting.device == "cuda":
         return peak_memory(call, "cuda")
-    command = [sys.executable, __file__, "--peak-memory-of", name, "--rows", str(n), "--shapes", f"{setting.vocabulary}x{setting.d}"]
-    done = subprocess.run([*command, "--threads", str(torch.get_num_threads())], capture_output=True, text=True, check=True)
+    command = [
+        sys.executable,
+        __file__,
+        "--peak-memory-of",
+        name,
+        "--rows",
+        str(n),
+        "--shapes",
+        f"{setting.vocabulary}x{setting.d}",
+    ]
+    done = subprocess.run(
+        [*command, "--threads", str(torch.get_num_threads())], capture_output=True, text=True, check=True
+    )
     answer = done.stdout.split()[-1]
     return None if answer == "None" else int(answer)
 
@@ -189,12 +217,18 @@ def main() -> None:
     parser.add_argument("--shapes", nargs="+", metavar="VxD")
     parser.add_argument("--rows", type=int, nargs="+")
     parser.add_argument("--impls", nargs="*", choices=IMPLEMENTATIONS, help="default: every usable one")
-    parser.add_argument("--instructions", help="what the C++ extension may use of the CPU: avx512vnni, avxvnni, avx2 or portable")
-    parser.add_argument("--baselines", nargs="*", choices=BASELINES, metavar="NAME", help=f"of {', '.join(BASELINES)}; default: all")
+    parser.add_argument(
+        "--instructions", help="what the C++ extension may use of the CPU: avx512vnni, avxvnni, avx2 or portable"
+    )
+    parser.add_argument(
+        "--baselines", nargs="*", choices=BASELINES, metavar="NAME", help=f"of {', '.join(BASELINES)}; default: all"
+    )
     parser.add_argument("--full", action="store_true", help="all shapes and rows on a CPU too")
     parser.add_argument("--seconds", type=float, help="for the repetitions of a case; default 0.5, on CUDA 0.2")
     parser.add_argument("--budget", type=float, default=float("inf"), help="seconds after which no case is begun")
-    parser.add_argument("--memory-rows", type=int, nargs="*", help="rows whose memory is measured; on a CPU 16 and 1024 by default")
+    parser.add_argument(
+        "--memory-rows", type=int, nargs="*", help="rows whose memory is measured; on a CPU 16 and 1024 by default"
+    )
     parser.add_argument("--threads", type=int, help="of torch on a CPU")
     parser.add_argument("--out", type=Path)
     parser.add_argument("--plot", type=Path)
@@ -229,7 +263,9 @@ def main() -> None:
         check_parity(setting, ours, rows)
         parity = f": ids of {', '.join(ours)} equal the oracle's" if ours else ""
         print(f"\n{shape} on {info(args.device)['device']}{parity}")
-        print(f"  {'rows':>6}  {'':18}{'ms':>11}  {'20%':>10} {'80%':>10}  {'ratio':>7}  {'rate':16}  {'floor%':>6}  {'MiB':>9}  {'wrong':>10}")
+        print(
+            f"  {'rows':>6}  {'':18}{'ms':>11}  {'20%':>10} {'80%':>10}  {'ratio':>7}  {'rate':16}  {'floor%':>6}  {'MiB':>9}  {'wrong':>10}"
+        )
         for n in rows:
             entries = []
             for name in [*theirs, *ours]:
@@ -240,12 +276,20 @@ def main() -> None:
                     left_out[f"{name}, {n} rows, {shape}"] = f"the budget of {args.budget:.0f} s was spent"
                 else:
                     try:
-                        memory = n in (args.memory_rows if args.memory_rows is not None else rows if args.device == "cuda" else (16, 1024))
+                        memory = n in (
+                            args.memory_rows
+                            if args.memory_rows is not None
+                            else rows
+                            if args.device == "cuda"
+                            else (16, 1024)
+                        )
                         entries += measured(setting, name, n, seconds, memory)
                     except Exception as e:
                         if name not in BASELINES:
                             raise
-                        left_out[f"{name}, {n} rows, {shape}"] = f"{type(e).__name__}: {(str(e).splitlines() or [''])[0]}"
+                        left_out[f"{name}, {n} rows, {shape}"] = (
+                            f"{type(e).__name__}: {(str(e).splitlines() or [''])[0]}"
+                        )
             report(entries)
             results += entries
             save(final=False)

@@ -30,7 +30,9 @@ from pez_fast._shared import arithmetic, settle
 SIMILARITY = 1e-6
 REFERENCE_ROWS, REFERENCE_ELEMENTS = 8, 20_000  # rows of a kind compared with fractions, in tables no larger than that
 COUNTS = ("certified", "rescored", "rescanned")
-SIMULATED = {f"simulated-{card}": card for card in ("ampere", "ada", "hopper")}  # the CUDA kernels on the host, adding as such a card does
+SIMULATED = {
+    f"simulated-{card}": card for card in ("ampere", "ada", "hopper")
+}  # the CUDA kernels on the host, adding as such a card does
 EXACT = ("torch", "cpu")  # on GPUs cosines that double-double cannot tell apart count as equal
 
 
@@ -59,8 +61,16 @@ def differences(case: Case, impl: str, device: str, counts: Tensor) -> tuple[lis
         if impl not in EXACT and _level(case, n, int(ids[n]), int(expected[n])):
             level += 1
             continue
-        wrong.append({"row": n, "found": int(ids[n]), "expected": int(expected[n]), "V": len(table), "d": table.dim,
-                      "dtypes": [str(t.dtype).removeprefix("torch.") for t in (x, table.weight)]})  # fmt: skip
+        wrong.append(
+            {
+                "row": n,
+                "found": int(ids[n]),
+                "expected": int(expected[n]),
+                "V": len(table),
+                "d": table.dim,
+                "dtypes": [str(t.dtype).removeprefix("torch.") for t in (x, table.weight)],
+            }
+        )
     error = (similarity.double() - cosine)[agree].abs()
     return wrong, level, float(error.nan_to_num(torch.inf).max()) if len(error) else 0.0
 
@@ -70,7 +80,9 @@ def _level(case: Case, row: int, found: int, expected: int) -> bool:
     if found < 0:
         return False
     with localcontext(Context(prec=1500)):
-        q, e, f = ([Decimal(v) for v in t.double().tolist()] for t in (case.x[row], case.weight[expected], case.weight[found]))
+        q, e, f = (
+            [Decimal(v) for v in t.double().tolist()] for t in (case.x[row], case.weight[expected], case.weight[found])
+        )
         best, other = (_dot(q, t) / (_dot(q, q) * _dot(t, t)).sqrt() for t in (e, f))
         return best - other <= Decimal(3 * arithmetic.error(len(q)))
 
@@ -113,11 +125,15 @@ def sweep(name: str, rows: int, impl: str, device: str, seed: int) -> dict[str, 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--impl", default="auto", help=f"an implementation, or that of CUDA on the host: {', '.join(SIMULATED)}")
+    parser.add_argument(
+        "--impl", default="auto", help=f"an implementation, or that of CUDA on the host: {', '.join(SIMULATED)}"
+    )
     parser.add_argument("--rows", type=int, default=1_000_000)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--device", default="cpu")
-    parser.add_argument("--kinds", nargs="+", choices=KINDS, metavar="KIND", help=f"of {', '.join(KINDS)}; default: all")
+    parser.add_argument(
+        "--kinds", nargs="+", choices=KINDS, metavar="KIND", help=f"of {', '.join(KINDS)}; default: all"
+    )
     parser.add_argument("--out", type=Path)
     args = parser.parse_args()
     if args.impl in SIMULATED:
@@ -126,14 +142,28 @@ def main() -> None:
     names = args.kinds or list(KINDS)
     shares = sum(KINDS[name].share for name in names)
     print(f"impl {impl} on {args.device}, seed {args.seed}")
-    print(f"{'':28}{'rows':>9}{'tables':>8}{'differ':>8}{'level':>8}{'error':>10}" + "".join(f"{c:>11}" for c in COUNTS) + f"{'seconds':>9}")
+    print(
+        f"{'':28}{'rows':>9}{'tables':>8}{'differ':>8}{'level':>8}{'error':>10}"
+        + "".join(f"{c:>11}" for c in COUNTS)
+        + f"{'seconds':>9}"
+    )
     entries: list[dict[str, Any]] = []
 
     def save(final: bool) -> dict[str, Any]:
         keys = ("rows", "tables", "differ", "level", *COUNTS, "oracle_rows", "oracle_differs", "seconds")
-        total = {key: sum(e[key] for e in entries) for key in keys} | {"kind": "all", "largest_error": max(e["largest_error"] for e in entries)}
+        total = {key: sum(e[key] for e in entries) for key in keys} | {
+            "kind": "all",
+            "largest_error": max(e["largest_error"] for e in entries),
+        }
         if args.out:
-            results = {"impl": impl, "device": args.device, "seed": args.seed, "complete": final, "kinds": entries, "total": total}
+            results = {
+                "impl": impl,
+                "device": args.device,
+                "seed": args.seed,
+                "complete": final,
+                "kinds": entries,
+                "total": total,
+            }
             write(args.out, results, final)
         return total
 
@@ -154,7 +184,10 @@ def main() -> None:
 
 def print_entry(e: dict[str, Any]) -> None:
     counts = "".join(f"{e[c]:11}" for c in COUNTS)
-    print(f"{e['kind']:28}{e['rows']:9}{e['tables']:8}{e['differ']:8}{e['level']:8}{e['largest_error']:10.1e}{counts}{e['seconds']:9.1f}", flush=True)
+    print(
+        f"{e['kind']:28}{e['rows']:9}{e['tables']:8}{e['differ']:8}{e['level']:8}{e['largest_error']:10.1e}{counts}{e['seconds']:9.1f}",
+        flush=True,
+    )
 
 
 if __name__ == "__main__":

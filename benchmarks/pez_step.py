@@ -58,7 +58,9 @@ def check_parity(model: torch.nn.Module, table: TokenTable, steps: int = 5) -> N
     encode, start, goals = setting(model, 2)
     ours = list(pez_steps(PEZ(table.weight[start].clone(), table), encode, TargetSimilarity(goals), steps))
     for row in range(2):
-        plain = reference.optimize_prompt(model, goals[row : row + 1], prompt_len=LENGTH, steps=steps, start=start[row : row + 1])
+        plain = reference.optimize_prompt(
+            model, goals[row : row + 1], prompt_len=LENGTH, steps=steps, start=start[row : row + 1]
+        )
         for k in range(steps):
             assert torch.equal(ours[k].ids[row], plain.ids[k][0]), f"other ids at step {k}"
             assert abs(float(ours[k].score[row]) - plain.scores[k]) < 2e-5, f"another score at step {k}"
@@ -82,7 +84,9 @@ def check_capture(model: torch.nn.Module, table: TokenTable, dtype: torch.dtype,
     for warm in (batch.WARM, 1 << 30):
         before, batch.WARM = batch.WARM, warm
         try:
-            found.append(search(Part((0, 1, 2, 3), start, TargetSimilarity(goals)), table, encode, Settings(20, impl=impl)))
+            found.append(
+                search(Part((0, 1, 2, 3), start, TargetSimilarity(goals)), table, encode, Settings(20, impl=impl))
+            )
         finally:
             batch.WARM = before
     return torch.equal(found[0].best()[0], found[1].best()[0]) and torch.equal(found[0].scores, found[1].scores)
@@ -106,9 +110,13 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=20)
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--device", default="cpu")
-    parser.add_argument("--dtypes", nargs="+", choices=DTYPES, help="of the tower; default: the default of this device, and float32")
+    parser.add_argument(
+        "--dtypes", nargs="+", choices=DTYPES, help="of the tower; default: the default of this device, and float32"
+    )
     parser.add_argument("--compile", action="store_true", help="time torch.compile of the tower as well")
-    parser.add_argument("--impl", default="auto", help="of the projection; on a GPU, cuda and triton are captured as a graph")
+    parser.add_argument(
+        "--impl", default="auto", help="of the projection; on a GPU, cuda and triton are captured as a graph"
+    )
     parser.add_argument("--out", type=Path)
     args = parser.parse_args()
 
@@ -123,11 +131,25 @@ def main() -> None:
     rows = []
 
     def report(name: str, prompts: int, times: list[float], plain: float | None, dtype: torch.dtype) -> float:
-        low, middle, high = (statistics.quantiles(times, n=5)[0], statistics.median(times), statistics.quantiles(times, n=5)[3])
+        low, middle, high = (
+            statistics.quantiles(times, n=5)[0],
+            statistics.median(times),
+            statistics.quantiles(times, n=5)[3],
+        )
         ratio, kind = plain / middle if plain else 1.0, str(dtype).removeprefix("torch.")
-        row = {"name": name, "model": args.model, "impl": args.impl, "dtype": kind, "prompts": prompts, "ratio": ratio,
-               "ms_per_step_and_prompt": middle, "q20": low, "q80": high, "ms_per_step": middle * prompts,
-               "prompts_per_second_at_3000_steps": 1000 / (3000 * middle)}  # fmt: skip
+        row = {
+            "name": name,
+            "model": args.model,
+            "impl": args.impl,
+            "dtype": kind,
+            "prompts": prompts,
+            "ratio": ratio,
+            "ms_per_step_and_prompt": middle,
+            "q20": low,
+            "q80": high,
+            "ms_per_step": middle * prompts,
+            "prompts_per_second_at_3000_steps": 1000 / (3000 * middle),
+        }
         if args.device == "cuda":
             row["peak_memory_mib"] = torch.cuda.max_memory_allocated() / 2**20
         rows.append(row)
@@ -146,7 +168,15 @@ def main() -> None:
         run = torch.compile(encode, dynamic=False) if compiled else encode
         if prompts == args.prompts[0] and not compiled:
             same = check_capture(model, table, dtype, args.impl)
-            rows.append({"name": "captured steps equal eager ones", "model": args.model, "impl": args.impl, "dtype": str(dtype), "equal": same})
+            rows.append(
+                {
+                    "name": "captured steps equal eager ones",
+                    "model": args.model,
+                    "impl": args.impl,
+                    "dtype": str(dtype),
+                    "equal": same,
+                }
+            )
             assert same is not False, "captured steps differ from eager ones"
         settings = Settings(args.steps, keep=4, impl=args.impl)
         part = Part(tuple(range(prompts)), starts, TargetSimilarity(targets))

@@ -29,7 +29,9 @@ def plot(cases: list[dict[str, Any]], path: Path, device: str) -> None:
     shapes = list(dict.fromkeys((c["vocabulary"], c["d"]) for c in cases))
     columns = min(3, len(shapes))
     down = -(-len(shapes) // columns)
-    figure, axes = plt.subplots(down, columns, figsize=(1 + 5.6 * columns, 0.5 + 4.9 * down), squeeze=False, sharey=True)
+    figure, axes = plt.subplots(
+        down, columns, figsize=(1 + 5.6 * columns, 0.5 + 4.9 * down), squeeze=False, sharey=True
+    )
     theirs = list(dict.fromkeys(c["name"] for c in cases if not c["ours"]))
     for axis, shape in zip(axes.flat, shapes, strict=False):
         _panel(axis, [c for c in cases if (c["vocabulary"], c["d"]) == shape], theirs)
@@ -55,14 +57,23 @@ def _panel(axis: Axes, cases: list[dict[str, Any]], theirs: list[str]) -> None:
         rows, ms = [c["rows"] for c in some], [c["ms"] for c in some]
         implementation = name.split(" ")[0]
         if implementation in OURS and some[0]["ours"]:
-            style: dict[str, Any] = {"color": OURS[implementation], "linewidth": 2.4, "linestyle": ":" if "graph" in name else "-", "marker": "o"}
+            style: dict[str, Any] = {
+                "color": OURS[implementation],
+                "linewidth": 2.4,
+                "linestyle": ":" if "graph" in name else "-",
+                "marker": "o",
+            }
         else:
             style = {"color": THEIRS[theirs.index(name) % len(THEIRS)], "linewidth": 1.1, "marker": "."}
         (line,) = axis.plot(rows, ms, label=name, markersize=4, **style)
-        axis.fill_between(rows, [c["q20"] for c in some], [c["q80"] for c in some], color=line.get_color(), alpha=0.15, linewidth=0)
+        axis.fill_between(
+            rows, [c["q20"] for c in some], [c["q80"] for c in some], color=line.get_color(), alpha=0.15, linewidth=0
+        )
     floor = {c["rows"]: c["floor_ms"] for c in cases if c["floor_ms"]}
     if floor:
-        axis.plot(sorted(floor), [floor[n] for n in sorted(floor)], label="floor", color="black", linewidth=1, linestyle="--")
+        axis.plot(
+            sorted(floor), [floor[n] for n in sorted(floor)], label="floor", color="black", linewidth=1, linestyle="--"
+        )
     axis.set_xscale("log", base=2)
     axis.set_yscale("log")
     every = sorted({c["rows"] for c in cases})
@@ -91,11 +102,24 @@ def _label_ends(axis: Axes) -> None:
     right = max(end[1] for end in ends)
     for place, (height, x, y, line) in zip(at, ends, strict=True):
         axis.annotate(
-            str(line.get_label()), (x, y), xytext=(_offset(axis, x, right) + 14, place - height), textcoords="offset points",
-            color=line.get_color(), fontsize=8.5, va="center", weight="bold" if line.get_linewidth() > 2 else "normal",
-            arrowprops={"arrowstyle": "-", "color": line.get_color(), "linewidth": 0.5, "shrinkA": 0, "shrinkB": 3, "relpos": (0, 0.5)},
+            str(line.get_label()),
+            (x, y),
+            xytext=(_offset(axis, x, right) + 14, place - height),
+            textcoords="offset points",
+            color=line.get_color(),
+            fontsize=8.5,
+            va="center",
+            weight="bold" if line.get_linewidth() > 2 else "normal",
+            arrowprops={
+                "arrowstyle": "-",
+                "color": line.get_color(),
+                "linewidth": 0.5,
+                "shrinkA": 0,
+                "shrinkB": 3,
+                "relpos": (0, 0.5),
+            },
             annotation_clip=False,
-        )  # fmt: skip
+        )
 
 
 def _offset(axis: Axes, x: float, right: float) -> float:

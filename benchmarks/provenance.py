@@ -55,7 +55,9 @@ def _commit() -> str:
 
     def git(*words: str) -> str:
         try:
-            done = subprocess.run(["git", *words], capture_output=True, text=True, cwd=Path(__file__).parent, check=False)
+            done = subprocess.run(
+                ["git", *words], capture_output=True, text=True, cwd=Path(__file__).parent, check=False
+            )
         except FileNotFoundError:
             return ""
         return done.stdout.strip()
@@ -72,7 +74,9 @@ def _cpu() -> str:
         return platform.processor() or platform.machine()
     lines = dict(line.split(":", 1) for line in info.read_text().splitlines() if ":" in line)
     fields = {key.strip(): value.strip() for key, value in lines.items()}
-    fast = [flag for flag in ("avx2", "avx512f", "avx512_bf16", "avx512_vnni") if flag in fields.get("flags", "").split()]
+    fast = [
+        flag for flag in ("avx2", "avx512f", "avx512_bf16", "avx512_vnni") if flag in fields.get("flags", "").split()
+    ]
     return f"{fields.get('model name', platform.machine())} family {fields.get('cpu family', '?')} ({', '.join(fast)})"
 
 

@@ -57,14 +57,32 @@ def plainly(clip: ClipEncoder, targets: Tensor, steps: int) -> list[dict[str, An
         places = [max(range(look), key=trace.scores.__getitem__) for trace in traces]
         prompts = [clip.vocabulary.decode(trace.ids[k][0].tolist()) for trace, k in zip(traces, places, strict=True)]
         text = (clip.encode_texts(prompts) * targets).sum(-1).tolist()
-        points.append(point("plain port", look, seconds * look / steps, text, [t.scores[k] for t, k in zip(traces, places, strict=True)]))
+        points.append(
+            point(
+                "plain port",
+                look,
+                seconds * look / steps,
+                text,
+                [t.scores[k] for t, k in zip(traces, places, strict=True)],
+            )
+        )
     return points
 
 
 def point(name: str, steps: int, seconds: float, text: list[float], ids: list[float]) -> dict[str, Any]:
-    row = {"name": name, "steps": steps, "seconds": seconds, "median_text_score": statistics.median(text), "mean_text_score": statistics.mean(text),
-           "median_ids_score": statistics.median(ids), "text_scores": [round(t, 5) for t in text]}  # fmt: skip
-    print(f"{name:38} {steps:5} steps {seconds:8.1f} s   text {row['median_text_score']:.4f}   ids {row['median_ids_score']:.4f}", flush=True)
+    row = {
+        "name": name,
+        "steps": steps,
+        "seconds": seconds,
+        "median_text_score": statistics.median(text),
+        "mean_text_score": statistics.mean(text),
+        "median_ids_score": statistics.median(ids),
+        "text_scores": [round(t, 5) for t in text],
+    }
+    print(
+        f"{name:38} {steps:5} steps {seconds:8.1f} s   text {row['median_text_score']:.4f}   ids {row['median_ids_score']:.4f}",
+        flush=True,
+    )
     return row
 
 
@@ -72,16 +90,25 @@ def verdict(points: list[dict[str, Any]]) -> dict[str, Any]:
     """pez_fast as it is by default against the plain port's last point: in its time, and in a tenth of it."""
     plain = max((p for p in points if p["name"] == "plain port"), key=lambda p: p["seconds"])
     own = [p for p in points if p["name"] == "pez_fast"]
-    answer: dict[str, Any] = {"plain": {k: plain[k] for k in ("steps", "seconds", "median_text_score", "median_ids_score")}}
+    answer: dict[str, Any] = {
+        "plain": {k: plain[k] for k in ("steps", "seconds", "median_text_score", "median_ids_score")}
+    }
     for name, share in (("in its time", 1.0), ("in a tenth of it", 0.1)):
         within = [p for p in own if p["seconds"] <= share * plain["seconds"]]
         if not within:
             continue
         best = max(within, key=lambda p: p["seconds"])
         better = sum(a > b for a, b in zip(best["text_scores"], plain["text_scores"], strict=True))
-        answer[name] = {"steps": best["steps"], "seconds": best["seconds"], "median_text_score": best["median_text_score"],
-                        "margin": best["median_text_score"] - plain["median_text_score"], "better_on": better}  # fmt: skip
-        print(f"{name} ({best['seconds']:.0f} of {plain['seconds']:.0f} s): median {answer[name]['margin']:+.4f}, better on {better} pictures")
+        answer[name] = {
+            "steps": best["steps"],
+            "seconds": best["seconds"],
+            "median_text_score": best["median_text_score"],
+            "margin": best["median_text_score"] - plain["median_text_score"],
+            "better_on": better,
+        }
+        print(
+            f"{name} ({best['seconds']:.0f} of {plain['seconds']:.0f} s): median {answer[name]['margin']:+.4f}, better on {better} pictures"
+        )
     return answer
 
 
@@ -96,10 +123,18 @@ def draw(points: list[dict[str, Any]], captions: float, path: Path, machine: str
         axis.plot(seconds, text, "o-", color=colour, linewidth=width, markersize=4, label=name)
         if name == "plain port":
             ids = [p["median_ids_score"] for p in some]
-            axis.plot(seconds, ids, ":", color=colour, linewidth=1.4, label="plain port, its ids (before they are typed in)")
+            axis.plot(
+                seconds, ids, ":", color=colour, linewidth=1.4, label="plain port, its ids (before they are typed in)"
+            )
         for p in (some[-1],) if name in ("pez_fast", "plain port") else ():
-            axis.annotate(f"{p['steps']} steps", (p["seconds"], p["median_text_score"]), xytext=(6, -3), textcoords="offset points",
-                          fontsize=8, color=colour)  # fmt: skip
+            axis.annotate(
+                f"{p['steps']} steps",
+                (p["seconds"], p["median_text_score"]),
+                xytext=(6, -3),
+                textcoords="offset points",
+                fontsize=8,
+                color=colour,
+            )
     axis.axhline(captions, color="#bbbbbb", linewidth=1, linestyle="--", label="the true captions")
     axis.set_xscale("log")
     axis.set_xlabel(f"seconds for {len(points[0]['text_scores'])} pictures, {machine}")
@@ -126,12 +161,23 @@ def main() -> None:
     args = parser.parse_args()
     if args.redraw:
         held = json.loads(args.redraw.read_text())
-        return draw(held["results"]["points"], held["results"]["true_captions"], args.redraw.with_suffix(".png"), held["results"]["machine"])
+        return draw(
+            held["results"]["points"],
+            held["results"]["true_captions"],
+            args.redraw.with_suffix(".png"),
+            held["results"]["machine"],
+        )
     labels, images = held_out(args.pictures)
     clip = pez_fast.load_clip("emoji", device=args.device)
     targets = clip.encode_images(images)
-    captions = statistics.median((clip.encode_texts([f"{x['name']} on a {x['colour']} background" for x in labels]) * targets).sum(-1).tolist())
-    machine = torch.cuda.get_device_name() if args.device == "cuda" else f"{(n := torch.get_num_threads())} thread{'s' * (n > 1)} of a CPU"
+    captions = statistics.median(
+        (clip.encode_texts([f"{x['name']} on a {x['colour']} background" for x in labels]) * targets).sum(-1).tolist()
+    )
+    machine = (
+        torch.cuda.get_device_name()
+        if args.device == "cuda"
+        else f"{(n := torch.get_num_threads())} thread{'s' * (n > 1)} of a CPU"
+    )
     learn(targets[:1], clip, Options(prompt_len=16, steps=1))  # whatever is made once
     points = [ours(clip, targets, way, steps) for way in args.ways for steps in args.steps]
     points += plainly(clip, targets, args.plain_steps)

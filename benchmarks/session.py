@@ -64,8 +64,13 @@ class Session:
         self.silence = args.silence
         self.tree = importable(work, extensions=args.rehearse)
         self.results: dict[str, Any] = {
-            "call": call, "rehearsal": args.rehearse, "injected": args.inject, "struck": {}, "wrong": {}, "steps": {},
-        }  # fmt: skip
+            "call": call,
+            "rehearsal": args.rehearse,
+            "injected": args.inject,
+            "struck": {},
+            "wrong": {},
+            "steps": {},
+        }
         self.end = time.monotonic() + 60 * args.minutes
         self.file = args.out / f"hardware_{call}.json"
         self.log = self.file.with_suffix(".log").open("w")
@@ -103,9 +108,14 @@ class Session:
         begun, output = time.monotonic(), self.work / "output"
         with output.open("wb") as printed:
             child = subprocess.Popen(
-                words, stdin=subprocess.DEVNULL, stdout=printed, stderr=subprocess.STDOUT, env=self.env | env,
-                cwd=self.tree, preexec_fn=_in_a_group_that_dies_with_us,
-            )  # fmt: skip
+                words,
+                stdin=subprocess.DEVNULL,
+                stdout=printed,
+                stderr=subprocess.STDOUT,
+                env=self.env | env,
+                cwd=self.tree,
+                preexec_fn=_in_a_group_that_dies_with_us,
+            )
             try:
                 late = _watched(child, output, begun + seconds, silent)
             finally:

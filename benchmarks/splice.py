@@ -25,8 +25,12 @@ from pez_fast.ops import IMPLEMENTATIONS
 
 LINES = "torch's lines"
 # Templates, positions, width, prompts, slots.
-SHAPES = {"one prompt": (1, 77, 1024, 1, 16), "a batch": (32, 77, 1024, 32, 16), "one prompt, many texts": (256, 77, 1024, 1, 16),
-          "short, many": (1024, 18, 1024, 1024, 16)}  # fmt: skip
+SHAPES = {
+    "one prompt": (1, 77, 1024, 1, 16),
+    "a batch": (32, 77, 1024, 32, 16),
+    "one prompt, many texts": (256, 77, 1024, 1, 16),
+    "short, many": (1024, 18, 1024, 1024, 16),
+}
 TINY = {"a batch": (4, 12, 32, 4, 3)}
 Splice = Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]
 
@@ -57,7 +61,11 @@ def both(way: Splice, given: tuple[Tensor, Tensor, Tensor, Tensor, Tensor]) -> T
 
 
 def ways(device: str, impls: list[str] | None) -> dict[str, Splice]:
-    usable = [name for name, reason in info(device)["implementations"].items() if reason is True and (impls is None or name in impls)]
+    usable = [
+        name
+        for name, reason in info(device)["implementations"].items()
+        if reason is True and (impls is None or name in impls)
+    ]
     return {LINES: torch_lines, **{name: partial(splice, impl=name) for name in usable}}
 
 
@@ -96,7 +104,10 @@ def main() -> None:
                 for label, each in calls.items():
                     took = timed(each, args.device, args.seconds)
                     results.append({"name": label, "what": what, "case": name, "shape": shape, **took._asdict()})
-                    print(f"  {label:24}{what:22}{took.ms * 1e3:10.1f} us  ({took.q20 * 1e3:.1f} to {took.q80 * 1e3:.1f})", flush=True)
+                    print(
+                        f"  {label:24}{what:22}{took.ms * 1e3:10.1f} us  ({took.q20 * 1e3:.1f} to {took.q80 * 1e3:.1f})",
+                        flush=True,
+                    )
     if args.out:
         write(args.out, results)
 

@@ -68,7 +68,9 @@ def many_us(rows: int, vocabulary: int, width: int) -> float:
     items = ceil(pairs / (a["multiprocessors"] // 2))
     stage = 128 * 256 * 64 / a["products_per_clock"]
     idle = max(0.0, a["issue_clocks"] * epilogue_per_tile() - stage / 2) + 100  # 100: the first products after it
-    slowed = a["products_per_clock"] * 2 * a["multiprocessors"] * a["clock_mhz"] / a["tensor_flops_per_us"]  # nominal over measured rate
+    slowed = (
+        a["products_per_clock"] * 2 * a["multiprocessors"] * a["clock_mhz"] / a["tensor_flops_per_us"]
+    )  # nominal over measured rate
     clocks = items * (ceil(width / 64) * stage * max(1.0, slowed) + idle)
     reading = (vocabulary * width * 2 + rows * width * 2 * token_tiles / 132) / a["bytes_per_us"]
     return max(clocks / a["clock_mhz"], reading) + a["first_key_us"]
@@ -77,15 +79,25 @@ def many_us(rows: int, vocabulary: int, width: int) -> float:
 def decision_us(rows: int, vocabulary: int, width: int) -> float:
     a = ASSUMED
     waves = ceil(rows / a["multiprocessors"] / a["rows_decided_at_once"])
-    bytes_of_row = vocabulary / 128 * 8 + width * 2 + GROUPS_LOOKED_AT * 4 * width * 2 + TOKENS_COMPARED * width * 4 + width * 4
-    return max(waves * (DECISION_TRIPS * a["trip_us"] + vocabulary / 128 / 32 / 16 * a["l1_trip_us"]), rows * bytes_of_row / a["bytes_per_us"])
+    bytes_of_row = (
+        vocabulary / 128 * 8 + width * 2 + GROUPS_LOOKED_AT * 4 * width * 2 + TOKENS_COMPARED * width * 4 + width * 4
+    )
+    return max(
+        waves * (DECISION_TRIPS * a["trip_us"] + vocabulary / 128 / 32 / 16 * a["l1_trip_us"]),
+        rows * bytes_of_row / a["bytes_per_us"],
+    )
 
 
 def parts_us(rows: int, vocabulary: int = 49_408, width: int = 1024) -> dict[str, float]:
     """Microseconds of each kernel and of all of them, for rows that are searched in one part."""
     few = rows <= 32
     scan = few_us(vocabulary, width) if few else many_us(rows, vocabulary, width)
-    parts = {"launch": ASSUMED["launch_us"], "query": query_us(rows, width), "scan": scan, "decision": decision_us(rows, vocabulary, width)}
+    parts = {
+        "launch": ASSUMED["launch_us"],
+        "query": query_us(rows, width),
+        "scan": scan,
+        "decision": decision_us(rows, vocabulary, width),
+    }
     if few:
         parts["query"] = 0.0  # behind the table's first tiles
     return parts | {"all": sum(parts.values())}
@@ -113,10 +125,16 @@ def main() -> None:
             case: dict[str, object] = {"rows": rows, "vocabulary": args.vocabulary, "width": width}
             case["ms"] = round(predicted_ms(rows, args.vocabulary, width) or 0.0, 4)
             case["target_ms"] = TARGETS.get(rows) if (args.vocabulary, width) == (49_408, 1024) else None
-            case["parts_us"] = {name: round(us, 1) for name, us in parts_us(min(rows, ROWS_AT_ONCE), args.vocabulary, width).items()}
+            case["parts_us"] = {
+                name: round(us, 1) for name, us in parts_us(min(rows, ROWS_AT_ONCE), args.vocabulary, width).items()
+            }
             cases.append(case)
     lines = [[c["width"], c["rows"], c["ms"], c["target_ms"] or "", *c["parts_us"].values()] for c in cases]
-    print(aligned([["width", "rows", "ms", "target", "launch", "query", "scan", "decision", "all (us of a part)"], *lines]))
+    print(
+        aligned(
+            [["width", "rows", "ms", "target", "launch", "query", "scan", "decision", "all (us of a part)"], *lines]
+        )
+    )
     if args.json:
         write(args.json, {"assumed": ASSUMED, "epilogue_per_tile": epilogue_per_tile(), "cases": cases})
 

@@ -1,6 +1,6 @@
 """Draw the pictures that ship with the package, and the held-out ones of the benchmark.
 
-    python examples/draw_emoji_pictures.py --demo pez_fast/models/emoji/pictures --heldout benchmarks/heldout
+python examples/draw_emoji_pictures.py --demo pez_fast/models/emoji/pictures --heldout benchmarks/heldout
 """
 
 from __future__ import annotations
@@ -14,9 +14,15 @@ import numpy as np
 from PIL import Image
 
 DEMO = (
-    ("red apple", "white"), ("dog face", "blue"), ("sunflower", "purple"), ("rocket", "black"),
-    ("pizza", "green"), ("snowman", "turquoise"), ("guitar", "orange"), ("tropical fish", "pink"),
-)  # fmt: skip
+    ("red apple", "white"),
+    ("dog face", "blue"),
+    ("sunflower", "purple"),
+    ("rocket", "black"),
+    ("pizza", "green"),
+    ("snowman", "turquoise"),
+    ("guitar", "orange"),
+    ("tropical fish", "pink"),
+)
 DEMO_SIZE, HELD_OUT_SIZE, HELD_OUT, HELD_OUT_SEED = 256, 64, 200, 0
 
 
@@ -35,14 +41,18 @@ def main() -> None:
     if args.demo:
         args.demo.mkdir(parents=True, exist_ok=True)
         for name, colour in DEMO:
-            scene = pictures.Scene([names.index(name)], [(0.5, 0.5, 0.75)], pictures.COLOUR_NAMES.index(colour), (0, 0, 0))
+            scene = pictures.Scene(
+                [names.index(name)], [(0.5, 0.5, 0.75)], pictures.COLOUR_NAMES.index(colour), (0, 0, 0)
+            )
             save(args.demo / f"{name} on {colour}.png", scene, glyphs, DEMO_SIZE)
     if args.heldout:
         args.heldout.mkdir(parents=True, exist_ok=True)
         labels = []
         for k, scene in enumerate(pictures.held_out_scenes(HELD_OUT, len(names), HELD_OUT_SEED)):
             save(args.heldout / f"{k:03}.png", scene, glyphs, HELD_OUT_SIZE)
-            labels.append({"file": f"{k:03}.png", "name": names[scene.glyphs[0]], "colour": pictures.COLOUR_NAMES[scene.colour]})
+            labels.append(
+                {"file": f"{k:03}.png", "name": names[scene.glyphs[0]], "colour": pictures.COLOUR_NAMES[scene.colour]}
+            )
         (args.heldout / "labels.json").write_text(json.dumps(labels, indent=0, ensure_ascii=False) + "\n")
 
 

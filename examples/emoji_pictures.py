@@ -134,7 +134,9 @@ def stack_glyphs(glyphs: list[Glyph]) -> torch.Tensor:
 def compose(scenes: list[Scene], glyphs: torch.Tensor, size: int, oversample: int = 2) -> torch.Tensor:
     """The pictures: (B, 3, size, size) float32 in [0, 1]; drawn at `oversample` times the size and averaged down."""
     side = oversample * size
-    rgb = torch.tensor([[c + j for c, j in zip(COLOURS[COLOUR_NAMES[s.colour]], s.jitter, strict=True)] for s in scenes])
+    rgb = torch.tensor(
+        [[c + j for c, j in zip(COLOURS[COLOUR_NAMES[s.colour]], s.jitter, strict=True)] for s in scenes]
+    )
     canvas = (rgb.clamp(0, 255) / 255).view(-1, 3, 1, 1).expand(-1, 3, side, side).clone()
     for layer in range(max(len(s.glyphs) for s in scenes)):
         rows = [b for b, s in enumerate(scenes) if len(s.glyphs) > layer]
@@ -152,13 +154,25 @@ def compose(scenes: list[Scene], glyphs: torch.Tensor, size: int, oversample: in
 
 
 SINGLE = (
-    "{a} on a {c} background", "{c} background with {a}", "a picture of {a} on {c}", "{a}, {c} background", "{c} {a}",
-    "an emoji of {a} on {c}", "{a} emoji, {c}", "the {a} symbol on a {c} background", "{a} {c}", "a {a} icon in front of {c}",
-)  # fmt: skip
+    "{a} on a {c} background",
+    "{c} background with {a}",
+    "a picture of {a} on {c}",
+    "{a}, {c} background",
+    "{c} {a}",
+    "an emoji of {a} on {c}",
+    "{a} emoji, {c}",
+    "the {a} symbol on a {c} background",
+    "{a} {c}",
+    "a {a} icon in front of {c}",
+)
 PAIR = (
-    "{a} and {b} on a {c} background", "{c} background with {a} and {b}", "a picture of {a} next to {b} on {c}",
-    "{a} {b} {c}", "two emoji, {a} and {b}, {c} background", "{a} with {b}, {c}",
-)  # fmt: skip
+    "{a} and {b} on a {c} background",
+    "{c} background with {a} and {b}",
+    "a picture of {a} next to {b} on {c}",
+    "{a} {b} {c}",
+    "two emoji, {a} and {b}, {c} background",
+    "{a} with {b}, {c}",
+)
 
 
 def caption(scene: Scene, names: list[str], rng: random.Random, long: bool = False) -> str:
@@ -192,5 +206,7 @@ def wrong_caption(scene: Scene, names: list[str], words: list[str], rng: random.
         noise += [COLOUR_NAMES[scene.colour]] * rng.randrange(1, 3)
         rng.shuffle(noise)
         return " ".join(noise)
-    other = Scene(scene.glyphs, scene.places, (scene.colour + rng.randrange(1, len(COLOUR_NAMES))) % len(COLOUR_NAMES), (0, 0, 0))
+    other = Scene(
+        scene.glyphs, scene.places, (scene.colour + rng.randrange(1, len(COLOUR_NAMES))) % len(COLOUR_NAMES), (0, 0, 0)
+    )
     return caption(other, names, rng)

@@ -32,7 +32,14 @@ MODEL_CFG = {
 }
 CONFIG = {
     "model_cfg": MODEL_CFG,
-    "preprocess_cfg": {"size": SIZE, "mode": "RGB", "mean": MEAN, "std": STD, "interpolation": "bicubic", "resize_mode": "shortest"},
+    "preprocess_cfg": {
+        "size": SIZE,
+        "mode": "RGB",
+        "mean": MEAN,
+        "std": STD,
+        "interpolation": "bicubic",
+        "resize_mode": "shortest",
+    },
 }
 
 
@@ -62,7 +69,9 @@ def held_out_accuracy(model: open_clip.CLIP, glyphs: torch.Tensor, names: list[s
     scenes = pictures.held_out_scenes(500, len(names), seed=1)
     image = F.normalize(model.encode_image(normalised(pictures.compose(scenes, glyphs, SIZE))), dim=-1)
     text = [f"{names[s.glyphs[0]]} on a {{}} background" for s in scenes]
-    own = encode_text(model, tokenizer([t.format(pictures.COLOUR_NAMES[s.colour]) for t, s in zip(text, scenes, strict=True)]))
+    own = encode_text(
+        model, tokenizer([t.format(pictures.COLOUR_NAMES[s.colour]) for t, s in zip(text, scenes, strict=True)])
+    )
     top1 = (image @ own.T).argmax(-1).eq(torch.arange(len(scenes))).float().mean()
     coloured = encode_text(model, tokenizer([t.format(c) for t in text for c in pictures.COLOUR_NAMES]))
     best = torch.einsum("bd,bcd->bc", image, coloured.view(len(scenes), -1, coloured.shape[-1])).argmax(-1)
@@ -92,19 +101,32 @@ def main() -> None:
     seen: set[int] = set()
     earlier: list[dict] = []
     if args.init:
-        model.load_state_dict({k: v.float() if v.is_floating_point() else v for k, v in load_file(args.init / "open_clip_model.safetensors").items()})
+        model.load_state_dict(
+            {
+                k: v.float() if v.is_floating_point() else v
+                for k, v in load_file(args.init / "open_clip_model.safetensors").items()
+            }
+        )
         record = json.loads((args.init / "tokens.json").read_text())
         seen, earlier = set(record["tokens_seen"]), record["training"]
     model.visual.to(memory_format=torch.channels_last)
-    print(f"{len(names)} emoji, {len(words)} words, {sum(p.numel() for p in model.parameters()) / 1e6:.1f}M parameters", flush=True)
+    print(
+        f"{len(names)} emoji, {len(words)} words, {sum(p.numel() for p in model.parameters()) / 1e6:.1f}M parameters",
+        flush=True,
+    )
 
     matrices = [p for n, p in model.named_parameters() if p.ndim >= 2 and "embedding" not in n]
     others = [p for n, p in model.named_parameters() if p.ndim < 2 or "embedding" in n]
-    optimiser = torch.optim.AdamW([{"params": matrices, "weight_decay": args.weight_decay}, {"params": others, "weight_decay": 0.0}],
-                                  lr=args.lr, betas=(0.9, 0.98), fused=True)  # fmt: skip
+    optimiser = torch.optim.AdamW(
+        [{"params": matrices, "weight_decay": args.weight_decay}, {"params": others, "weight_decay": 0.0}],
+        lr=args.lr,
+        betas=(0.9, 0.98),
+        fused=True,
+    )
     warm = min(200, args.steps // 10)
     schedule = torch.optim.lr_scheduler.LambdaLR(
-        optimiser, lambda k: min((k + 1) / warm, 0.5 * (1 + math.cos(math.pi * min(k / args.steps, 1)))))  # fmt: skip
+        optimiser, lambda k: min((k + 1) / warm, 0.5 * (1 + math.cos(math.pi * min(k / args.steps, 1))))
+    )
     average = open_clip.CLIP(**MODEL_CFG).eval()
     average.load_state_dict(model.state_dict())
     started, log = time.monotonic(), {}
@@ -120,7 +142,9 @@ def main() -> None:
         with torch.autocast("cpu", torch.bfloat16), sdpa_kernel(SDPBackend.MATH):
             image = F.normalize(model.encode_image(images.to(memory_format=torch.channels_last)), dim=-1)
             text = encode_text(model, torch.cat([right, wrong]))
-        loss = contrastive_loss(image.float(), text[: args.batch].float(), text[args.batch :].float(), model.logit_scale.exp())
+        loss = contrastive_loss(
+            image.float(), text[: args.batch].float(), text[args.batch :].float(), model.logit_scale.exp()
+        )
         optimiser.zero_grad()
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
@@ -134,8 +158,13 @@ def main() -> None:
                 kept.copy_(buffer)
         if step % args.save_every == 0 or step == args.steps:
             top1, colour = held_out_accuracy(average, glyphs, names, tokenizer)
-            log = {"step": step, "loss": round(loss.item(), 4), "held_out_top1_of_500": round(top1, 4), "held_out_colour_of_12": round(colour, 4),
-                   "minutes": round((time.monotonic() - started) / 60, 1)}  # fmt: skip
+            log = {
+                "step": step,
+                "loss": round(loss.item(), 4),
+                "held_out_top1_of_500": round(top1, 4),
+                "held_out_colour_of_12": round(colour, 4),
+                "minutes": round((time.monotonic() - started) / 60, 1),
+            }
             tqdm.write(json.dumps(log))
             save(average, seen, log, earlier, args)
         bar.set_postfix(loss=f"{loss.item():.3f}")
@@ -146,7 +175,14 @@ def save(model: open_clip.CLIP, seen: set[int], log: dict, earlier: list[dict], 
     state = {k: (v.half() if v.is_floating_point() else v).contiguous() for k, v in model.state_dict().items()}
     save_file(state, args.out / "open_clip_model.safetensors", metadata={"format": "pt"})
     (args.out / "open_clip_config.json").write_text(json.dumps(CONFIG, indent=2) + "\n")
-    run = {"seed": args.seed, "steps": args.steps, "batch": args.batch, "lr": args.lr, "weight_decay": args.weight_decay, **log}
+    run = {
+        "seed": args.seed,
+        "steps": args.steps,
+        "batch": args.batch,
+        "lr": args.lr,
+        "weight_decay": args.weight_decay,
+        **log,
+    }
     (args.out / "tokens.json").write_text(json.dumps({"training": [*earlier, run], "tokens_seen": sorted(seen)}) + "\n")
 
 

@@ -38,8 +38,18 @@ from pez_fast.functional import nearest_token
 from pez_fast.optimizer import PEZ
 from pez_fast.table import TokenTable
 
-__all__ = ["decode_ids", "download_image", "get_target_feature", "initialize_prompt", "measure_similarity", "nn_project",
-           "optimize_prompt", "optimize_prompt_loop", "read_json", "set_random_seed"]  # fmt: skip
+__all__ = [
+    "decode_ids",
+    "download_image",
+    "get_target_feature",
+    "initialize_prompt",
+    "measure_similarity",
+    "nn_project",
+    "optimize_prompt",
+    "optimize_prompt_loop",
+    "read_json",
+    "set_random_seed",
+]
 
 _CONTEXT = 77
 _KEYS = ("prompt_len", "iter", "lr", "weight_decay", "prompt_bs", "loss_weight", "print_step", "batch_size")
@@ -101,8 +111,14 @@ def download_image(url: str) -> Image.Image | None:
 
 
 @torch.no_grad()
-def get_target_feature(model: Any, preprocess: Any, tokenizer_funct: Any, device: Any, target_images: Any = None,
-                       target_prompts: Any = None) -> Tensor:  # fmt: skip
+def get_target_feature(
+    model: Any,
+    preprocess: Any,
+    tokenizer_funct: Any,
+    device: Any,
+    target_images: Any = None,
+    target_prompts: Any = None,
+) -> Tensor:
     """Features (T, D) of the images, or of the texts where there are none; without gradient."""
     if target_images is not None:
         if not len(target_images):
@@ -114,7 +130,9 @@ def get_target_feature(model: Any, preprocess: Any, tokenizer_funct: Any, device
     return model.encode_text(tokenizer_funct(target_prompts).to(device))
 
 
-def initialize_prompt(tokenizer: Any, token_embedding: nn.Embedding, args: Any, device: Any) -> tuple[Tensor, Tensor, Tensor]:
+def initialize_prompt(
+    tokenizer: Any, token_embedding: nn.Embedding, args: Any, device: Any
+) -> tuple[Tensor, Tensor, Tensor]:
     """prompt_embeds (prompt_bs, prompt_len, d), a leaf that wants a gradient; dummy_embeds (prompt_bs, 77, d); dummy_ids
     (prompt_bs, 77), -1 where the prompt goes."""
     length, rows = args.prompt_len, args.prompt_bs
@@ -137,13 +155,18 @@ class _DrawnTargets:
 
     def __call__(self, features: Tensor) -> tuple[Tensor, Tensor]:
         targets = self.targets
-        drawn = targets if self.batch_size is None else targets[torch.randperm(len(targets))[: self.batch_size].to(targets.device)]
+        drawn = (
+            targets
+            if self.batch_size is None
+            else targets[torch.randperm(len(targets))[: self.batch_size].to(targets.device)]
+        )
         loss = self.loss_weight * (1 - (drawn @ features.T).mean())
         return loss, (targets @ features.detach().T).mean(0)
 
 
-def optimize_prompt_loop(model: Any, tokenizer: Any, token_embedding: nn.Embedding, all_target_features: Tensor, args: Any,
-                         device: Any) -> str:  # fmt: skip
+def optimize_prompt_loop(
+    model: Any, tokenizer: Any, token_embedding: nn.Embedding, all_target_features: Tensor, args: Any, device: Any
+) -> str:
     """The best prompt's text, after args.iter steps."""
     args = _config(args)
     prompt_embeds, _, dummy_ids = initialize_prompt(tokenizer, token_embedding, args, device)
@@ -184,7 +207,9 @@ def _scored_steps(model: Any, opt: PEZ, template: Template, objective: _DrawnTar
             p.requires_grad_()
 
 
-def optimize_prompt(model: Any, preprocess: Any, args: Any, device: Any, target_images: Any = None, target_prompts: Any = None) -> str:
+def optimize_prompt(
+    model: Any, preprocess: Any, args: Any, device: Any, target_images: Any = None, target_prompts: Any = None
+) -> str:
     """Learn a prompt for images (several are one shared target) or, where there are none, for texts.
 
     Args:

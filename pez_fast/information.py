@@ -23,7 +23,9 @@ def info(device: str | torch.device | None = None) -> dict:
         "pez_fast": __version__,
         "torch": torch.__version__,
         "python": platform.python_version(),
-        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else f"{device.type}, {torch.get_num_threads()} threads",
+        "device": torch.cuda.get_device_name(device)
+        if device.type == "cuda"
+        else f"{device.type}, {torch.get_num_threads()} threads",
         "instruction_set": ops.instruction_set(),
         "auto": {operation: ops.choose("auto", device) for operation in ops.OPERATIONS},
         "implementations": {name: i.unusable(device.type) or True for name, i in ops.IMPLEMENTATIONS.items()},

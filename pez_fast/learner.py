@@ -27,7 +27,10 @@ NOT_BEGUN = "the search was ended before this target was begun"
 NOT_FINITE = "no prompt has a finite score for this target"
 ROUND = 13  # updates that take about as long as a round of polishing
 _KEPT = 4  # projections of each prompt that are kept for the choice at the end, at least
-_SCORED = {"cpu": 128, "cuda": 4096}  # prompts scored at once while polishing: a CPU is fastest where they stay in its caches
+_SCORED = {
+    "cpu": 128,
+    "cuda": 4096,
+}  # prompts scored at once while polishing: a CPU is fastest where they stay in its caches
 
 
 def learn(goals: Tensor, clip: ClipEncoder, options: Options) -> list[PromptResult]:
@@ -66,7 +69,9 @@ class State:
 Report = Callable[[State], object]
 
 
-def _tell(learner: Learner, callback: Callable[[Progress], object], results: Sequence[PromptResult | None], state: State) -> object:
+def _tell(
+    learner: Learner, callback: Callable[[Progress], object], results: Sequence[PromptResult | None], state: State
+) -> object:
     """Tell a callback of the options, for targets 0, 1, … of which `results` holds what is finished."""
     options, targets = learner.options, len(results)
     shown = {k: (r.prompt, r.ids_score) for k, r in enumerate(results) if r is not None}
@@ -76,7 +81,9 @@ def _tell(learner: Learner, callback: Callable[[Progress], object], results: Seq
         if state.better is not None and cohort is state.cohorts[0]:
             ids, score = state.better
             rounds += len(score) * state.polished
-        shown |= {name: (learner.text(i), s) for name, i, s in zip(cohort.part.names, ids.cpu(), score.tolist(), strict=True)}
+        shown |= {
+            name: (learner.text(i), s) for name, i, s in zip(cohort.part.names, ids.cpu(), score.tolist(), strict=True)
+        }
         made += len(score) * state.updates(cohort)
     prompts, scores = zip(*(shown.get(k, ("", math.nan)) for k in range(targets)), strict=True)
     # As if the updates of all targets were made one after the other.
@@ -99,18 +106,24 @@ class Learner:
         self.encode = clip.text_encoder(*encoder, dtype=self.dtype)
         self.judge = self.encode if self.dtype == clip.dtype else clip.text_encoder(*encoder)
         self.start = _start(self.table, clip, options).to(clip.device)
-        fitting = prompts_at_once(clip.device, self.encode.blocks, len(self.encode.ids), self.table.dim, self.dtype.itemsize)
+        fitting = prompts_at_once(
+            clip.device, self.encode.blocks, len(self.encode.ids), self.table.dim, self.dtype.itemsize
+        )
         self.at_once = options.batch_size or fitting
         self.ended: str | None = None
         self.begun = time.monotonic()
 
-    def stream(self, goals: Iterable[tuple[T, Tensor]], report: Report | None = None) -> Iterator[list[tuple[T, PromptResult]]]:
+    def stream(
+        self, goals: Iterable[tuple[T, Tensor]], report: Report | None = None
+    ) -> Iterator[list[tuple[T, PromptResult]]]:
         """Named goals (D,) -> the same names with results, in the order and the groups in which they are finished.
 
         Goals are asked for when there is room for them. `report` is called every so many steps; True ends the search.
         """
         options = self.options
-        settings = Settings(options.steps, options.lr, options.weight_decay, options.patience, max(_KEPT, options.top_k), options.impl)
+        settings = Settings(
+            options.steps, options.lr, options.weight_decay, options.patience, max(_KEPT, options.top_k), options.impl
+        )
 
         refused: list[tuple[T, PromptResult]] = []
 
@@ -130,8 +143,16 @@ class Learner:
             rows = torch.stack([goal for _, goal in taken]).to(self.clip.device).repeat_interleave(options.restarts, 0)
             return Part(tuple(number for number, _ in taken), self.start.repeat(len(taken), 1), TargetSimilarity(rows))
 
-        engine = Engine(self.table, self._tower(), take, settings, max(self.at_once, options.restarts), options.restarts, options.every,
-                        (lambda cohorts: report(State(cohorts))) if report else None)  # fmt: skip
+        engine = Engine(
+            self.table,
+            self._tower(),
+            take,
+            settings,
+            max(self.at_once, options.restarts),
+            options.restarts,
+            options.every,
+            (lambda cohorts: report(State(cohorts))) if report else None,
+        )
         for cohort in engine.run():
             self.ended = engine.ended
             try:
@@ -178,7 +199,9 @@ class Learner:
                 engine.ended = "callback" if wanted else engine.ended
                 return wanted
 
-            polished, _ = polish(best, self.table, self.encode, goals, options.polish, options.seed, self._scored_at_once(), told)
+            polished, _ = polish(
+                best, self.table, self.encode, goals, options.polish, options.seed, self._scored_at_once(), told
+            )
             ids = torch.cat([ids, polished[:, None]], 1)
             restarts = torch.cat([restart.expand(targets, -1), restart[place.cpu()][:, None]], 1)
         else:
@@ -192,9 +215,25 @@ class Learner:
                 continue
             first = best_of[0]
             row = k * each + first.restart
-            results.append((name, PromptResult(
-                first.prompt, first.ids, first.ids_score, first.text_score, steps[row], history[row, : steps[row] + 1].tolist(), options.seed,
-                first.restart, self.clip.name, time.monotonic() - self.begun, cohort.stopped[row], best_of)))  # fmt: skip
+            results.append(
+                (
+                    name,
+                    PromptResult(
+                        first.prompt,
+                        first.ids,
+                        first.ids_score,
+                        first.text_score,
+                        steps[row],
+                        history[row, : steps[row] + 1].tolist(),
+                        options.seed,
+                        first.restart,
+                        self.clip.name,
+                        time.monotonic() - self.begun,
+                        cohort.stopped[row],
+                        best_of,
+                    ),
+                )
+            )
         return results
 
     def _failed(self) -> PromptResult:
@@ -237,6 +276,8 @@ def _start(table: TokenTable, clip: ClipEncoder, options: Options) -> Tensor:
     if options.init is not None:
         given = clip.vocabulary.encode(options.init)
         if not 0 < len(given) <= options.prompt_len:
-            raise ValueError(f"init must be 1 to {options.prompt_len} tokens (prompt_len) long; {options.init!r} has {len(given)}")
+            raise ValueError(
+                f"init must be 1 to {options.prompt_len} tokens (prompt_len) long; {options.init!r} has {len(given)}"
+            )
         start[:, : len(given)] = torch.tensor(given)
     return start

@@ -27,7 +27,11 @@ def one_line(text: object, encoding: str = "utf-8") -> str:
     """A text that can be shown in one line: escapes for what a terminal would act on and for what the encoding lacks."""
 
     def shown(character: str) -> str:
-        return character.encode("unicode_escape").decode() if unicodedata.category(character) in ("Cc", "Zl", "Zp") else character
+        return (
+            character.encode("unicode_escape").decode()
+            if unicodedata.category(character) in ("Cc", "Zl", "Zp")
+            else character
+        )
 
     return "".join(map(shown, str(text))).encode(encoding, "backslashreplace").decode(encoding)
 
@@ -89,7 +93,14 @@ class LiveProgress:
         self._names = names
         self._state: State | None = None
         self._console = Console(stderr=True, highlight=False)
-        columns = (TextColumn("{task.description}"), MofNCompleteColumn(), BarColumn(), _Rate(), TimeRemainingColumn(), TextColumn("left"))
+        columns = (
+            TextColumn("{task.description}"),
+            MofNCompleteColumn(),
+            BarColumn(),
+            _Rate(),
+            TimeRemainingColumn(),
+            TextColumn("left"),
+        )
         self._bar = Progress(*columns, console=self._console)
         self._task = self._bar.add_task("step", total=steps)
         self._live = Live(get_renderable=self._draw, console=self._console, refresh_per_second=8, transient=True)
@@ -104,7 +115,9 @@ class LiveProgress:
     def __call__(self, state: State) -> None:
         self._state = state
         polishing = state.step == state.steps and state.polished > 0
-        self._bar.update(self._task, completed=state.step, description=f"polish {state.polished}" if polishing else "step")
+        self._bar.update(
+            self._task, completed=state.step, description=f"polish {state.polished}" if polishing else "step"
+        )
 
     def _draw(self) -> Group:
         state, room = self._state, max(1, self._console.height - 7)
@@ -112,7 +125,9 @@ class LiveProgress:
         table.width = min(self._console.width, 120)  # or columns would move with the prompts
         encoding = self._console.encoding
         for k, name in enumerate(self._names[:room]):
-            prompt, score = (state.prompts[k], f"{state.scores[k]:.3f}") if state and not math.isnan(state.scores[k]) else ("", "")
+            prompt, score = (
+                (state.prompts[k], f"{state.scores[k]:.3f}") if state and not math.isnan(state.scores[k]) else ("", "")
+            )
             line = Text(one_line(prompt, encoding), no_wrap=len(self._names) > 1)
             line.overflow = "ellipsis" if "utf" in encoding else "crop"
             table.add_row(Text(one_line(name, encoding)), line, score)

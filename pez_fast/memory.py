@@ -29,4 +29,6 @@ def prompts_at_once(device: torch.device, blocks: int, positions: int, width: in
 
 def out_of_memory(error: Exception) -> bool:
     """Whether this is what torch raises when memory is used up, on a GPU or a CPU."""
-    return isinstance(error, torch.OutOfMemoryError) or (type(error) is RuntimeError and "can't allocate memory" in str(error))
+    return isinstance(error, torch.OutOfMemoryError) or (
+        type(error) is RuntimeError and "can't allocate memory" in str(error)
+    )

@@ -57,7 +57,9 @@ def _cuda_unusable(device: str) -> str | None:
 # In the order in which "auto" prefers them.
 IMPLEMENTATIONS: dict[str, Implementation] = {
     "cuda": Implementation("pez_fast._cuda", _cuda_unusable, lambda device: "not yet run on hardware", capturable=True),
-    "triton": Implementation("pez_fast._triton", _triton_unusable, lambda device: "not yet run on hardware", capturable=True),
+    "triton": Implementation(
+        "pez_fast._triton", _triton_unusable, lambda device: "not yet run on hardware", capturable=True
+    ),
     "cpu": Implementation("pez_fast._cpu", _cpu_unusable, _cpu_passed_over),
     "torch": Implementation("pez_fast._torch", lambda device: None),
 }

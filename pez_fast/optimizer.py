@@ -32,8 +32,17 @@ class PEZ(torch.optim.AdamW):
         TypeError, ValueError: prompts are no (R, L, d) leaf of one of these dtypes, or do not fit the table.
     """
 
-    def __init__(self, prompts: Tensor, table: TokenTable, lr: float = 0.1, weight_decay: float = 0.1,
-                 betas: tuple[float, float] = (0.9, 0.999), eps: float = 1e-8, impl: str = "auto", **adamw: Any) -> None:  # fmt: skip
+    def __init__(
+        self,
+        prompts: Tensor,
+        table: TokenTable,
+        lr: float = 0.1,
+        weight_decay: float = 0.1,
+        betas: tuple[float, float] = (0.9, 0.999),
+        eps: float = 1e-8,
+        impl: str = "auto",
+        **adamw: Any,
+    ) -> None:
         if not isinstance(prompts, Tensor) or prompts.dtype not in (torch.float32, torch.float64):
             raise TypeError(f"prompts must be a float32 or float64 tensor; got {kind_of(prompts)}")
         if not isinstance(table, TokenTable):
@@ -51,7 +60,9 @@ class PEZ(torch.optim.AdamW):
 
     def rows(self, rows: Tensor) -> PEZ:
         """The same for some of the prompts, rows (R',) int64: a new optimiser that goes on where this one is."""
-        settings = {k: v for k, v in self.param_groups[0].items() if k in self.defaults and k != "decoupled_weight_decay"}
+        settings = {
+            k: v for k, v in self.param_groups[0].items() if k in self.defaults and k != "decoupled_weight_decay"
+        }
         kept = PEZ(self.prompts.detach()[rows], self.table, impl=self.impl, **settings)
         state = self.state[self.prompts]
         if state:

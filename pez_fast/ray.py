@@ -24,7 +24,9 @@ from pez_fast.live import say
 from pez_fast.options import Options, options_from
 
 
-def ray_inverter(model: str, pretrained: str | None = None, device: str | None = None, column: str = "image", **options: Any) -> type:
+def ray_inverter(
+    model: str, pretrained: str | None = None, device: str | None = None, column: str = "image", **options: Any
+) -> type:
     """A class for `dataset.map_batches(cls, compute=ray.data.ActorPoolStrategy(size=n), batch_size=64, num_gpus=1)`.
 
     Each actor loads the model once; it takes batches of any `batch_format`, and adds the columns prompt, ids, ids_score,
@@ -79,11 +81,22 @@ def _with_columns(batch: Any, rows: Sequence[Row]) -> Any:
 class _ShardActor:
     """Learns batches of items and writes each as a shard named by its ids; a batch that is sent again is not learned again."""
 
-    def __init__(self, model: str, weights: str | None, device: str, options: Options, complete: dict[str, Any], out: str, stem: str,
-                 workers: int) -> None:  # fmt: skip
+    def __init__(
+        self,
+        model: str,
+        weights: str | None,
+        device: str,
+        options: Options,
+        complete: dict[str, Any],
+        out: str,
+        stem: str,
+        workers: int,
+    ) -> None:
         self.clip = load_clip(model, weights, device)
         own = model_part(self.clip, options, self.clip.device.type)
-        differing = [f"{name} {complete[name]} there, {value} here" for name, value in own.items() if complete[name] != value]
+        differing = [
+            f"{name} {complete[name]} there, {value} here" for name, value in own.items() if complete[name] != value
+        ]
         if differing:
             raise ValueError(f"an actor has another model than the run: {'; '.join(differing)}")
         self.options, self.complete, self.out, self.stem, self.workers = options, complete, Path(out), stem, workers
@@ -95,10 +108,16 @@ class _ShardActor:
             rows = arrow().parquet.read_table(path, partitioning=None).to_pylist()
         except FileNotFoundError:
             pixels = [p for _, p in ahead(items, partial(read, clip=self.clip), self.workers, len(items))]
-            rows = [{**row, "id": item.id} for item, row in zip(items, learn_all(pixels, self.clip, self.options), strict=True)]
+            rows = [
+                {**row, "id": item.id}
+                for item, row in zip(items, learn_all(pixels, self.clip, self.options), strict=True)
+            ]
             ensure_manifest(self.out, self.complete, self.clip.name)
             write_shard(path, rows)
-        return {"pictures": [len(rows)], "last": [next((row["prompt"] for row in reversed(rows) if row.get("prompt")), "")]}
+        return {
+            "pictures": [len(rows)],
+            "last": [next((row["prompt"] for row in reversed(rows) if row.get("prompt")), "")],
+        }
 
 
 def run_on_ray(job: Job, model: str, weights: str | None, device: str | None, actors: int) -> Summary:
@@ -146,8 +165,14 @@ def _learned(ray: Any, items: Sequence[Any], batch_size: int, arguments: tuple, 
     logging.getLogger("ray.data").setLevel(logging.ERROR)
     rows = [{"item": pickle.dumps(item)} for item in items]
     dataset = ray.data.from_items(rows, override_num_blocks=-(-len(rows) // batch_size)).map_batches(
-        _ShardActor, fn_constructor_args=arguments, batch_size=None, batch_format="numpy",
-        compute=ray.data.ActorPoolStrategy(size=actors), num_cpus=1, num_gpus=int(gpus))  # fmt: skip
+        _ShardActor,
+        fn_constructor_args=arguments,
+        batch_size=None,
+        batch_format="numpy",
+        compute=ray.data.ActorPoolStrategy(size=actors),
+        num_cpus=1,
+        num_gpus=int(gpus),
+    )
     try:
         yield from dataset.iter_rows()
     except Exception as error:  # Ray wraps what an actor raised in texts of its own, traceback included

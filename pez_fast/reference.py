@@ -34,7 +34,9 @@ def nearest_token(x: Tensor, weight: Tensor, banned: Iterable[int] = ()) -> tupl
             best = next(v for v in near if keys[v] == top)
         ids.append(allowed[best])
         cosines.append(cosine[best])
-    return torch.tensor(ids, dtype=torch.int64), torch.stack(cosines) if cosines else torch.empty(0, dtype=torch.float64)
+    return torch.tensor(ids, dtype=torch.int64), torch.stack(cosines) if cosines else torch.empty(
+        0, dtype=torch.float64
+    )
 
 
 def _unit(x: Tensor) -> Tensor:
@@ -85,8 +87,15 @@ def splice_backward(grad: Tensor, slots: Tensor, owner: Tensor, prompts: int) ->
     return total
 
 
-def adamw_step(p: Tensor, g: Tensor, state: dict, lr: float, weight_decay: float,
-               betas: tuple[float, float] = (0.9, 0.999), eps: float = 1e-8) -> Tensor:  # fmt: skip
+def adamw_step(
+    p: Tensor,
+    g: Tensor,
+    state: dict,
+    lr: float,
+    weight_decay: float,
+    betas: tuple[float, float] = (0.9, 0.999),
+    eps: float = 1e-8,
+) -> Tensor:
     """One step of AdamW (Loshchilov and Hutter 2019, algorithm 2); `state` is {} at first."""
     t = state["t"] = state.get("t", 0) + 1
     m = state["m"] = betas[0] * state.get("m", torch.zeros_like(g)) + (1 - betas[0]) * g
@@ -119,9 +128,20 @@ class Trace:
     best_ids: Tensor | None = None
 
 
-def optimize_prompt(model, target_features: Tensor, *, prompt_len: int, steps: int, lr: float = 0.1, weight_decay: float = 0.1,
-                    prompt_bs: int = 1, batch_size: int | None = 1, loss_weight: float = 1.0,
-                    start: Tensor | None = None, projection=nn_project) -> Trace:  # fmt: skip
+def optimize_prompt(
+    model,
+    target_features: Tensor,
+    *,
+    prompt_len: int,
+    steps: int,
+    lr: float = 0.1,
+    weight_decay: float = 0.1,
+    prompt_bs: int = 1,
+    batch_size: int | None = 1,
+    loss_weight: float = 1.0,
+    start: Tensor | None = None,
+    projection=nn_project,
+) -> Trace:
     """PEZ with CLIP as published, for one set of targets (T, D) and prompt_bs prompts; draws from torch's generator.
 
     start: (prompt_bs, prompt_len) ids to begin at; drawn where it is None.

@@ -62,8 +62,9 @@ def check_writable(path: Path) -> None:
         path.unlink()
 
 
-def write_sheet(path: Path, names: Sequence[str], images: Sequence[Sequence[Image.Image]],
-                results: Sequence[PromptResult]) -> bool:  # fmt: skip
+def write_sheet(
+    path: Path, names: Sequence[str], images: Sequence[Sequence[Image.Image]], results: Sequence[PromptResult]
+) -> bool:
     """Draw a sheet of results into a PNG file, over one that may be there; nothing (False) where nothing was learned."""
     learned = [result for result in results if not result.error]
     if learned:
@@ -165,7 +166,9 @@ def _longest(text: str, size: int, width: float) -> int:
     return max(1, bisect_right(range(len(text)), width, key=lambda k: _length(text[: k + 1], size)))
 
 
-def _write(pen: ImageDraw.ImageDraw, at: tuple[int, int], text: str, size: int, colour: str = INK, anchor: str = "la") -> None:
+def _write(
+    pen: ImageDraw.ImageDraw, at: tuple[int, int], text: str, size: int, colour: str = INK, anchor: str = "la"
+) -> None:
     """Anchors as in Pillow, for one line."""
     text = _plain(text)
     x = at[0] - _length(text, size) * {"l": 0, "m": 0.5, "r": 1}[anchor[0]]
@@ -187,7 +190,9 @@ def _thumbnail(images: Sequence[Image.Image]) -> Image.Image:
     for k, image in enumerate(images[: side * side]):
         edge = min(image.size)
         left, upper = (image.width - edge) // 2, (image.height - edge) // 2
-        small = image.convert("RGB").resize((cell, cell), Image.Resampling.LANCZOS, (left, upper, left + edge, upper + edge))
+        small = image.convert("RGB").resize(
+            (cell, cell), Image.Resampling.LANCZOS, (left, upper, left + edge, upper + edge)
+        )
         square.paste(small, (k % side * (cell + 4), k // side * (cell + 4)), mask)
     return square
 
@@ -224,7 +229,9 @@ def _time(seconds: float) -> str:
     return f"{seconds / 60:.0f} min" if seconds < 36000 else f"{seconds / 3600:.0f} h"
 
 
-def _chart(image: Image.Image, pen: ImageDraw.ImageDraw, left: int, top: int, result: PromptResult, axes: _Axes) -> None:
+def _chart(
+    image: Image.Image, pen: ImageDraw.ImageDraw, left: int, top: int, result: PromptResult, axes: _Axes
+) -> None:
     """The curves of one prompt with their axes, as high as a thumbnail; steps and seconds are said at their end."""
     x0, x1, y0, y1 = left + 40, left + CHART - 12, top + 6, top + THUMB - 22
     width = x1 - x0 - (POLISH if axes.polished else 0)
@@ -243,7 +250,9 @@ def _chart(image: Image.Image, pen: ImageDraw.ImageDraw, left: int, top: int, re
     polished = _polished(result)
     last = len(result.history) - 1 if points else axes.steps
     label = f"{last} steps" + (f", {_time(result.seconds)}" if result.seconds else "")
-    end = max(round(place(last, 0)[0]) + (POLISH if polished is not None else 0) + 12, x0 + 16 + round(_length(label, 12)))
+    end = max(
+        round(place(last, 0)[0]) + (POLISH if polished is not None else 0) + 12, x0 + 16 + round(_length(label, 12))
+    )
     _write(pen, (end, y1 + 7), label, 12, GRAY, "ra")
     for step in {*axes.step_ticks, last}:
         x, half = round(place(step, 0)[0]), _length(f"{step}", 12) / 2 + 8
@@ -251,7 +260,9 @@ def _chart(image: Image.Image, pen: ImageDraw.ImageDraw, left: int, top: int, re
         if x + half < end - _length(label, 12) or x - half > end:
             _write(pen, (x, y1 + 7), f"{step}", 12, GRAY, "ma")
     left, top, right, bottom = x0 - 6, y0 - 6, x1 + 6, y1 + 6  # with room for the dot at the end
-    fine = image.crop((left, top, right, bottom)).resize(((right - left) * FINE, (bottom - top) * FINE), Image.Resampling.NEAREST)
+    fine = image.crop((left, top, right, bottom)).resize(
+        ((right - left) * FINE, (bottom - top) * FINE), Image.Resampling.NEAREST
+    )
     brush = ImageDraw.Draw(fine)
     for curve, colour, thick in ((points, SOFT, 1.2), (best, LINE, 2.2)):
         path = [((x + 0.5 - left) * FINE, (y + 0.5 - top) * FINE) for x, y in (place(*point) for point in curve)]

@@ -39,9 +39,13 @@ class TokenTable:
             weight = weight.weight
         if not isinstance(weight, Tensor) or weight.dtype not in _FLOATS:
             kind = weight.dtype if isinstance(weight, Tensor) else type(weight).__name__
-            raise TypeError(f"weight must be a float64, float32, float16 or bfloat16 tensor or an nn.Embedding; got {kind}")
+            raise TypeError(
+                f"weight must be a float64, float32, float16 or bfloat16 tensor or an nn.Embedding; got {kind}"
+            )
         if weight.ndim != 2 or 0 in weight.shape:
-            raise ValueError(f"weight must be (V, d) with at least one token and one dimension; got {tuple(weight.shape)}")
+            raise ValueError(
+                f"weight must be (V, d) with at least one token and one dimension; got {tuple(weight.shape)}"
+            )
         self.weight = weight.detach()
         self.allowed = ~self._mask(banned)
         self.refresh()
@@ -59,11 +63,15 @@ class TokenTable:
                 raise TypeError(f"banned must hold whole numbers; got the {type(wrong[0]).__name__} {wrong[0]!r}")
             banned = torch.tensor(banned, dtype=None if banned else torch.int64)
         if banned.is_floating_point() or banned.is_complex():
-            raise TypeError(f"banned must be ids or a bool mask; got a {str(banned.dtype).removeprefix('torch.')} tensor")
+            raise TypeError(
+                f"banned must be ids or a bool mask; got a {str(banned.dtype).removeprefix('torch.')} tensor"
+            )
         banned = banned.to(mask.device)
         if banned.dtype == torch.bool:
             if banned.shape != mask.shape:
-                raise ValueError(f"banned must be a mask of shape ({len(mask)},) or ids; got a mask {tuple(banned.shape)}")
+                raise ValueError(
+                    f"banned must be a mask of shape ({len(mask)},) or ids; got a mask {tuple(banned.shape)}"
+                )
             return banned.clone()
         banned = banned.reshape(-1).long()
         outside = banned[(banned < 0) | (banned >= len(mask))]

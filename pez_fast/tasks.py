@@ -14,8 +14,16 @@ from pez_fast.options import options_from
 from pez_fast.result import PromptResult
 
 
-def invert(images: Any, clip: ClipEncoder, prompt_len: int = 16, steps: int = 3000, seed: int = 0, *,
-           weights: Sequence[float] | None = None, **options: Any) -> PromptResult:  # fmt: skip
+def invert(
+    images: Any,
+    clip: ClipEncoder,
+    prompt_len: int = 16,
+    steps: int = 3000,
+    seed: int = 0,
+    *,
+    weights: Sequence[float] | None = None,
+    **options: Any,
+) -> PromptResult:
     """One prompt for one image, or for several that share something (their style, say).
 
     Args:
@@ -39,8 +47,9 @@ def invert(images: Any, clip: ClipEncoder, prompt_len: int = 16, steps: int = 30
     return learn(weighted_goal(targets, weights)[None], clip, chosen)[0]
 
 
-def invert_batch(images: Sequence[Any], clip: ClipEncoder, prompt_len: int = 16, steps: int = 3000, seed: int = 0,
-                 **options: Any) -> list[PromptResult]:  # fmt: skip
+def invert_batch(
+    images: Sequence[Any], clip: ClipEncoder, prompt_len: int = 16, steps: int = 3000, seed: int = 0, **options: Any
+) -> list[PromptResult]:
     """One prompt for each image, all learned in one batch; each result is that of `invert` on its image alone.
 
     An image that cannot be read gives a result with `error` set; the others go on.
@@ -67,8 +76,15 @@ def invert_batch(images: Sequence[Any], clip: ClipEncoder, prompt_len: int = 16,
     return results
 
 
-def distill(text: str, clip: ClipEncoder, ratio: float | None = None, prompt_len: int | None = None, steps: int = 3000, seed: int = 0,
-            **options: Any) -> PromptResult:  # fmt: skip
+def distill(
+    text: str,
+    clip: ClipEncoder,
+    ratio: float | None = None,
+    prompt_len: int | None = None,
+    steps: int = 3000,
+    seed: int = 0,
+    **options: Any,
+) -> PromptResult:
     """A shorter prompt that means the same to the model.
 
     Args:
@@ -89,7 +105,9 @@ def distill(text: str, clip: ClipEncoder, ratio: float | None = None, prompt_len
             raise ValueError(f"ratio must be above 0 and at most 1; got {ratio!r}")
         prompt_len = max(1, round(ratio * tokens))
     if tokens > clip.context_length - 2:
-        warnings.warn(f"the model reads the first {clip.context_length - 2} of the {tokens} tokens of the text", stacklevel=2)
+        warnings.warn(
+            f"the model reads the first {clip.context_length - 2} of the {tokens} tokens of the text", stacklevel=2
+        )
         prompt_len = min(prompt_len, clip.context_length - 2)
     chosen = options_from({"prompt_len": prompt_len, "steps": steps, "seed": seed, **options})
     return learn(clip.encode_texts([text]), clip, chosen)[0]

@@ -37,7 +37,9 @@ class TensorBoard:
         ValueError: the folder cannot be written.
     """
 
-    def __init__(self, folder: str | Path, names: Sequence[str] | None = None, also: Callable[[Progress], object] | None = None) -> None:
+    def __init__(
+        self, folder: str | Path, names: Sequence[str] | None = None, also: Callable[[Progress], object] | None = None
+    ) -> None:
         _summary_writer()
         try:
             Path(folder).mkdir(parents=True, exist_ok=True)
@@ -82,7 +84,9 @@ class TensorBoard:
             writer.add_scalar(f"cosine{name}", score, at)
             if self._written.get(name) != prompt:
                 self._written[name] = prompt
-                writer.add_text(f"prompt{name}", "    " + live.one_line(prompt), at)  # indented: shown as it is, not as Markdown
+                writer.add_text(
+                    f"prompt{name}", "    " + live.one_line(prompt), at
+                )  # indented: shown as it is, not as Markdown
         writer.flush()
         return self.also(state) if self.also is not None else None
 
@@ -91,7 +95,9 @@ def watch(names: Sequence[str], steps: int, folder: Path | None = None) -> Abstr
     """`live.watch`, and beside it a `TensorBoard` where there is a folder, which is checked at once; names are those of files."""
     if folder is None:
         return live.watch(names, steps)
-    return _beside(TensorBoard(folder, [Path(name).name for name in names] if len(names) > 1 else None), live.watch(names, steps))
+    return _beside(
+        TensorBoard(folder, [Path(name).name for name in names] if len(names) > 1 else None), live.watch(names, steps)
+    )
 
 
 @contextmanager
@@ -106,7 +112,9 @@ def _summary_writer() -> Any:
     try:
         from torch.utils.tensorboard import SummaryWriter
     except ImportError:
-        raise ImportError("runs are written down by tensorboard, which cannot be imported; pip install 'pez_fast[tensorboard]'") from None
+        raise ImportError(
+            "runs are written down by tensorboard, which cannot be imported; pip install 'pez_fast[tensorboard]'"
+        ) from None
     return SummaryWriter
 
 

@@ -73,7 +73,9 @@ def assert_level_with_the_best(x: Tensor, weight: Tensor, found: Tensor) -> None
 
 def _precise_cosine(q: list[float], e: list[float]) -> Decimal:
     with localcontext(Context(prec=1000)):
-        dot, qq, ee = (sum(Decimal(a) * Decimal(b) for a, b in zip(s, t, strict=True)) for s, t in ((q, e), (q, q), (e, e)))
+        dot, qq, ee = (
+            sum(Decimal(a) * Decimal(b) for a, b in zip(s, t, strict=True)) for s, t in ((q, e), (q, q), (e, e))
+        )
         return dot / (qq * ee).sqrt()
 
 
@@ -265,7 +267,9 @@ def _opposite(g):
 
 @made
 def _one_allowed(g):
-    return Case(torch.cat([normal(g, 6, 8), torch.zeros(1, 8)]), normal(g, 50, 8), tuple(v for v in range(50) if v != 17))
+    return Case(
+        torch.cat([normal(g, 6, 8), torch.zeros(1, 8)]), normal(g, 50, 8), tuple(v for v in range(50) if v != 17)
+    )
 
 
 @made

@@ -17,7 +17,9 @@ def hasten() -> None:
 
     def patch_lang(fn: Any) -> Any:
         languages = [interpreter.tl, interpreter.tl.core]
-        seen = frozenset(id(value) for value in fn.__globals__.values() if any(value is language for language in languages))
+        seen = frozenset(
+            id(value) for value in fn.__globals__.values() if any(value is language for language in languages)
+        )
         if seen in patched:
             return interpreter._LangPatchScope()
         patched.add(seen)

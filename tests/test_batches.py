@@ -16,7 +16,9 @@ OPTIONS = {"prompt_len": 5, "steps": 12, "restarts": 2, "polish": 2, "top_k": 3}
 
 
 def told(results) -> list[tuple]:
-    return [(r.prompt, r.ids, r.ids_score, r.text_score, r.steps, r.history, r.restart, r.stopped, r.top) for r in results]
+    return [
+        (r.prompt, r.ids, r.ids_score, r.text_score, r.steps, r.history, r.restart, r.stopped, r.top) for r in results
+    ]
 
 
 @pytest.fixture(scope="module")
@@ -51,7 +53,9 @@ def test_places_that_become_free_are_taken_by_those_that_wait(tiny_clip, picture
     monkeypatch.setattr(Engine, "_step", watched)
     assert told(pez_fast.invert_batch(pictures, tiny_clip, **options, batch_size=6)) == told(alone)
     together = [numbers for numbers in begun if len(numbers) > 1]
-    assert together and any(len({number for _, number in cohorts}) > 1 for cohorts in together)  # at different steps of theirs
+    assert together and any(
+        len({number for _, number in cohorts}) > 1 for cohorts in together
+    )  # at different steps of theirs
 
 
 def test_goals_are_asked_for_when_there_is_room(tiny_clip, pictures):
@@ -68,7 +72,10 @@ def test_goals_are_asked_for_when_there_is_room(tiny_clip, pictures):
     assert [k for found in stream for k, _ in found] == [3, 4, 5, 6, 7]
 
 
-@pytest.mark.parametrize("error", [torch.OutOfMemoryError("CUDA out of memory"), RuntimeError("DefaultCPUAllocator: can't allocate memory: …")])
+@pytest.mark.parametrize(
+    "error",
+    [torch.OutOfMemoryError("CUDA out of memory"), RuntimeError("DefaultCPUAllocator: can't allocate memory: …")],
+)
 def test_out_of_memory_halves_the_batch(tiny_clip, pictures, whole, error, monkeypatch):
     sizes, step = [], Engine._step
 
@@ -104,14 +111,20 @@ def test_other_errors_are_not_swallowed(tiny_clip, pictures, monkeypatch):
 def test_progress_over_batches(tiny_clip, pictures):
     seen = []
     pez_fast.invert_batch(pictures, tiny_clip, **OPTIONS, batch_size=6, callback=seen.append, every=6)
-    assert [p.step for p in seen] == [0, 2, 4, 4, 4, 4, 6, 9, 9, 9, 9, 10, 12, 12, 12] and {p.steps for p in seen} == {12}
+    assert [p.step for p in seen] == [0, 2, 4, 4, 4, 4, 6, 9, 9, 9, 9, 10, 12, 12, 12] and {p.steps for p in seen} == {
+        12
+    }
     assert [sum(bool(prompt) for prompt in p.prompts) for p in seen] == [3] * 5 + [6] * 5 + [8] * 5
     assert [p.polished for p in seen][-2:] == [(6 * 2 + 2) // 8, 2]
-    assert all(math.isnan(score) == (not prompt) for p in seen for prompt, score in zip(p.prompts, p.scores, strict=True))
+    assert all(
+        math.isnan(score) == (not prompt) for p in seen for prompt, score in zip(p.prompts, p.scores, strict=True)
+    )
 
 
 def test_ended_before_all_were_begun(tiny_clip, pictures):
-    results = pez_fast.invert_batch(pictures, tiny_clip, **OPTIONS, batch_size=6, callback=lambda p: p.step >= 2, every=6)
+    results = pez_fast.invert_batch(
+        pictures, tiny_clip, **OPTIONS, batch_size=6, callback=lambda p: p.step >= 2, every=6
+    )
     assert [r.stopped for r in results] == ["callback"] * 8
     assert [r.error for r in results] == [None] * 3 + [learner.NOT_BEGUN] * 5
     assert [bool(r.prompt) for r in results] == [True] * 3 + [False] * 5
@@ -129,8 +142,12 @@ def test_memory():
     small, large = (memory.prompts_at_once(cpu, 12, 18, width, 4) for width in (64, 1024))
     assert small > large >= 1
     assert memory.prompts_at_once(cpu, 10**6, 10**6, 10**6, 8) == 1
-    assert memory.out_of_memory(torch.OutOfMemoryError()) and memory.out_of_memory(RuntimeError("[enforce fail] can't allocate memory"))
-    assert not memory.out_of_memory(RuntimeError("shapes")) and not memory.out_of_memory(ValueError("can't allocate memory"))
+    assert memory.out_of_memory(torch.OutOfMemoryError()) and memory.out_of_memory(
+        RuntimeError("[enforce fail] can't allocate memory")
+    )
+    assert not memory.out_of_memory(RuntimeError("shapes")) and not memory.out_of_memory(
+        ValueError("can't allocate memory")
+    )
 
 
 def test_an_optimiser_for_some_of_the_rows():

@@ -78,8 +78,14 @@ def test_invert_prints_the_prompt_alone(tiny):
     assert result.stdout == expected.prompt + "\n"
     lines = result.stderr.splitlines()
     assert lines[0].startswith("loading the model ViT-H-14 with laion2b")
-    assert lines[1].startswith("step 0/12  best ") and lines[-6].startswith("step 12/12  best ") and lines[-6].endswith('"')
-    assert [line.split()[1] for line in lines[-5:-1]] == ["8", "16", "24", "32"] and lines[-2].startswith("polish 32  best ")
+    assert (
+        lines[1].startswith("step 0/12  best ")
+        and lines[-6].startswith("step 12/12  best ")
+        and lines[-6].endswith('"')
+    )
+    assert [line.split()[1] for line in lines[-5:-1]] == ["8", "16", "24", "32"] and lines[-2].startswith(
+        "polish 32  best "
+    )
     assert lines[-1].startswith(f"text cosine {expected.text_score:.4f}")
 
 
@@ -102,8 +108,19 @@ def test_options_reach_the_library(monkeypatch: pytest.MonkeyPatch, tiny):
         return PromptResult(prompt="x")
 
     monkeypatch.setattr("pez_fast.tasks.invert", record)
-    given = {"prompt_len": 5, "steps": 7, "seed": 9, "lr": 0.3, "weight_decay": 0.01, "restarts": 2, "prefix": "a", "suffix": "b",
-             "init": "c", "patience": 6, "vocabulary": "full"}  # fmt: skip
+    given = {
+        "prompt_len": 5,
+        "steps": 7,
+        "seed": 9,
+        "lr": 0.3,
+        "weight_decay": 0.01,
+        "restarts": 2,
+        "prefix": "a",
+        "suffix": "b",
+        "init": "c",
+        "patience": 6,
+        "vocabulary": "full",
+    }
     flags = [part for name, value in given.items() for part in (f"--{name.replace('_', '-')}", value)]
     run("invert", "a.png", "b.png", *flags, "--ban", "cat", "--ban", "dog", "--weight", 1, "--weight", -0.5)
     assert {name: seen[name] for name in given} == given
@@ -120,7 +137,11 @@ def test_model_and_weights_reach_load_clip(monkeypatch: pytest.MonkeyPatch, here
     monkeypatch.setattr("pez_fast.encoders.load_clip", load)
     for flags in ([], ["--model", "emoji"], ["--model", "RN50", "--pretrained", "openai", "--device", "cpu"]):
         assert complaint("invert", "a.png", *flags) == "stop"
-    assert seen == [("ViT-H-14", "laion2b_s32b_b79k", None), ("emoji", None, None), ("RN50", "openai", torch.device("cpu"))]
+    assert seen == [
+        ("ViT-H-14", "laion2b_s32b_b79k", None),
+        ("emoji", None, None),
+        ("RN50", "openai", torch.device("cpu")),
+    ]
 
 
 def test_each_goes_on_after_an_unreadable_picture(tiny):
@@ -128,7 +149,10 @@ def test_each_goes_on_after_an_unreadable_picture(tiny):
     result = run(*arguments, code=1)
     expected = pez_fast.invert_batch(["a.png", "b.png"], tiny, prompt_len=2, steps=10)
     table = result.stdout
-    assert all(prompt.prompt in table and f"{prompt.text_score:.3f}" in table for prompt in expected) and "damaged" in table
+    assert (
+        all(prompt.prompt in table and f"{prompt.text_score:.3f}" in table for prompt in expected)
+        and "damaged" in table
+    )
     assert "step 10/10  best " in result.stderr and "for 2 pictures" in result.stderr
     rows = json.loads(run(*arguments, "--json", code=1).stdout)
     assert [row["image"] for row in rows] == ["a.png", "broken.png", "b.png"]
@@ -165,7 +189,10 @@ def test_info():
         (["invert", "none.png"], "image none.png does not exist"),
         (["invert", "broken.png"], "image broken.png is in none of the formats"),
         (["invert", "a\n\x1b[31m.png"], "image a \\x1b[31m.png does not exist"),
-        (["invert", "a.png", "--weight", "1", "--weight", "2"], "--weight must be given once for each of the 1 images; got 2"),
+        (
+            ["invert", "a.png", "--weight", "1", "--weight", "2"],
+            "--weight must be given once for each of the 1 images; got 2",
+        ),
         (["invert", "a.png", "--weight", "1", "--each"], "--weight and --each exclude each other"),
         (["invert", "a.png", "--sheet", "no/such/folder.png"], "the sheet no/such/folder.png cannot be written"),
         (["invert", "a.png", "--sheet", "a.jpg"], "the sheet must be a .png file"),
@@ -174,7 +201,9 @@ def test_info():
         (["distill", "a b", "--ratio", "0.5", "--prompt-len", "1"], "--ratio and --prompt-len exclude each other"),
     ],
 )
-def test_wrong_usage_is_one_sentence_before_any_model_is_loaded(monkeypatch, here: Path, arguments: list[str], sentence: str):
+def test_wrong_usage_is_one_sentence_before_any_model_is_loaded(
+    monkeypatch, here: Path, arguments: list[str], sentence: str
+):
     monkeypatch.setattr("pez_fast.encoders.load_clip", lambda *_: pytest.fail("loaded"))
     assert complaint(*arguments).startswith(sentence)
 
@@ -228,8 +257,14 @@ def test_ctrl_c_in_a_locale_without_unicode(here: Path, tiny_clip_dir: Path):
     environment = os.environ | {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0", "OMP_NUM_THREADS": "1"}
     environment["PYTHONPATH"] = os.pathsep.join(filter(None, sys.path))
     process = subprocess.Popen(
-        [*PEZ_FAST, *arguments], stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=environment, text=True, encoding="ascii",
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler))  # fmt: skip
+        [*PEZ_FAST, *arguments],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        env=environment,
+        text=True,
+        encoding="ascii",
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
+    )
     assert process.stderr is not None
     said = ""
     while "step 0/" not in said:

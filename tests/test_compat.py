@@ -10,15 +10,33 @@ import torch
 
 from pez_fast import compat, reference
 
-CONFIG = {"prompt_len": 5, "iter": 60, "lr": 0.1, "weight_decay": 0.1, "prompt_bs": 1, "loss_weight": 1.0, "print_step": None,
-          "batch_size": 1, "clip_model": "tiny", "clip_pretrain": "none"}  # fmt: skip
+CONFIG = {
+    "prompt_len": 5,
+    "iter": 60,
+    "lr": 0.1,
+    "weight_decay": 0.1,
+    "prompt_bs": 1,
+    "loss_weight": 1.0,
+    "print_step": None,
+    "batch_size": 1,
+    "clip_model": "tiny",
+    "clip_pretrain": "none",
+}
 
 
 def plain_text(clip, targets, **changes) -> str:
     c = {**CONFIG, **changes}
-    trace = reference.optimize_prompt(clip.model, targets, prompt_len=c["prompt_len"], steps=c["iter"], lr=c["lr"],
-                                      weight_decay=c["weight_decay"], prompt_bs=c["prompt_bs"], batch_size=c["batch_size"],
-                                      loss_weight=c["loss_weight"])  # fmt: skip
+    trace = reference.optimize_prompt(
+        clip.model,
+        targets,
+        prompt_len=c["prompt_len"],
+        steps=c["iter"],
+        lr=c["lr"],
+        weight_decay=c["weight_decay"],
+        prompt_bs=c["prompt_bs"],
+        batch_size=c["batch_size"],
+        loss_weight=c["loss_weight"],
+    )
     return clip.tokenizer.decode(trace.best_ids.tolist())
 
 
@@ -42,7 +60,9 @@ def features(clip, pictures):
 def test_same_text_as_the_original_for_images(tiny_clip64, pictures, seed, images, changes):
     clip = tiny_clip64
     compat.set_random_seed(seed)
-    ours = compat.optimize_prompt(clip.model, clip.preprocess, {**CONFIG, **changes}, "cpu", target_images=pictures[:images])
+    ours = compat.optimize_prompt(
+        clip.model, clip.preprocess, {**CONFIG, **changes}, "cpu", target_images=pictures[:images]
+    )
     compat.set_random_seed(seed)
     assert ours == plain_text(clip, features(clip, pictures[:images]), **changes)
     assert ours
@@ -63,7 +83,9 @@ def test_same_text_as_the_original_for_texts(tiny_clip64, seed, prompt_bs):
 
 def test_same_text_in_float32(tiny_clip, pictures):
     compat.set_random_seed(3)
-    ours = compat.optimize_prompt(tiny_clip.model, tiny_clip.preprocess, {**CONFIG, "iter": 20}, "cpu", target_images=pictures[:1])
+    ours = compat.optimize_prompt(
+        tiny_clip.model, tiny_clip.preprocess, {**CONFIG, "iter": 20}, "cpu", target_images=pictures[:1]
+    )
     compat.set_random_seed(3)
     assert ours == plain_text(tiny_clip, features(tiny_clip, pictures[:1]), iter=20)
 
@@ -72,7 +94,9 @@ def test_other_seeds_give_other_prompts(tiny_clip64, pictures):
     texts = set()
     for seed in range(3):
         compat.set_random_seed(seed)
-        texts.add(compat.optimize_prompt(tiny_clip64.model, tiny_clip64.preprocess, CONFIG, "cpu", target_images=pictures[:1]))
+        texts.add(
+            compat.optimize_prompt(tiny_clip64.model, tiny_clip64.preprocess, CONFIG, "cpu", target_images=pictures[:1])
+        )
     assert len(texts) == 3
 
 

@@ -18,7 +18,9 @@ pytestmark = pytest.mark.skipif(find_spec("triton") is None, reason="needs trito
 def report(*options: str, **environment: str) -> subprocess.CompletedProcess:
     env = {key: value for key, value in os.environ.items() if key != "TRITON_INTERPRET"} | environment
     small = ["--arch", "sm_90", "--rows", "16", "--widths", "64", "--tokens", "512", "--kernels", "scan"]
-    return subprocess.run([sys.executable, str(SCRIPT), *small, *options], capture_output=True, text=True, env=env, check=False)
+    return subprocess.run(
+        [sys.executable, str(SCRIPT), *small, *options], capture_output=True, text=True, env=env, check=False
+    )
 
 
 def rows(folder: Path, *options: str) -> tuple[list[dict], subprocess.CompletedProcess]:
@@ -27,7 +29,9 @@ def rows(folder: Path, *options: str) -> tuple[list[dict], subprocess.CompletedP
     return json.loads((folder / "report.json").read_text())["results"]["kernels"], done
 
 
-@pytest.mark.parametrize(("arch", "instruction"), [("sm_86", "mma.sync"), ("sm_90", "wgmma.mma_async"), ("sm_120", "mma.sync")])
+@pytest.mark.parametrize(
+    ("arch", "instruction"), [("sm_86", "mma.sync"), ("sm_90", "wgmma.mma_async"), ("sm_120", "mma.sync")]
+)
 def test_one_kernel(arch, instruction, tmp_path):
     (row,), done = rows(tmp_path, "--arch", arch)
     assert row["kernel"] == "nearest_scan_few" and row["arch"] == arch
@@ -46,8 +50,9 @@ def test_processes_and_the_other_chips(tmp_path):
     """Of most chips only the scans and the decision, in the order of one process."""
     found, _ = rows(tmp_path, "--arch", "sm_89", "sm_80", "--kernels", "s", "--jobs", "2")
     assert [(row["kernel"], row["arch"]) for row in found if row["arch"] == "sm_89"] == [
-        ("nearest_scan_few", "sm_89"), ("nearest_decide", "sm_89"),
-    ]  # fmt: skip
+        ("nearest_scan_few", "sm_89"),
+        ("nearest_decide", "sm_89"),
+    ]
     assert {row["kernel"] for row in found if row["arch"] == "sm_80"} >= {"nearest_query", "splice", "splice_backward"}
 
 

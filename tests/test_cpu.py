@@ -63,14 +63,22 @@ def bounds(x: torch.Tensor, table: TokenTable) -> tuple[torch.Tensor, torch.Tens
     """What the scan says of every cosine, at the least and at the most."""
     prepared = table.prepared("cpu")
     upper, lower = torch.full((2, len(x), len(table.ids)), torch.nan)
-    _C.bounds(memory.matrix(x), memory.matrix(table.weight), nearest._table(table.ids, prepared), upper.data_ptr(), lower.data_ptr())
+    _C.bounds(
+        memory.matrix(x),
+        memory.matrix(table.weight),
+        nearest._table(table.ids, prepared),
+        upper.data_ptr(),
+        lower.data_ptr(),
+    )
     return lower.double(), upper.double()
 
 
 DIRECTED = {
     "normal": lambda g, n, d: normal(g, n, d),
     "positive": lambda g, n, d: normal(g, n, d).abs() + 0.1,  # every rounding of the table weighs the same way
-    "one large": lambda g, n, d: normal(g, n, d).index_fill_(1, torch.tensor([0]), 1e3),  # the rest is rounded to nothing
+    "one large": lambda g, n, d: normal(g, n, d).index_fill_(
+        1, torch.tensor([0]), 1e3
+    ),  # the rest is rounded to nothing
     "half steps": lambda g, n, d: integers(g, -127, 126, n, d).float() + 0.5,
     "two values": lambda g, n, d: integers(g, 0, 1, n, d) * 2.0 - 1,
     "few elements": lambda g, n, d: normal(g, n, d) * (torch.rand(n, d, generator=g) < 4 / d),
@@ -159,7 +167,9 @@ def test_wider_than_a_sum_of_bytes():
     assert_exact(*Case(x, torch.cat([x * 3, x[:1] + torch.eye(1, 70_000)])), "cpu", "cpu")
 
 
-@pytest.mark.parametrize(("name", "slots", "owner"), [("slots", [1, 6], [0, 1]), ("slots", [-1, 2], [0, 1]), ("owner", [1, 2], [0, 2])])
+@pytest.mark.parametrize(
+    ("name", "slots", "owner"), [("slots", [1, 6], [0, 1]), ("slots", [-1, 2], [0, 1]), ("owner", [1, 2], [0, 2])]
+)
 def test_no_index_leaves_the_tensors(name, slots, owner):
     """Even where nothing was looked at before, as in compiled code."""
     template, hard = torch.zeros(2, 6, 3), torch.zeros(2, 2, 3)
@@ -172,7 +182,9 @@ def test_no_index_leaves_the_tensors(name, slots, owner):
 def test_build_switch():
     root = Path(__file__).parents[1]
     env = {**os.environ, "PEZ_FAST_BUILD": "gpu"}
-    done = subprocess.run([sys.executable, "setup.py", "--name"], cwd=root, env=env, capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        [sys.executable, "setup.py", "--name"], cwd=root, env=env, capture_output=True, text=True, check=False
+    )
     assert done.returncode == 1 and done.stdout == ""
     assert done.stderr.strip() == "PEZ_FAST_BUILD must be one of auto, 0, cpu, cuda; got 'gpu'"
 

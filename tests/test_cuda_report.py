@@ -120,7 +120,10 @@ def test_no_plans(monkeypatch, capsys):
         ("_ZN3pez12_GLOBAL__N_120nearest_query_kernelILb1EEEvNS_6MatrixEiiPtPNS_7RoundedE", "nearest_query 1"),
         ("_ZN3pez12_GLOBAL__N_121nearest_decide_kernelINS_4HalfEEEvNS_6SearchENS_6AnswerE", "nearest_decide Half"),
         ("_ZN3pez12_GLOBAL__N_121nearest_decide_kernelIfEEvNS_6SearchENS_6AnswerE", "nearest_decide f"),
-        ("_ZN3pez12_GLOBAL__N_122splice_backward_kernelI13__nv_bfloat16fEEvNS_7SplicedE", "splice_backward __nv_bfloat16 f"),
+        (
+            "_ZN3pez12_GLOBAL__N_122splice_backward_kernelI13__nv_bfloat16fEEvNS_7SplicedE",
+            "splice_backward __nv_bfloat16 f",
+        ),
         ("_ZN3pez12_GLOBAL__N_113splice_kernelI6__halfS1_EEvNS_7SplicedEPT_", "splice __half __half"),
         ("_ZN3pez12_GLOBAL__N_124nearest_scan_sm80_kernelEPKtS2_llliiPi", "nearest_scan_sm80"),
         ("other", "other"),
@@ -160,7 +163,9 @@ def test_no_scan_reads_more_rows_than_there_are():
 
     for limit in set(cuda_report.CARDS.values()):
         for width in cuda_report.WIDTHS:
-            planned = {int(name.split()[1]) for name, _ in _C_cuda.plans(limit, width) if name.startswith("nearest_few")}
+            planned = {
+                int(name.split()[1]) for name, _ in _C_cuda.plans(limit, width) if name.startswith("nearest_few")
+            }
             for n in (1, 16, 17, 32, 33, 128, 129, 257):
                 rows, few = _C_cuda.padded_rows(n), next((r for r in (16, 32) if n <= r), None)
                 assert rows >= n and rows % (few if few in planned else 128) == 0

@@ -54,8 +54,18 @@ def held(out: Path) -> dict[str, dict]:
 
 def test_rows_are_what_invert_gives(folder: Path, undisturbed, tiny_clip):
     assert list(undisturbed) == sorted(undisturbed)
-    assert set(undisturbed) == {"0.png", "2.png", "4.png", "6.png", "sub/1.png", "sub/3.png", "sub/5.png", "sub/7.png", "broken.png",
-                                "sub/empty.JPG"}  # fmt: skip
+    assert set(undisturbed) == {
+        "0.png",
+        "2.png",
+        "4.png",
+        "6.png",
+        "sub/1.png",
+        "sub/3.png",
+        "sub/5.png",
+        "sub/7.png",
+        "broken.png",
+        "sub/empty.JPG",
+    }
     for name, row in undisturbed.items():
         assert list(row) == ["id", "prompt", "ids", "ids_score", "text_score", "seed", "steps", "error"]
         if name in ("broken.png", "sub/empty.JPG"):
@@ -70,8 +80,11 @@ def test_rows_are_what_invert_gives(folder: Path, undisturbed, tiny_clip):
 def test_a_reader_of_the_whole_folder_sees_only_the_rows(folder: Path, tiny_clip, tmp_path: Path):
     invert_dataset(folder, tmp_path, tiny_clip, **QUICK)
     assert pq.read_table(tmp_path).num_rows == 10
-    assert sorted(p.name for p in tmp_path.iterdir()) == [".part-00000-of-00001.lock", "_manifest.json",
-                                                          "part-00000-of-00001-000000.parquet"]  # fmt: skip
+    assert sorted(p.name for p in tmp_path.iterdir()) == [
+        ".part-00000-of-00001.lock",
+        "_manifest.json",
+        "part-00000-of-00001-000000.parquet",
+    ]
 
 
 @pytest.mark.parametrize("batch_size", [1, 3, 7])
@@ -115,7 +128,10 @@ def test_every_source_gives_the_same_rows(folder: Path, undisturbed, tiny_clip, 
     elif kind == "bytes":
         source, ids = as_parquet(data, pa.binary(), tmp_path, row_group_size=3), [str(k) for k in range(10)]
     elif kind == "paths":
-        source, ids = as_parquet([str(folder / name) for name in names], pa.string(), tmp_path), [str(k) for k in range(10)]
+        source, ids = (
+            as_parquet([str(folder / name) for name in names], pa.string(), tmp_path),
+            [str(k) for k in range(10)],
+        )
     else:
         structs = [{"bytes": d, "path": "elsewhere.png"} for d in data]
         struct = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
@@ -132,7 +148,10 @@ def test_every_source_gives_the_same_rows(folder: Path, undisturbed, tiny_clip, 
 def test_a_row_without_a_picture_is_an_error_row(tiny_clip, tmp_path: Path):
     summary = invert_dataset(as_parquet([None, b""], pa.binary(), tmp_path), tmp_path / "out", tiny_clip, **QUICK)
     assert summary.errors == 2
-    assert [row["error"] for row in held(tmp_path / "out").values()] == ["row 0 holds no picture", "row 1 holds no picture"]
+    assert [row["error"] for row in held(tmp_path / "out").values()] == [
+        "row 0 holds no picture",
+        "row 1 holds no picture",
+    ]
 
 
 class _Counted(learning.Learner):
@@ -155,7 +174,13 @@ def counted(monkeypatch: pytest.MonkeyPatch) -> type[_Counted]:
 
 @pytest.mark.parametrize("after", [1, 2])
 def test_ctrl_c_loses_at_most_the_batch_and_the_next_run_continues(
-    monkeypatch: pytest.MonkeyPatch, folder: Path, undisturbed, tiny_clip, tmp_path: Path, counted: type[_Counted], after: int
+    monkeypatch: pytest.MonkeyPatch,
+    folder: Path,
+    undisturbed,
+    tiny_clip,
+    tmp_path: Path,
+    counted: type[_Counted],
+    after: int,
 ):
     real = learning.learn_rows
 
@@ -174,7 +199,9 @@ def test_ctrl_c_loses_at_most_the_batch_and_the_next_run_continues(
     assert invert_dataset(folder, tmp_path, tiny_clip, **QUICK).errors == 2 and counted.learned == 8
 
 
-def test_a_search_that_was_interrupted_gives_no_rows(monkeypatch: pytest.MonkeyPatch, folder: Path, tiny_clip, tmp_path: Path, counted):
+def test_a_search_that_was_interrupted_gives_no_rows(
+    monkeypatch: pytest.MonkeyPatch, folder: Path, tiny_clip, tmp_path: Path, counted
+):
     def interrupt(engine, asked):
         raise KeyboardInterrupt
 
@@ -214,7 +241,9 @@ def test_a_lost_shard_is_learned_again(folder: Path, undisturbed, tiny_clip, tmp
 def test_a_foreign_shard_is_refused(folder: Path, tiny_clip, tmp_path: Path):
     foreign = tmp_path / "part-00000-of-00001-000000.parquet"
     pq.write_table(pa.table({"x": [1]}), foreign)
-    with pytest.raises(ValueError, match="000000.parquet was not written by this version of pez-fast batch; take another --out"):
+    with pytest.raises(
+        ValueError, match="000000.parquet was not written by this version of pez-fast batch; take another --out"
+    ):
         invert_dataset(folder, tmp_path, tiny_clip, **QUICK)
     assert pq.read_table(foreign).num_rows == 1
 

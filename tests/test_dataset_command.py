@@ -32,11 +32,15 @@ ROOT = Path(__file__).parents[1]
         ({"vocabulary": "full"}, "vocabulary 'stable' there, 'full' here;"),
     ],
 )
-def test_other_options_are_refused_before_the_model_is_asked(folder: Path, tiny_clip, tmp_path: Path, changed: dict, sentence: str):
+def test_other_options_are_refused_before_the_model_is_asked(
+    folder: Path, tiny_clip, tmp_path: Path, changed: dict, sentence: str
+):
     invert_dataset(folder, tmp_path, tiny_clip, **QUICK)
     with pytest.raises(ValueError, match=f"holds results of another configuration: {sentence} take another --out"):
         Job(folder, tmp_path, QUICK | changed)
-    Job(folder, tmp_path, QUICK | {"impl": "torch", "every": 7}, batch_size=3, shard="1/2", workers=1)  # these change no result
+    Job(
+        folder, tmp_path, QUICK | {"impl": "torch", "every": 7}, batch_size=3, shard="1/2", workers=1
+    )  # these change no result
 
 
 def test_another_source_or_model_is_refused(folder: Path, tiny_clip, tiny_clip64, tmp_path: Path):
@@ -44,13 +48,19 @@ def test_another_source_or_model_is_refused(folder: Path, tiny_clip, tiny_clip64
     invert_dataset(folder, out, tiny_clip, **QUICK)
     with pytest.raises(ValueError, match=r"source's kind 'folder' there, 'list' here; source's digest '\w{16}' there"):
         Job(as_list(folder, [f"{k}.png" for k in range(10)], tmp_path), out, QUICK)
-    with pytest.raises(ValueError, match=r"model's weights '\w{16}' there, '\w{16}' here; model's dtype 'float32' there, 'float64' here;"):
+    with pytest.raises(
+        ValueError,
+        match=r"model's weights '\w{16}' there, '\w{16}' here; model's dtype 'float32' there, 'float64' here;",
+    ):
         invert_dataset(folder, out, tiny_clip64, **QUICK)
     weight = tiny_clip.model.visual.proj
     before = weight[0, 0].item()
     try:
         weight[0, 0] += 1
-        with pytest.raises(ValueError, match=r"another configuration: model's weights '\w{16}' there, '\w{16}' here; take another --out"):
+        with pytest.raises(
+            ValueError,
+            match=r"another configuration: model's weights '\w{16}' there, '\w{16}' here; take another --out",
+        ):
             invert_dataset(folder, out, tiny_clip, **QUICK)
     finally:
         weight[0, 0] = before
@@ -85,19 +95,39 @@ def test_options_that_do_not_suit_the_model_leave_no_manifest(folder: Path, tiny
 
 def test_the_command(monkeypatch: pytest.MonkeyPatch, folder: Path, undisturbed, tiny_clip, tmp_path: Path):
     monkeypatch.setattr("pez_fast.encoders.load_clip", lambda *_: tiny_clip)
-    arguments = ("batch", folder, "--out", tmp_path / "out", "--steps", 6, "--polish", 0, "--prompt-len", 3, "--batch-size", 4)
+    arguments = (
+        "batch",
+        folder,
+        "--out",
+        tmp_path / "out",
+        "--steps",
+        6,
+        "--polish",
+        0,
+        "--prompt-len",
+        3,
+        "--batch-size",
+        4,
+    )
     result = run(*arguments, code=1)
     assert result.stdout == "" and held(tmp_path / "out") == undisturbed
     lines = result.stderr.splitlines()
-    assert lines[1] == "0/10 pictures finished" and lines[-1] == f"10 of 10 pictures finished in {tmp_path / 'out'}, 2 of them unreadable"
+    assert (
+        lines[1] == "0/10 pictures finished"
+        and lines[-1] == f"10 of 10 pictures finished in {tmp_path / 'out'}, 2 of them unreadable"
+    )
     assert [line.split()[0] for line in lines[2:-1]] == ["4/10", "10/10"]
     assert all("pictures/s" in line and "left" in line and line.endswith('"') for line in lines[2:-1])
     value = json.loads(run(*arguments, "--json", code=1).stdout)
     assert (value["pictures"], value["finished"], value["errors"], value["interrupted"]) == (10, 10, 2, False)
-    assert complaint(*arguments, "--seed", 1).startswith(f"{tmp_path / 'out'} holds results of another configuration: seed 0 there, 1 here;")
+    assert complaint(*arguments, "--seed", 1).startswith(
+        f"{tmp_path / 'out'} holds results of another configuration: seed 0 there, 1 here;"
+    )
 
 
-def test_ctrl_c_ends_the_command_as_it_does_others(monkeypatch: pytest.MonkeyPatch, folder: Path, tiny_clip, tmp_path: Path):
+def test_ctrl_c_ends_the_command_as_it_does_others(
+    monkeypatch: pytest.MonkeyPatch, folder: Path, tiny_clip, tmp_path: Path
+):
     def interrupt(*_):
         raise KeyboardInterrupt
 
@@ -122,14 +152,18 @@ def test_ctrl_c_ends_the_command_as_it_does_others(monkeypatch: pytest.MonkeyPat
         (["list.txt", "--out", "o", "--column", "image"], "a column can be named for a .parquet file only"),
     ],
 )
-def test_wrong_usage_is_one_sentence(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, arguments: list[str], sentence: str):
+def test_wrong_usage_is_one_sentence(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, arguments: list[str], sentence: str
+):
     monkeypatch.chdir(tmp_path)
     Path("list.txt").write_text("a.png\n")
     monkeypatch.setattr("pez_fast.encoders.load_clip", lambda *_: pytest.fail("loaded"))
     assert complaint("batch", *arguments).startswith(sentence.format(here=tmp_path))
 
 
-def test_without_pyarrow_one_sentence_says_what_to_install(monkeypatch: pytest.MonkeyPatch, folder: Path, tmp_path: Path):
+def test_without_pyarrow_one_sentence_says_what_to_install(
+    monkeypatch: pytest.MonkeyPatch, folder: Path, tmp_path: Path
+):
     monkeypatch.setitem(sys.modules, "pyarrow", None)
     assert complaint("batch", folder, "--out", tmp_path / "out").endswith("pip install 'pez_fast[data]'")
     assert not (tmp_path / "out").exists()
@@ -142,8 +176,22 @@ def test_without_ray_one_sentence_says_what_to_install(monkeypatch: pytest.Monke
 
 def test_killed_at_random_moments():
     """The benchmark's check on few pictures: it says what differs and exits with 1."""
-    command = [sys.executable, "benchmarks/kill_batch.py", "--kills", "3", "--pictures", "22", "--damaged", "2", "--prompt-len", "3"]
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join([str(ROOT), *filter(None, sys.path)])}
+    command = [
+        sys.executable,
+        "benchmarks/kill_batch.py",
+        "--kills",
+        "3",
+        "--pictures",
+        "22",
+        "--damaged",
+        "2",
+        "--prompt-len",
+        "3",
+    ]
+    environment = os.environ | {
+        "OMP_NUM_THREADS": "1",
+        "PYTHONPATH": os.pathsep.join([str(ROOT), *filter(None, sys.path)]),
+    }
     done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, env=environment, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
     assert done.stdout.count("yes") == 7

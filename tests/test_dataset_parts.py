@@ -44,7 +44,10 @@ def test_sources_that_cannot_be_used(tmp_path: Path, make, sentence: str):
 
 
 def test_parquet_and_tar_that_cannot_be_used(tmp_path: Path):
-    for name, sentence in (("a.parquet", "is damaged or no Parquet file"), ("a.tar", "is damaged or no uncompressed tar")):
+    for name, sentence in (
+        ("a.parquet", "is damaged or no Parquet file"),
+        ("a.tar", "is damaged or no uncompressed tar"),
+    ):
         (tmp_path / name).write_bytes(b"nonsense" * 200)
         with pytest.raises(ValueError, match=sentence):
             open_source(tmp_path / name)
@@ -67,7 +70,10 @@ def test_keys_of_a_tar_are_made_unique_by_the_whole_name(tmp_path: Path):
         return tmp_path / "a.tar"
 
     assert [i.id for i in open_source(tar_of("d.1/x.left.png", "d.1/x.right.png", "y.png", "y.txt")).items] == [
-        "d.1/x.left.png", "d.1/x.right.png", "y"]  # fmt: skip
+        "d.1/x.left.png",
+        "d.1/x.right.png",
+        "y",
+    ]
     with pytest.raises(ValueError, match="holds the key 'x.png' twice"):
         open_source(tar_of("x.png", "x.png"))
 
@@ -127,7 +133,9 @@ def test_pixels_are_encoded_as_pictures_are(tiny_clip, pictures):
     assert learning.pixels_of(b"no picture", tiny_clip).startswith("image the given bytes is in none of the formats")
 
 
-def test_progress_says_rate_time_left_and_the_last_prompt(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture):
+def test_progress_says_rate_time_left_and_the_last_prompt(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+):
     now = [100.0]
     monkeypatch.setattr(progress.time, "monotonic", lambda: now[0])
     with progress.watch_batch(40, 10) as plain:
@@ -146,4 +154,8 @@ def test_progress_says_rate_time_left_and_the_last_prompt(monkeypatch: pytest.Mo
         now[0] += 10
         live.add([{"prompt": "[bold] one"}])
         live.within(10.0)
-    assert "21/40" in terminal.getvalue() and "[bold] one" in terminal.getvalue() and "1.10 pictures/s" in terminal.getvalue()
+    assert (
+        "21/40" in terminal.getvalue()
+        and "[bold] one" in terminal.getvalue()
+        and "1.10 pictures/s" in terminal.getvalue()
+    )

@@ -18,16 +18,27 @@ VISION = {"image_size": 32, "layers": 1, "width": 64, "head_width": 32, "patch_s
 TEXT = {"context_length": 24, "vocab_size": 49408, "width": 32, "heads": 2, "layers": 2}
 TOWERS = {  # name: (model_cfg, whether the context may be cut behind the end token)
     "clip": ({"text_cfg": TEXT}, True),
-    "custom clip, eos pooling": ({"text_cfg": {**TEXT, "pool_type": "eos", "eos_id": 49407}, "custom_text": True}, True),
+    "custom clip, eos pooling": (
+        {"text_cfg": {**TEXT, "pool_type": "eos", "eos_id": 49407}, "custom_text": True},
+        True,
+    ),
     "custom clip, projection with bias": ({"text_cfg": {**TEXT, "proj_bias": True}, "custom_text": True}, True),
-    "siglip": ({"text_cfg": {**TEXT, "no_causal_mask": True, "pool_type": "last", "proj_bias": True}, "custom_text": True}, False),
+    "siglip": (
+        {"text_cfg": {**TEXT, "no_causal_mask": True, "pool_type": "last", "proj_bias": True}, "custom_text": True},
+        False,
+    ),
     "mobileclip": ({"text_cfg": {**TEXT, "no_causal_mask": True}, "custom_text": True}, False),
     "causal, last pooling": ({"text_cfg": {**TEXT, "pool_type": "last"}, "custom_text": True}, False),
-    "coca": ({"text_cfg": {**TEXT, "context_length": 23, "embed_cls": True, "output_tokens": True},
-              "vision_cfg": {**VISION, "attentional_pool": True, "attn_pooler_heads": 4, "output_tokens": True},
-              "multimodal_cfg": {"context_length": 23, "vocab_size": 49408, "width": 32, "heads": 2, "layers": 1},
-              "custom_text": True}, False),
-}  # fmt: skip
+    "coca": (
+        {
+            "text_cfg": {**TEXT, "context_length": 23, "embed_cls": True, "output_tokens": True},
+            "vision_cfg": {**VISION, "attentional_pool": True, "attn_pooler_heads": 4, "output_tokens": True},
+            "multimodal_cfg": {"context_length": 23, "vocab_size": 49408, "width": 32, "heads": 2, "layers": 1},
+            "custom_text": True,
+        },
+        False,
+    ),
+}
 
 
 def save(folder, config, build):
@@ -47,9 +58,19 @@ def towers(tmp_path_factory):
     loaded = {}
     for name, (changes, _) in TOWERS.items():
         config = {"embed_dim": 16, "vision_cfg": VISION, **changes}
-        kind = open_clip.CoCa if "multimodal_cfg" in config else open_clip.CustomTextCLIP if config.get("custom_text") else open_clip.CLIP
+        kind = (
+            open_clip.CoCa
+            if "multimodal_cfg" in config
+            else open_clip.CustomTextCLIP
+            if config.get("custom_text")
+            else open_clip.CLIP
+        )
         folder = tmp_path_factory.mktemp("tower")
-        save(folder, config, lambda kind=kind, config=config: kind(**{k: v for k, v in config.items() if k != "custom_text"}))
+        save(
+            folder,
+            config,
+            lambda kind=kind, config=config: kind(**{k: v for k, v in config.items() if k != "custom_text"}),
+        )
         loaded[name] = pez_fast.load_clip(f"local-dir:{folder}", device="cpu", dtype=torch.float64)
     return loaded
 
@@ -61,12 +82,40 @@ def bert(tmp_path_factory):
     from transformers import BertConfig, BertTokenizer
 
     folder = tmp_path_factory.mktemp("bert")
-    words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "the", "a", "of", "red", "cat", "dog", "##s", "house", "on", "blue"]
+    words = [
+        "[PAD]",
+        "[UNK]",
+        "[CLS]",
+        "[SEP]",
+        "[MASK]",
+        "the",
+        "a",
+        "of",
+        "red",
+        "cat",
+        "dog",
+        "##s",
+        "house",
+        "on",
+        "blue",
+    ]
     BertTokenizer(vocab={w: i for i, w in enumerate(words)}).save_pretrained(folder)
-    BertConfig(vocab_size=len(words), hidden_size=32, num_hidden_layers=2, num_attention_heads=2, intermediate_size=64,
-               max_position_embeddings=24).save_pretrained(folder)  # fmt: skip
-    text = {"hf_model_name": str(folder), "hf_tokenizer_name": str(folder), "hf_proj_type": "mlp", "hf_pooler_type": "mean_pooler",
-            "hf_model_pretrained": False, "context_length": 20}  # fmt: skip
+    BertConfig(
+        vocab_size=len(words),
+        hidden_size=32,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        intermediate_size=64,
+        max_position_embeddings=24,
+    ).save_pretrained(folder)
+    text = {
+        "hf_model_name": str(folder),
+        "hf_tokenizer_name": str(folder),
+        "hf_proj_type": "mlp",
+        "hf_pooler_type": "mean_pooler",
+        "hf_model_pretrained": False,
+        "context_length": 20,
+    }
     config = {"embed_dim": 16, "vision_cfg": VISION, "text_cfg": text}
     save(folder, config, lambda: open_clip.CustomTextCLIP(**config))
     return pez_fast.load_clip(str(folder), device="cpu", dtype=torch.float64)
@@ -97,7 +146,9 @@ def test_embeddings_give_what_ids_give_on_a_transformers_tower(bert):
     hard, ids, whole = prompts_and_ids(bert, encoder)
     assert not encoder.truncated and torch.equal(whole[:, encoder.slots], ids)
     torch.testing.assert_close(encoder(hard), F.normalize(bert.model.encode_text(whole), dim=-1), rtol=0, atol=1e-12)
-    assert 11 not in bert.vocabulary.stable() and {5, 8, 9} <= set(bert.vocabulary.stable())  # "##s" joins the word before it
+    assert 11 not in bert.vocabulary.stable() and {5, 8, 9} <= set(
+        bert.vocabulary.stable()
+    )  # "##s" joins the word before it
 
 
 def test_a_transformers_tower_is_inverted(bert, pictures):
@@ -164,7 +215,10 @@ def test_images_and_texts_do_not_depend_on_the_batch(tiny_clip, pictures):
 def test_stable_vocabulary_has_no_special_tokens_and_the_known_size(tiny_clip):
     stable = tiny_clip.vocabulary.stable()
     assert len(stable) == 34277 and stable == sorted(stable)
-    assert not tiny_clip.table().allowed[[49406, 49407]].any() and not tiny_clip.table("full").allowed[[49406, 49407]].any()
+    assert (
+        not tiny_clip.table().allowed[[49406, 49407]].any()
+        and not tiny_clip.table("full").allowed[[49406, 49407]].any()
+    )
     assert int(tiny_clip.table("full").allowed.sum()) == 49406
 
 
@@ -199,7 +253,10 @@ def test_banned_words_and_ids(tiny_clip):
         (lambda c: c.table("stable", "cat"), "banned must be a list"),
         (lambda c: c.table("stable", list(range(49408))), "banned leaves no token"),
         (lambda c: c.text_encoder(0), "prompt_len must be a positive integer; got 0"),
-        (lambda c: c.text_encoder(76), "prompt_len must be at most 75: the context has 77 places and 2 are taken; got 76"),
+        (
+            lambda c: c.text_encoder(76),
+            "prompt_len must be at most 75: the context has 77 places and 2 are taken; got 76",
+        ),
         (lambda c: c.text_encoder(74, prefix="a red"), "prompt_len must be at most 73"),
     ],
 )
@@ -244,7 +301,9 @@ def test_quickgelu_is_set_from_the_tag(monkeypatch):
     import open_clip
 
     seen = {}
-    monkeypatch.setattr(open_clip, "create_model", lambda *a, **k: seen.update(k) or (_ for _ in ()).throw(RuntimeError("enough")))
+    monkeypatch.setattr(
+        open_clip, "create_model", lambda *a, **k: seen.update(k) or (_ for _ in ()).throw(RuntimeError("enough"))
+    )
     for tag, quick in (("openai", True), ("laion2b_s34b_b79k", False)):
         with pytest.raises(ValueError, match="enough"):
             pez_fast.load_clip("ViT-B-32", tag)

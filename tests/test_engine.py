@@ -23,19 +23,29 @@ def setting(clip, pictures, rows, prompt_len=6, seed=0):
 def test_ids_equal_those_of_the_plain_loop_for_300_steps(tiny_clip64, pictures, seed, prompt_len):
     clip = tiny_clip64
     table, start, encode, goals = setting(clip, pictures, 1, prompt_len, seed)
-    plain = reference.optimize_prompt(clip.model, clip.encode_images(pictures[:3]), prompt_len=prompt_len, steps=300,
-                                      batch_size=None, start=start)  # fmt: skip
+    plain = reference.optimize_prompt(
+        clip.model, clip.encode_images(pictures[:3]), prompt_len=prompt_len, steps=300, batch_size=None, start=start
+    )
     opt = PEZ(table.weight[start].clone(), table)
     ours = list(pez_steps(opt, encode, TargetSimilarity(goals), 300))
     assert len(ours) == 301
     assert torch.equal(torch.stack([s.ids for s in ours[:300]]), torch.stack(plain.ids))
-    torch.testing.assert_close(torch.cat([s.score for s in ours[:300]]), torch.tensor(plain.scores, dtype=torch.float64), rtol=0, atol=1e-9)
+    torch.testing.assert_close(
+        torch.cat([s.score for s in ours[:300]]), torch.tensor(plain.scores, dtype=torch.float64), rtol=0, atol=1e-9
+    )
     assert len({tuple(i.flatten().tolist()) for i in plain.ids}) > 50  # it moves
 
 
 def run(clip, pictures, rows=3, count=20, every=50, callback=None, **settings):
     table, start, encode, goals = setting(clip, pictures, rows)
-    return search(Part(tuple(range(rows)), start, TargetSimilarity(goals)), table, encode, Settings(count, **settings), every, callback)
+    return search(
+        Part(tuple(range(rows)), start, TargetSimilarity(goals)),
+        table,
+        encode,
+        Settings(count, **settings),
+        every,
+        callback,
+    )
 
 
 def test_search_keeps_each_prompts_best_the_last_projection_included(tiny_clip, pictures):
@@ -43,7 +53,9 @@ def test_search_keeps_each_prompts_best_the_last_projection_included(tiny_clip, 
     found = run(tiny_clip, pictures)
     assert found.history.shape == (3, 21) and found.stopped == ["steps"] * 3 and found.steps.tolist() == [20] * 3
     assert torch.equal(found.best()[1], found.history.max(1).values)
-    torch.testing.assert_close((encode(table.weight[found.best()[0]]) * goals).sum(-1), found.best()[1], rtol=0, atol=1e-6)
+    torch.testing.assert_close(
+        (encode(table.weight[found.best()[0]]) * goals).sum(-1), found.best()[1], rtol=0, atol=1e-6
+    )
     assert torch.equal(run(tiny_clip, pictures, count=1).history[:, 0], found.history[:, 0])
 
 

@@ -22,7 +22,9 @@ def library(request, monkeypatch):
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
 def test_equals_torch(library, shape, with_bias, dtype):
     generator = torch.Generator().manual_seed(0)
-    x, weight, bias, grad = (torch.randn(*s, generator=generator).to(dtype) for s in (shape, (11, 7), (11,), (*shape[:-1], 11)))
+    x, weight, bias, grad = (
+        torch.randn(*s, generator=generator).to(dtype) for s in (shape, (11, 7), (11,), (*shape[:-1], 11))
+    )
     x.requires_grad_()
     bias = bias if with_bias else None
     out = linear(x, weight, bias)
@@ -57,5 +59,8 @@ def test_ordered_weights_change_no_bit(library, rows):
     for _ in range(2):
         assert torch.equal(frozen(few), linear(many, weight, bias))
     grad = torch.randn(rows, 96, generator=generator)
-    (ours,), (wanted,) = torch.autograd.grad(frozen(few), few, grad), torch.autograd.grad(linear(many, weight, bias), many, grad)
+    (ours,), (wanted,) = (
+        torch.autograd.grad(frozen(few), few, grad),
+        torch.autograd.grad(linear(many, weight, bias), many, grad),
+    )
     assert torch.equal(ours, wanted)

@@ -112,7 +112,9 @@ def test_seventy_thousand_rows(impl, device):
     found, similarity = nearest_token(x.to(device), TokenTable(weight.to(device)), impl)
     exact = settle.exhaustive(x, weight, torch.arange(307))
     assert torch.equal(found.cpu(), exact)
-    torch.testing.assert_close(similarity.cpu().double(), settle.float64_cosine(x, weight[exact]), rtol=0, atol=SIMILARITY)
+    torch.testing.assert_close(
+        similarity.cpu().double(), settle.float64_cosine(x, weight[exact]), rtol=0, atol=SIMILARITY
+    )
     sample = torch.randperm(n, generator=g)[:100]
     assert torch.equal(exact[sample], reference.nearest_token(x[sample], weight)[0])
 
@@ -230,7 +232,12 @@ BAD = {
     "width": (torch.ones(2, 5), {}, ValueError, r"x must be \(…, 4\) to match the table; got \(2, 5\)"),
     "a number": (torch.tensor(1.0), {}, ValueError, r"x must be \(…, 4\) to match the table; got \(\)"),
     "device": (torch.ones(2, 4, device="meta"), {}, ValueError, "x must be on cpu as the table is; got meta"),
-    "table": (torch.ones(2, 4), {"table": torch.ones(3, 4)}, TypeError, "table must be a TokenTable; got torch.float32 tensor"),
+    "table": (
+        torch.ones(2, 4),
+        {"table": torch.ones(3, 4)},
+        TypeError,
+        "table must be a TokenTable; got torch.float32 tensor",
+    ),
     "no table": (torch.ones(2, 4), {"table": None}, TypeError, "table must be a TokenTable; got NoneType"),
     "impl": (torch.ones(2, 4), {"impl": "numpy"}, ValueError, "impl must be one of auto, torch, .*; got 'numpy'"),
     "no impl": (torch.ones(2, 4), {"impl": None}, ValueError, "impl must be one of auto, torch, .*; got None"),
@@ -249,7 +256,9 @@ def test_bad_input(bad, function):
 
 
 @each_impl
-@pytest.mark.parametrize("name", ["one_row", "no_rows", "zero_rows", "banned_twins", "huge_bfloat16", "mixed_norms_float64"])
+@pytest.mark.parametrize(
+    "name", ["one_row", "no_rows", "zero_rows", "banned_twins", "huge_bfloat16", "mixed_norms_float64"]
+)
 def test_operator(name, impl, device):
     x, weight, banned = case(name)
     table = TokenTable(weight.to(device), banned)

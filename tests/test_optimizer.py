@@ -33,13 +33,16 @@ def step(opt: PEZ, target: Tensor) -> Tensor:
 
 @each_impl
 @pytest.mark.parametrize(
-    ("kind", "lr", "weight_decay"), [*((kind, 0.1, 0.1) for kind in KINDS), ("default", 0.03, 0.0), ("default", 0.5, 0.4)]
+    ("kind", "lr", "weight_decay"),
+    [*((kind, 0.1, 0.1) for kind in KINDS), ("default", 0.03, 0.0), ("default", 0.5, 0.4)],
 )
 def test_as_the_reference(kind, lr, weight_decay, impl, device):
     """The same tokens at every step, and prompts that differ by rounding alone."""
     prompts, weight, target = problem()
     want, state = prompts.clone(), {}
-    opt = PEZ(prompts.to(device), TokenTable(weight.to(device)), lr=lr, weight_decay=weight_decay, impl=impl, **KINDS[kind])
+    opt = PEZ(
+        prompts.to(device), TokenTable(weight.to(device)), lr=lr, weight_decay=weight_decay, impl=impl, **KINDS[kind]
+    )
     seen = set()
     for _ in range(STEPS):
         hard, want_ids = reference.project(want, weight)
@@ -128,7 +131,9 @@ def test_schedules(schedule):
         group = opt.param_groups[0]
         rates.append(group["lr"])
         hard, _ = reference.project(want, weight)
-        want = reference.adamw_step(want, 2 * (hard - target), state, group["lr"], group["weight_decay"], group["betas"])
+        want = reference.adamw_step(
+            want, 2 * (hard - target), state, group["lr"], group["weight_decay"], group["betas"]
+        )
         step(opt, target)
         schedule_.step()
         if schedule == "lambda":
@@ -182,8 +187,16 @@ BAD = {
     "float16": ({"prompts": torch.zeros(1, 2, 3).half()}, TypeError, "prompts must be .*; got torch.float16"),
     "two dimensions": ({"prompts": torch.zeros(2, 3)}, ValueError, r"prompts must be \(R, L, 3\) .*; got \(2, 3\)"),
     "width": ({"prompts": torch.zeros(1, 2, 4)}, ValueError, r"prompts must be \(R, L, 3\) .*; got \(1, 2, 4\)"),
-    "no leaf": ({"prompts": torch.zeros(1, 2, 3, requires_grad=True) * 2}, ValueError, "prompts must be a leaf .* grad_fn"),
-    "device": ({"prompts": torch.zeros(1, 2, 3, device="meta")}, ValueError, "prompts must be on cpu as the table is; got meta"),
+    "no leaf": (
+        {"prompts": torch.zeros(1, 2, 3, requires_grad=True) * 2},
+        ValueError,
+        "prompts must be a leaf .* grad_fn",
+    ),
+    "device": (
+        {"prompts": torch.zeros(1, 2, 3, device="meta")},
+        ValueError,
+        "prompts must be on cpu as the table is; got meta",
+    ),
     "table: weight": ({"table": torch.eye(3)}, TypeError, "table must be a TokenTable; got torch.float32 tensor"),
     "table: None": ({"table": None}, TypeError, "table must be a TokenTable; got NoneType"),
     "lr": ({"lr": -0.1}, ValueError, "(?i)learning rate: -0.1"),

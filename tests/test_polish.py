@@ -37,7 +37,9 @@ def test_scores_rise_and_are_those_of_the_ids(tiny_clip, pictures):
     assert [number for number, *_ in told] == [1, 2, 3, 4, 5, 6] and torch.equal(told[-1][1], found)
     levels = torch.stack([before, *(s for *_, s in told)])
     assert (levels.diff(dim=0) >= 0).all()
-    changed = [(a != b).sum(1).max() for a, b in zip([ids, *(i for _, i, _ in told)], [i for _, i, _ in told], strict=False)]
+    changed = [
+        (a != b).sum(1).max() for a, b in zip([ids, *(i for _, i, _ in told)], [i for _, i, _ in told], strict=False)
+    ]
     assert max(changed) == 1
 
 
@@ -61,7 +63,10 @@ def test_the_callback_can_end_it(tiny_clip, pictures):
 def test_likely_tokens_are_those_with_the_largest_product():
     generator = torch.Generator().manual_seed(0)
     table = TokenTable(torch.randn(50, 8, generator=generator), banned=[3, 7])
-    ascent, ids = torch.randn(2, 3, 8, generator=generator), table.ids[torch.randint(len(table.ids), (2, 3), generator=generator)]
+    ascent, ids = (
+        torch.randn(2, 3, 8, generator=generator),
+        table.ids[torch.randint(len(table.ids), (2, 3), generator=generator)],
+    )
     found = _likely_tokens(ascent, ids, table, table.weight[table.ids], 10)
     for target in range(2):
         for position in range(3):
@@ -102,9 +107,16 @@ def test_the_best_different_prompts(tiny_clip, pictures):
     assert scores == sorted(scores, reverse=True)
     for result in (one, many):
         first = result.top[0]
-        assert (first.prompt, first.ids, first.text_score, first.restart) == (result.prompt, result.ids, result.text_score, result.restart)
+        assert (first.prompt, first.ids, first.text_score, first.restart) == (
+            result.prompt,
+            result.ids,
+            result.text_score,
+            result.restart,
+        )
     target = tiny_clip.encode_images(pictures[:1])
-    torch.testing.assert_close((tiny_clip.encode_texts([c.prompt for c in many.top]) * target).sum(-1), torch.tensor(scores))
+    torch.testing.assert_close(
+        (tiny_clip.encode_texts([c.prompt for c in many.top]) * target).sum(-1), torch.tensor(scores)
+    )
     assert many.to_dict()["top"][1]["prompt"] == many.top[1].prompt
 
 

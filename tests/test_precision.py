@@ -38,7 +38,9 @@ def test_a_copy_without_the_image_tower(tiny_clip):
     assert {p.dtype for p in part.parameters()} == {torch.bfloat16} and part.attn_mask.dtype == torch.bfloat16
     assert not any(name.startswith("visual") for name, _ in part.named_parameters())
     assert tiny_clip.dtype == torch.float32 and text_part(tiny_clip.model, torch.float32) is tiny_clip.model
-    assert tiny_clip.text_encoder(4, dtype=torch.bfloat16).model is tiny_clip.text_encoder(5, dtype=torch.bfloat16).model
+    assert (
+        tiny_clip.text_encoder(4, dtype=torch.bfloat16).model is tiny_clip.text_encoder(5, dtype=torch.bfloat16).model
+    )
 
 
 def test_a_model_of_several_dtypes_is_run_as_it_is(tiny_clip):
@@ -51,7 +53,11 @@ def test_a_model_of_several_dtypes_is_run_as_it_is(tiny_clip):
 @pytest.mark.parametrize("truncate", [True, False])
 def test_features_are_those_of_the_model_but_for_rounding(tiny_clip, truncate):
     exact, rounded = (tiny_clip.text_encoder(6, "a", "b", truncate, dtype) for dtype in (torch.float32, torch.bfloat16))
-    hard = tiny_clip.embedding.weight[torch.randint(1000, (5, 6), generator=torch.Generator().manual_seed(0))].clone().requires_grad_()
+    hard = (
+        tiny_clip.embedding.weight[torch.randint(1000, (5, 6), generator=torch.Generator().manual_seed(0))]
+        .clone()
+        .requires_grad_()
+    )
     first, second = exact(hard), rounded(hard)
     assert second.dtype == torch.float32
     cosine = (first * second).sum(-1)
@@ -80,7 +86,9 @@ def test_results_in_bfloat16_are_scored_by_the_model(tiny_clip, pictures):
     results = pez_fast.invert_batch(pictures, tiny_clip, **options)
     targets = tiny_clip.encode_images(pictures)
     for result, target in zip(results, targets, strict=True):
-        assert result.text_score == pytest.approx(float((tiny_clip.encode_texts([result.prompt]) * target).sum()), abs=1e-6)
+        assert result.text_score == pytest.approx(
+            float((tiny_clip.encode_texts([result.prompt]) * target).sum()), abs=1e-6
+        )
         assert result.ids_score == pytest.approx(result.text_score, abs=1e-5)  # in bfloat16 it would be 0.001 beside it
     alone = [pez_fast.invert_batch([p], tiny_clip, **options, batch_size=1)[0] for p in pictures]
     assert [(r.ids, r.text_score, r.history) for r in alone] == [(r.ids, r.text_score, r.history) for r in results]

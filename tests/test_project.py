@@ -21,7 +21,9 @@ def special(grad: Tensor) -> Tensor:
     """With what arithmetic on a gradient (x + (hard - x).detach(), a product with 1, a sum with 0) would not leave alone."""
     grad = grad.clone()
     limits = torch.finfo(grad.dtype)
-    values = torch.tensor([-0.0, torch.inf, -torch.inf, torch.nan, limits.max, limits.tiny, limits.tiny / 4], dtype=grad.dtype)
+    values = torch.tensor(
+        [-0.0, torch.inf, -torch.inf, torch.nan, limits.max, limits.tiny, limits.tiny / 4], dtype=grad.dtype
+    )
     grad.view(-1)[: len(values)] = values.to(grad.device)
     return grad
 
@@ -50,7 +52,9 @@ def test_identity(leading, x_dtype, table_dtype, impl, device):
 
 
 @each_impl
-@pytest.mark.parametrize("name", ["raggeder", "last_bit", "banned_twins", "zero_rows", "tightly_clustered", "mixed_norms"])
+@pytest.mark.parametrize(
+    "name", ["raggeder", "last_bit", "banned_twins", "zero_rows", "tightly_clustered", "mixed_norms"]
+)
 def test_hurting_inputs(name, impl, device):
     x, weight, banned = case(name)
     leaf = x.to(device, copy=True).requires_grad_()

@@ -59,8 +59,9 @@ def check_rows(rows: list[dict], clip) -> None:
     for row in rows[:-1]:
         alone = pez_fast.invert(row["file"], clip, **QUICK)
         assert list(row["ids"]) == alone.ids and row["error"] is None
-        assert [row[n] for n in ("prompt", "ids_score", "text_score", "seed", "steps")] == \
-            [getattr(alone, n) for n in ("prompt", "ids_score", "text_score", "seed", "steps")]  # fmt: skip
+        assert [row[n] for n in ("prompt", "ids_score", "text_score", "seed", "steps")] == [
+            getattr(alone, n) for n in ("prompt", "ids_score", "text_score", "seed", "steps")
+        ]
     assert rows[-1]["error"].startswith("image ") and (rows[-1]["seed"], rows[-1]["steps"]) == (0, 0)
     assert rows[-1]["prompt"] is rows[-1]["ids"] is rows[-1]["ids_score"] is rows[-1]["text_score"] is None
 
@@ -78,9 +79,19 @@ def test_a_batch_gets_the_columns_of_invert(emoji, layout: str, column: str):
         batch.index = [3, 1, 2]
     learned = ray_inverter("emoji", device="cpu", column=column, **QUICK)()(batch)
     assert type(learned) is type(batch)
-    held = pa.Table.from_pandas(learned, preserve_index=False) if layout == "pandas" else pa.table(dict(learned)) if layout == "numpy" else learned
+    held = (
+        pa.Table.from_pandas(learned, preserve_index=False)
+        if layout == "pandas"
+        else pa.table(dict(learned))
+        if layout == "numpy"
+        else learned
+    )
     assert sorted(held.column_names) == sorted({"file", "image", "struct", *shards.columns().names} - {"id"})
-    assert all(held.schema.field(name).type == shards.columns().field(name).type for name in shards.columns().names if name != "id")
+    assert all(
+        held.schema.field(name).type == shards.columns().field(name).type
+        for name in shards.columns().names
+        if name != "id"
+    )
     check_rows(held.to_pylist(), emoji)
 
 
@@ -146,11 +157,17 @@ def node(cluster):
 @pytest.mark.parametrize("layout", ["default", "pandas"])
 def test_a_pipeline_of_ray_gets_the_columns_of_invert(emoji, node, tmp_path: Path, layout: str):
     """Blocks with and without errors have the same types, so that they can be written and read as one table."""
-    rows = [{"file": str(file), "image": file.read_bytes()} for file in HELDOUT[:3]] + [{"file": "missing.png", "image": b"none"}]
+    rows = [{"file": str(file), "image": file.read_bytes()} for file in HELDOUT[:3]] + [
+        {"file": "missing.png", "image": b"none"}
+    ]
     ray.data.DataContext.get_current().enable_progress_bars = False
     dataset = ray.data.from_items(rows, override_num_blocks=4).map_batches(
-        ray_inverter("emoji", device="cpu", **QUICK), compute=ray.data.ActorPoolStrategy(size=2), batch_size=1, num_cpus=1,
-        batch_format=layout)  # fmt: skip
+        ray_inverter("emoji", device="cpu", **QUICK),
+        compute=ray.data.ActorPoolStrategy(size=2),
+        batch_size=1,
+        num_cpus=1,
+        batch_format=layout,
+    )
     dataset.materialize().write_parquet(tmp_path / "out")
     assert len(list((tmp_path / "out").iterdir())) > 1
     held = pq.read_table(tmp_path / "out")
@@ -193,8 +210,26 @@ def test_a_worker_and_the_driver_are_killed(emoji, short_folder: str, tmp_path: 
     invert_dataset(tmp_path / "list.txt", tmp_path / "calm", emoji, prompt_len=3, steps=60, polish=2)
     out = tmp_path / "out"
     environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
-    arguments = ["batch", str(tmp_path / "list.txt"), "--out", str(out), "--model", "emoji", "--device", "cpu", "--engine", "ray",
-                 "--steps", "60", "--polish", "2", "--prompt-len", "3", "--batch-size", "2"]  # fmt: skip
+    arguments = [
+        "batch",
+        str(tmp_path / "list.txt"),
+        "--out",
+        str(out),
+        "--model",
+        "emoji",
+        "--device",
+        "cpu",
+        "--engine",
+        "ray",
+        "--steps",
+        "60",
+        "--polish",
+        "2",
+        "--prompt-len",
+        "3",
+        "--batch-size",
+        "2",
+    ]
     command = [sys.executable, "-c", DRIVER.format(temporary=short_folder), *arguments]
 
     def begin() -> subprocess.Popen:

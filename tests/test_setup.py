@@ -27,7 +27,9 @@ def codes(nvcc: str, can: set[str], wanted: str | None = None) -> str:
 
 def test_by_default():
     chosen, missing = build.architectures("nvcc 13.0", NEW, None)
-    assert " ".join(f"{kind}_{number}" for number, kind in chosen) == "sm_80 sm_86 sm_89 sm_90a sm_100 sm_120 compute_100"
+    assert (
+        " ".join(f"{kind}_{number}" for number, kind in chosen) == "sm_80 sm_86 sm_89 sm_90a sm_100 sm_120 compute_100"
+    )
     assert missing == ""
     assert build.architectures("nvcc 13.0", NEW, " ") == (chosen, "")
 
@@ -55,7 +57,9 @@ def test_every_card_has_code(card, can):
 
 
 def test_a_list_without_wgmma_is_said():
-    assert build.architectures("nvcc 13.0", NEW, "8.0;9.0")[1].endswith("an H100 or H200 will run the kernels that every card can run")
+    assert build.architectures("nvcc 13.0", NEW, "8.0;9.0")[1].endswith(
+        "an H100 or H200 will run the kernels that every card can run"
+    )
     assert build.architectures("nvcc 13.0", NEW, "9.0;9.0a")[1] == build.architectures("nvcc 13.0", NEW, "8.0")[1] == ""
 
 
@@ -151,7 +155,9 @@ def test_serialised_wgmma_ends_the_build(tmp_path, monkeypatch):
     good = built(tmp_path, "good", PLANTED.replace("READ", ""))
     assert good.is_file()
     for _ in range(2):  # the second time its object is there already
-        with pytest.raises(SystemExit, match=r"(?s)cannot build bad_cuda: ptxas serialises wgmma:.*\(C75\d\d\).*'_Z7planted"):
+        with pytest.raises(
+            SystemExit, match=r"(?s)cannot build bad_cuda: ptxas serialises wgmma:.*\(C75\d\d\).*'_Z7planted"
+        ):
             built(tmp_path, "bad", PLANTED.replace("READ", "out[threadIdx.x] = c[0];"))
         assert not good.with_name(good.name.replace("good", "bad")).exists()
 

@@ -40,7 +40,14 @@ def test_axes_hold_the_best_scores(histories: list[list[float]], low: float, hig
 
 def test_a_score_above_the_curve_is_drawn_behind_it(pictures):
     curve = [0.2, 0.6, 0.5]
-    scores = [(0.8, 0.7, 0.8), (0.6, 0.9, None), (0.603, 0.6, None), (float("nan"), 0.7, 0.7), (0.5, 0.4, None), (float("nan"),) * 2 + (None,)]
+    scores = [
+        (0.8, 0.7, 0.8),
+        (0.6, 0.9, None),
+        (0.603, 0.6, None),
+        (float("nan"), 0.7, 0.7),
+        (0.5, 0.4, None),
+        (float("nan"),) * 2 + (None,),
+    ]
     for by_ids, by_text, shown in scores:
         assert sheet._polished(PromptResult(ids_score=by_ids, text_score=by_text, history=curve)) == shown
     assert sheet._polished(PromptResult(ids_score=0.5, history=[float("nan")])) is None
@@ -50,7 +57,12 @@ def test_a_score_above_the_curve_is_drawn_behind_it(pictures):
     def pixels(result: PromptResult, colour: str) -> list[tuple[int, int]]:
         image, rgb = sheet.draw_sheet([sheet.Row("x", pictures[:1], result)], "", ""), tuple(bytes.fromhex(colour[1:]))
         below = sheet.MARGIN + 120  # the legend
-        return [(x, y) for x in range(sheet.WIDTH // 2, sheet.WIDTH) for y in range(below, image.height) if image.getpixel((x, y)) == rgb]
+        return [
+            (x, y)
+            for x in range(sheet.WIDTH // 2, sheet.WIDTH)
+            for y in range(below, image.height)
+            if image.getpixel((x, y)) == rgb
+        ]
 
     ended, polished = (PromptResult(ids_score=score, history=curve, steps=2) for score in (0.6, 0.8))
     assert not pixels(ended, sheet.RAISED) and max(pixels(ended, sheet.LINE))[0] > sheet.WIDTH - sheet.MARGIN - 16
@@ -60,7 +72,16 @@ def test_a_score_above_the_curve_is_drawn_behind_it(pictures):
 
 
 @pytest.mark.parametrize(
-    ("seconds", "label"), [(0.04, "0.0 s"), (9.94, "9.9 s"), (9.96, "10 s"), (599, "599 s"), (600, "10 min"), (35000, "583 min"), (36000, "10 h")]
+    ("seconds", "label"),
+    [
+        (0.04, "0.0 s"),
+        (9.94, "9.9 s"),
+        (9.96, "10 s"),
+        (599, "599 s"),
+        (600, "10 min"),
+        (35000, "583 min"),
+        (36000, "10 h"),
+    ],
 )
 def test_seconds_at_the_end_of_the_axis(monkeypatch: pytest.MonkeyPatch, pictures, seconds: float, label: str):
     written: list[str] = []

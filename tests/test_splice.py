@@ -26,7 +26,9 @@ SHAPES = {  # B, S, d, R, L
 OWNERS = ("default", "random", "reversed", "all one")
 
 
-def arguments(shape: str, owner: str = "default", dtypes=(torch.float32, torch.float32)) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+def arguments(
+    shape: str, owner: str = "default", dtypes=(torch.float32, torch.float32)
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     b, s, d, r, n = SHAPES[shape]
     g = seeded(shape)
     template, hard = normal(g, b, s, d).to(dtypes[0]), normal(g, r, n, d).to(dtypes[1])
@@ -54,7 +56,9 @@ def test_equals_reference(shape, owner, impl, device):
         assert torch.equal(out.cpu(), want)
         out.backward(torch.ones_like(out))  # sums of ones are exact
     assert out.dtype == template.dtype
-    assert torch.equal(hard.grad.cpu().double(), reference.splice_backward(torch.ones_like(want), slots, owners, len(hard)))
+    assert torch.equal(
+        hard.grad.cpu().double(), reference.splice_backward(torch.ones_like(want), slots, owners, len(hard))
+    )
 
 
 @each_impl
@@ -143,7 +147,9 @@ def test_gradient_layouts(layout, impl, device):
     assert not grad.is_contiguous()
     exact = reference.splice_backward(grad, slots, owner, len(hard))
     leaf = hard.to(device).requires_grad_()
-    splice(template.to(device), leaf, slots.to(device), owner.to(device), impl).backward(GRADIENTS[layout](grad.to(device)))
+    splice(template.to(device), leaf, slots.to(device), owner.to(device), impl).backward(
+        GRADIENTS[layout](grad.to(device))
+    )
     torch.testing.assert_close(leaf.grad.cpu(), exact)
 
 
@@ -199,26 +205,54 @@ GOOD = {
 }
 BAD = {
     "template: no tensor": ({"template": [[[0.0]]]}, TypeError, "template must be a floating-point tensor; got list"),
-    "template: ids": ({"template": torch.zeros(4, 6, 3).long()}, TypeError, "template must be .*; got torch.int64 tensor"),
-    "template: two dimensions": ({"template": torch.zeros(4, 3)}, ValueError, r"template must have three .*; got \(4, 3\)"),
-    "template: device": ({"template": torch.zeros(4, 6, 3, device="meta")}, ValueError, "template must be on cpu .*; got meta"),
+    "template: ids": (
+        {"template": torch.zeros(4, 6, 3).long()},
+        TypeError,
+        "template must be .*; got torch.int64 tensor",
+    ),
+    "template: two dimensions": (
+        {"template": torch.zeros(4, 3)},
+        ValueError,
+        r"template must have three .*; got \(4, 3\)",
+    ),
+    "template: device": (
+        {"template": torch.zeros(4, 6, 3, device="meta")},
+        ValueError,
+        "template must be on cpu .*; got meta",
+    ),
     "hard: no tensor": ({"hard": None}, TypeError, "hard must be a floating-point tensor; got NoneType"),
     "hard: ids": ({"hard": torch.zeros(2, 2, 3).long()}, TypeError, "hard must be .*; got torch.int64 tensor"),
     "hard: two dimensions": ({"hard": torch.zeros(2, 3)}, ValueError, r"hard must have three dimensions; got \(2, 3\)"),
-    "hard: width": ({"hard": torch.zeros(2, 2, 4)}, ValueError, r"hard must be \(R, L, 3\) to match template; got \(2, 2, 4\)"),
+    "hard: width": (
+        {"hard": torch.zeros(2, 2, 4)},
+        ValueError,
+        r"hard must be \(R, L, 3\) to match template; got \(2, 2, 4\)",
+    ),
     "slots: list": ({"slots": [1, 2]}, TypeError, "slots must be an int64 tensor; got list"),
-    "slots: dtype": ({"slots": torch.tensor([1, 2]).int()}, TypeError, "slots must be an int64 tensor; got torch.int32 tensor"),
+    "slots: dtype": (
+        {"slots": torch.tensor([1, 2]).int()},
+        TypeError,
+        "slots must be an int64 tensor; got torch.int32 tensor",
+    ),
     "slots: too many": ({"slots": torch.tensor([1, 2, 3])}, ValueError, r"slots must be \(2,\); got \(3,\)"),
     "slots: outside": ({"slots": torch.tensor([1, 6])}, ValueError, "slots must lie from 0 to 5; got 6"),
     "slots: negative": ({"slots": torch.tensor([-1, 2])}, ValueError, "slots must lie from 0 to 5; got -1"),
     "slots: twice": ({"slots": torch.tensor([2, 2])}, ValueError, r"slots must be all different; got \[2, 2\]"),
-    "slots: device": ({"slots": torch.tensor([1, 2], device="meta")}, ValueError, "slots must be on cpu as hard is; got meta"),
+    "slots: device": (
+        {"slots": torch.tensor([1, 2], device="meta")},
+        ValueError,
+        "slots must be on cpu as hard is; got meta",
+    ),
     "owner: list": ({"owner": [0, 1, 0, 1]}, TypeError, "owner must be an int64 tensor; got list"),
     "owner: dtype": ({"owner": torch.zeros(4)}, TypeError, "owner must be an int64 tensor; got torch.float32 tensor"),
     "owner: too few": ({"owner": torch.tensor([0, 1])}, ValueError, r"owner must be \(4,\); got \(2,\)"),
     "owner: outside": ({"owner": torch.tensor([0, 1, 2, 0])}, ValueError, "owner must lie from 0 to 1; got 2"),
     "owner: negative": ({"owner": torch.tensor([0, 1, -1, 0])}, ValueError, "owner must lie from 0 to 1; got -1"),
-    "owner: missing": ({"owner": None}, ValueError, "owner must say which of the 2 prompts each of the 4 rows .*; got None"),
+    "owner: missing": (
+        {"owner": None},
+        ValueError,
+        "owner must say which of the 2 prompts each of the 4 rows .*; got None",
+    ),
     "impl": ({"impl": "numpy"}, ValueError, "impl must be one of auto, torch, .*; got 'numpy'"),
 }
 

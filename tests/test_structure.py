@@ -19,28 +19,88 @@ from pez_fast import TokenTable, info, nearest_token, ops
 
 ROOT = Path(__file__).parents[1]
 FLOORS = {
-    "version": 0, "_shared": 0, "_torch": 0, "_cpu": 0, "_triton": 0, "_cuda": 0, "_C": 0, "_C_cuda": 0,
+    "version": 0,
+    "_shared": 0,
+    "_torch": 0,
+    "_cpu": 0,
+    "_triton": 0,
+    "_cuda": 0,
+    "_C": 0,
+    "_C_cuda": 0,
     "reference": 1,
-    "ops": 2, "table": 2, "functional": 2, "information": 2,
-    "optimizer": 3, "encoders": 3, "objectives": 3, "images": 3,
-    "engine": 4, "learner": 4, "memory": 4, "options": 4, "result": 4, "tasks": 4,
-    "cli": 5, "compat": 5, "dataset": 5, "ray": 5, "live": 5, "sheet": 5, "tensorboard": 5, "__main__": 5,
-}  # fmt: skip
+    "ops": 2,
+    "table": 2,
+    "functional": 2,
+    "information": 2,
+    "optimizer": 3,
+    "encoders": 3,
+    "objectives": 3,
+    "images": 3,
+    "engine": 4,
+    "learner": 4,
+    "memory": 4,
+    "options": 4,
+    "result": 4,
+    "tasks": 4,
+    "cli": 5,
+    "compat": 5,
+    "dataset": 5,
+    "ray": 5,
+    "live": 5,
+    "sheet": 5,
+    "tensorboard": 5,
+    "__main__": 5,
+}
 # On one floor, who may import whom. Within a folder everybody may.
 NEIGHBOURS = {
-    ("_torch", "_shared"), ("_cpu", "_shared"), ("_cpu", "_C"), ("_triton", "_shared"),
-    ("_cuda", "_shared"), ("_cuda", "_C_cuda"), ("_cuda", "_C"),
-    ("functional", "ops"), ("functional", "table"), ("information", "ops"), ("table", "ops"),
+    ("_torch", "_shared"),
+    ("_cpu", "_shared"),
+    ("_cpu", "_C"),
+    ("_triton", "_shared"),
+    ("_cuda", "_shared"),
+    ("_cuda", "_C_cuda"),
+    ("_cuda", "_C"),
+    ("functional", "ops"),
+    ("functional", "table"),
+    ("information", "ops"),
+    ("table", "ops"),
     ("encoders", "images"),
-    ("engine", "memory"), ("learner", "engine"), ("learner", "memory"), ("learner", "options"), ("learner", "result"),
-    ("tasks", "learner"), ("tasks", "options"), ("tasks", "result"),
-    ("cli", "tensorboard"), ("tensorboard", "live"),
-    *((face, other) for face in ("cli", "__main__", "dataset", "ray") for other in ("cli", "compat", "dataset", "live", "ray", "sheet")),
-}  # fmt: skip
+    ("engine", "memory"),
+    ("learner", "engine"),
+    ("learner", "memory"),
+    ("learner", "options"),
+    ("learner", "result"),
+    ("tasks", "learner"),
+    ("tasks", "options"),
+    ("tasks", "result"),
+    ("cli", "tensorboard"),
+    ("tensorboard", "live"),
+    *(
+        (face, other)
+        for face in ("cli", "__main__", "dataset", "ray")
+        for other in ("cli", "compat", "dataset", "live", "ray", "sheet")
+    ),
+}
 CONSTANTS = {"__version__"}  # what any module may take from the package itself
 THIRD_PARTY = {0: {"torch", "triton"}, 1: {"torch"}, 2: {"torch"}}  # higher floors are bound by the quiet import alone
 MOST_LINES = 350
-SOURCE = {".py", ".pyi", ".c", ".cc", ".cpp", ".cu", ".cuh", ".h", ".hpp", ".html", ".css", ".js", ".sh", ".toml", ".md"}
+SOURCE = {
+    ".py",
+    ".pyi",
+    ".c",
+    ".cc",
+    ".cpp",
+    ".cu",
+    ".cuh",
+    ".h",
+    ".hpp",
+    ".html",
+    ".css",
+    ".js",
+    ".sh",
+    ".toml",
+    ".md",
+}
 
 
 def modules() -> dict[str, Path]:
@@ -143,7 +203,9 @@ def test_floors_can_be_violated(name, source, complaint):
 
 
 def test_no_circles():
-    graph = {name: {t for t in imports(name, p.read_text(), p.name == "__init__.py")[0] if t} for name, p in MODULES.items()}
+    graph = {
+        name: {t for t in imports(name, p.read_text(), p.name == "__init__.py")[0] if t} for name, p in MODULES.items()
+    }
     order = list(TopologicalSorter(graph).static_order())
     assert order.index("engine") > order.index("optimizer") > order.index("functional") > order.index("ops")
 
@@ -151,7 +213,9 @@ def test_no_circles():
 def test_every_folder_of_modules_is_installed():
     listed = re.search(r"^packages = \[(.*)\]", (ROOT / "pyproject.toml").read_text(), re.MULTILINE)
     installed = set(re.findall(r'"pez_fast\.?([^"]*)"', listed[1]))
-    assert installed == {".".join(name.split(".")[:-1]) if path.name != "__init__.py" else name for name, path in MODULES.items()} | {""}
+    assert installed == {
+        ".".join(name.split(".")[:-1]) if path.name != "__init__.py" else name for name, path in MODULES.items()
+    } | {""}
 
 
 def test_the_package_itself_imports_next_to_nothing():
@@ -209,7 +273,9 @@ def test_quiet_import(then, tmp_path):
     """In a fresh process, somewhere else: prints nothing, loads no model library, touches no GPU."""
     code = QUIET.format(then=THEN[then])
     env = {**os.environ, "PYTHONPATH": str(Path(pez_fast.__file__).parents[1])}
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=tmp_path, env=env, check=False)
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, cwd=tmp_path, env=env, check=False
+    )
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
     assert list(tmp_path.iterdir()) == []
 

@@ -65,7 +65,9 @@ def test_an_embedding(impl, device):
     table = TokenTable(embedding)
     assert not table.weight.requires_grad and embedding.weight.requires_grad
     x = normal(seeded("embedding"), 7, 6).to(device)
-    assert torch.equal(nearest_token(x, table, impl)[0], nearest_token(x, TokenTable(embedding.weight.detach()), impl)[0])
+    assert torch.equal(
+        nearest_token(x, table, impl)[0], nearest_token(x, TokenTable(embedding.weight.detach()), impl)[0]
+    )
 
 
 @pytest.mark.parametrize(
@@ -182,16 +184,31 @@ BAD = {
     "list": ([[1.0]], None, TypeError, "weight must be a .* tensor or an nn.Embedding; got list"),
     "integers": (torch.ones(3, 3).long(), None, TypeError, "weight must be a .*; got torch.int64"),
     "complex": (torch.ones(3, 3) + 0j, None, TypeError, "weight must be a .*; got torch.complex64"),
-    "float8": (torch.ones(3, 3).to(torch.float8_e4m3fn), None, TypeError, "weight must be a .*; got torch.float8_e4m3fn"),
+    "float8": (
+        torch.ones(3, 3).to(torch.float8_e4m3fn),
+        None,
+        TypeError,
+        "weight must be a .*; got torch.float8_e4m3fn",
+    ),
     "linear": (nn.Linear(3, 3), None, TypeError, "weight must be a .*; got Linear"),
     "one dimension": (torch.ones(3), None, ValueError, r"weight must be \(V, d\) .*; got \(3,\)"),
     "three dimensions": (torch.ones(3, 2, 1), None, ValueError, r"weight must be \(V, d\) .*; got \(3, 2, 1\)"),
-    "no tokens": (torch.ones(0, 3), None, ValueError, r"weight must be \(V, d\) with at least one token .*; got \(0, 3\)"),
+    "no tokens": (
+        torch.ones(0, 3),
+        None,
+        ValueError,
+        r"weight must be \(V, d\) with at least one token .*; got \(0, 3\)",
+    ),
     "no dimensions": (torch.ones(3, 0), None, ValueError, r"weight must be \(V, d\) .*; got \(3, 0\)"),
     "NaN": (NOT_FINITE, None, ValueError, "weight must be finite; row 2 is not"),
     "infinity": (NOT_FINITE.nan_to_num(nan=torch.inf), None, ValueError, "weight must be finite; row 2 is not"),
     "banned: all": (torch.eye(3), [0, 1, 2], ValueError, "banned leaves no token: all 3 are banned"),
-    "banned: all by a mask": (torch.eye(3), torch.ones(3).bool(), ValueError, "banned leaves no token: all 3 are banned"),
+    "banned: all by a mask": (
+        torch.eye(3),
+        torch.ones(3).bool(),
+        ValueError,
+        "banned leaves no token: all 3 are banned",
+    ),
     "banned: outside": (torch.eye(3), [0, 3], ValueError, "banned must hold ids from 0 to 2; got 3"),
     "banned: negative": (torch.eye(3), torch.tensor([-1]), ValueError, "banned must hold ids from 0 to 2; got -1"),
     "banned: long mask": (torch.eye(3), torch.zeros(4).bool(), ValueError, r"banned must be a mask .* \(4,\)"),

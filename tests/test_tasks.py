@@ -54,8 +54,12 @@ def unreadable(tmp_path_factory, bomb):
 def test_invert_returns_what_the_text_scores(tiny_clip, pictures):
     result = pez_fast.invert(pictures[0], tiny_clip, **QUICK, seed=3)
     target = tiny_clip.encode_images(pictures[:1])
-    assert result.text_score == pytest.approx(float((tiny_clip.encode_texts([result.prompt]) @ target.T).item()), abs=1e-6)
-    assert result.ids_score == pytest.approx(max(result.history), abs=1e-6) == pytest.approx(result.text_score, abs=1e-5)
+    assert result.text_score == pytest.approx(
+        float((tiny_clip.encode_texts([result.prompt]) @ target.T).item()), abs=1e-6
+    )
+    assert (
+        result.ids_score == pytest.approx(max(result.history), abs=1e-6) == pytest.approx(result.text_score, abs=1e-5)
+    )
     assert tiny_clip.vocabulary.encode(result.prompt) == result.ids and len(result.ids) == 4
     assert len(result.history) == 13 and result.steps == 12 and result.seed == 3 and result.stopped == "steps"
     assert result.model.startswith("local-dir:") and result.seconds > 0 and result.error is None
@@ -89,14 +93,18 @@ def test_restarts_return_the_best_of_them(tiny_clip, pictures):
 def test_several_images_are_one_target(tiny_clip, pictures):
     result = pez_fast.invert(pictures[:3], tiny_clip, **QUICK)
     targets = tiny_clip.encode_images(pictures[:3])
-    assert result.text_score == pytest.approx(float((tiny_clip.encode_texts([result.prompt]) @ targets.T).mean()), abs=1e-6)
+    assert result.text_score == pytest.approx(
+        float((tiny_clip.encode_texts([result.prompt]) @ targets.T).mean()), abs=1e-6
+    )
     weighted = pez_fast.invert(pictures[:2], tiny_clip, **QUICK, weights=[1, -0.5])
     cosines = (tiny_clip.encode_texts([weighted.prompt]) @ targets[:2].T)[0]
     assert weighted.text_score == pytest.approx(float((cosines[0] - 0.5 * cosines[1]) / 1.5), abs=1e-6)
 
 
 def test_prefix_suffix_init_and_banned(tiny_clip, pictures):
-    result = pez_fast.invert(pictures[0], tiny_clip, **QUICK, prefix="a red", suffix="in the rain", init="cat dog", banned=["cat"])
+    result = pez_fast.invert(
+        pictures[0], tiny_clip, **QUICK, prefix="a red", suffix="in the rain", init="cat dog", banned=["cat"]
+    )
     assert result.prompt.startswith("a red ") and result.prompt.endswith(" in the rain")
     assert tiny_clip.vocabulary.encode(result.prompt)[2:6] == result.ids
     learned = tiny_clip.vocabulary.decode(result.ids)
@@ -136,7 +144,12 @@ def test_bad_images_become_error_entries(tiny_clip, pictures, unreadable):
     results = pez_fast.invert_batch(sources, tiny_clip, **QUICK)
     assert [r.error is None for r in results] == [True] + [False] * len(unreadable) + [True]
     for (_, sentence), result in zip(unreadable, results[1:-1], strict=True):
-        assert sentence in result.error and "\n" not in result.error and result.prompt == "" and str(result) == result.error
+        assert (
+            sentence in result.error
+            and "\n" not in result.error
+            and result.prompt == ""
+            and str(result) == result.error
+        )
         assert json.loads(result.to_json())["text_score"] is None
     assert results[-1].ids == pez_fast.invert(pictures[1], tiny_clip, **QUICK).ids
     assert all(r.error for r in pez_fast.invert_batch([b"", "missing.png"], tiny_clip, **QUICK))

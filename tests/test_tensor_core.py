@@ -42,7 +42,9 @@ def by_fractions(query: list[float], token: list[float], rule: tuple[int, int]) 
     block, bits = rule
     total = Fraction(0)
     for start in range(0, len(query), block):
-        pairs = [(q, e) for q, e in zip(query[start : start + block], token[start : start + block], strict=True) if q and e]
+        pairs = [
+            (q, e) for q, e in zip(query[start : start + block], token[start : start + block], strict=True) if q and e
+        ]
         terms = [(Fraction(q) * Fraction(e), exponent(q, -14) + exponent(e, -14)) for q, e in pairs]
         if total:
             terms.append((total, exponent(float(total), -126)))
@@ -61,7 +63,9 @@ def test_equals_fractions(kind, rule):
     if kind == "any bits":  # every finite fp16 below 2, in both signs
         signs = [torch.randint(0, 2, shape, generator=g) << 15 for shape in ((64,), (128, 64))]
         rest = [torch.randint(0, 0x4000, sign.shape, generator=g) for sign in signs]
-        query, tokens = ((r | s).to(torch.int32).to(torch.int16).view(torch.float16) for r, s in zip(rest, signs, strict=True))
+        query, tokens = (
+            (r | s).to(torch.int32).to(torch.int16).view(torch.float16) for r, s in zip(rest, signs, strict=True)
+        )
     else:
         x, weight = hurting_pair(kind, g, 1, 128, 64)
         query, tokens = (torch.nn.functional.normalize(t.double(), dim=-1).half() for t in (x[0], weight))

@@ -41,7 +41,10 @@ class Read:
         events = EventAccumulator(str(folder), size_guidance={"tensors": 0, "scalars": 0}).Reload()
         found = events.Tags()
         self.scalars = {tag: self._steps(events.Scalars(tag), lambda e: e.value) for tag in found["scalars"]}
-        texts = {tag: self._steps(events.Tensors(tag), lambda e: e.tensor_proto.string_val[0].decode()) for tag in found["tensors"]}
+        texts = {
+            tag: self._steps(events.Tensors(tag), lambda e: e.tensor_proto.string_val[0].decode())
+            for tag in found["tensors"]
+        }
         self.texts = {tag.removesuffix("/text_summary"): values for tag, values in texts.items()}
 
     @staticmethod
@@ -57,7 +60,12 @@ def close(values: dict):
 
 def test_one_target(tmp_path: Path):
     with TensorBoard(tmp_path / "a" / "b") as log:
-        for step, polished, prompt, score in ((0, 0, "x", -0.2), (10, 0, "y *z*", 0.3), (20, 0, "y *z*", 0.4), (20, 1, "w\n<b>\udc80", 0.5)):
+        for step, polished, prompt, score in (
+            (0, 0, "x", -0.2),
+            (10, 0, "y *z*", 0.3),
+            (20, 0, "y *z*", 0.4),
+            (20, 1, "w\n<b>\udc80", 0.5),
+        ):
             assert log(Progress(step, 20, [prompt], [score], polished)) is None
     read = Read(tmp_path / "a" / "b")
     assert read.scalars == {"cosine": close({0: -0.2, 10: 0.3, 20: 0.4, 21: 0.5})}
@@ -120,7 +128,9 @@ def test_a_search_tells_what_another_callback_is_told(tmp_path: Path, tiny_clip,
     read, at = Read(tmp_path), [state.step + state.polished for state in seen.told]
     assert at[-1] == 24 and len(at) >= 7
     for k, name in enumerate("ab"):
-        assert read.scalars[f"cosine/{name}"] == close({s: state.scores[k] for s, state in zip(at, seen.told, strict=True)})
+        assert read.scalars[f"cosine/{name}"] == close(
+            {s: state.scores[k] for s, state in zip(at, seen.told, strict=True)}
+        )
         prompts: dict[int, str] = {}
         for s, state in zip(at, seen.told, strict=True):
             if state.prompts[k] not in list(prompts.values())[-1:]:
@@ -133,7 +143,12 @@ def test_targets_in_several_batches(tmp_path: Path, tiny_clip, pictures):
         options = {"prompt_len": 2, "steps": 10, "polish": 2, "batch_size": 1, "every": 2}
         results = pez_fast.invert_batch(pictures[:3], tiny_clip, **options, callback=log)
     events = EventAccumulator(str(tmp_path), size_guidance={"scalars": 0}).Reload()
-    assert events.Scalars("cosine/0")[0].step == 0 < events.Scalars("cosine/1")[0].step < events.Scalars("cosine/2")[0].step
+    assert (
+        events.Scalars("cosine/0")[0].step
+        == 0
+        < events.Scalars("cosine/1")[0].step
+        < events.Scalars("cosine/2")[0].step
+    )
     for k, result in enumerate(results):
         steps, values = zip(*((e.step, e.value) for e in events.Scalars(f"cosine/{k}")), strict=True)
         assert list(steps) == sorted(steps) and list(values) == sorted(values) and steps[-1] <= 12
@@ -163,7 +178,9 @@ def test_command_invert(tiny, monkeypatch: pytest.MonkeyPatch):  # noqa: F811
     assert any(line.startswith("step 12/12  best ") for line in lines)  # the lines of progress go on
     read = Read(Path("runs/1"))
     assert read.scalars.keys() == {"cosine"} and read.scalars["cosine"].keys() == set(range(16))
-    rows = json.loads(run("invert", "--each", "a.png", "broken.png", "b.png", *arguments[2:-1], "runs/2", "--json", code=1).stdout)
+    rows = json.loads(
+        run("invert", "--each", "a.png", "broken.png", "b.png", *arguments[2:-1], "runs/2", "--json", code=1).stdout
+    )
     read = Read(Path("runs/2"))
     assert read.scalars.keys() == {"cosine/a.png", "cosine/b.png", "cosine_of_all/mean", "cosine_of_all/best"}
     for row in (rows[0], rows[2]):
@@ -171,7 +188,9 @@ def test_command_invert(tiny, monkeypatch: pytest.MonkeyPatch):  # noqa: F811
 
 
 def test_command_distill(tiny):  # noqa: F811
-    value = json.loads(run("distill", "a red bird over/the sea", "--steps", 4, "--polish", 2, "--tensorboard", "log", "--json").stdout)
+    value = json.loads(
+        run("distill", "a red bird over/the sea", "--steps", 4, "--polish", 2, "--tensorboard", "log", "--json").stdout
+    )
     read = Read(Path("log"))
     assert read.scalars.keys() == {"cosine"} and list(read.scalars["cosine"]) == [0, 1, 2, 3, 4, 5, 6]
     assert list(read.texts["prompt"].values())[-1] == f"    {value['prompt']}"
@@ -181,4 +200,6 @@ def test_command_distill(tiny):  # noqa: F811
 def test_a_folder_that_cannot_be_is_one_sentence_before_any_model_is_loaded(monkeypatch, here, command: list[str]):  # noqa: F811
     monkeypatch.setattr("pez_fast.encoders.load_clip", lambda *_: pytest.fail("loaded"))
     assert complaint(*command, "--tensorboard", "b.png") == "the folder b.png cannot be written: File exists"
-    assert complaint(*command, "--tensorboard", "b.png/runs") == "the folder b.png/runs cannot be written: Not a directory"
+    assert (
+        complaint(*command, "--tensorboard", "b.png/runs") == "the folder b.png/runs cannot be written: Not a directory"
+    )

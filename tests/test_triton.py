@@ -47,7 +47,11 @@ class Scanned(NamedTuple):
         """(N, T, 2): distance of the scores from the best cosine of the key's tokens, of exact (N, K)."""
         places = self.block_v // self.per_key
         member = torch.arange(self.per_key, device=exact.device) * places
-        token = torch.arange(self.place.shape[1], device=exact.device)[:, None, None] * self.block_v + self.place[..., None] + member
+        token = (
+            torch.arange(self.place.shape[1], device=exact.device)[:, None, None] * self.block_v
+            + self.place[..., None]
+            + member
+        )
         token = token.clamp(max=exact.shape[1] - 1)  # the rest are copies of the last one
         return (self.scores.double() - exact.gather(1, token.flatten(1)).view(token.shape).amax(-1)).abs()
 
@@ -167,12 +171,16 @@ def crowded(near: int, noise: float, dtype: torch.dtype = torch.float32) -> tupl
     if near >= 250:
         x = x[:1].expand(3, -1) + noise * normal(g, 3, 40, dtype=torch.float64)
     for row, first in zip(x, (0, 250, 500), strict=True):
-        weight[first : first + near] = row + noise * normal(g, len(weight[first : first + near]), 40, dtype=torch.float64)
+        weight[first : first + near] = row + noise * normal(
+            g, len(weight[first : first + near]), 40, dtype=torch.float64
+        )
         weight[first + 3] = row
     return x.to(dtype), weight.to(dtype)
 
 
-def searched(x: torch.Tensor, table: TokenTable, prepared: list[torch.Tensor]) -> tuple[list[int], torch.Tensor, list[int]]:
+def searched(
+    x: torch.Tensor, table: TokenTable, prepared: list[torch.Tensor]
+) -> tuple[list[int], torch.Tensor, list[int]]:
     counts = torch.zeros(3, dtype=torch.int64, device=DEVICE)
     found, similarity = triton_nearest.nearest(x, table.weight, table.ids, prepared, counts)
     return found.tolist(), similarity.cpu().double(), counts.tolist()
@@ -218,7 +226,11 @@ def test_the_last_token_and_its_copies(tokens, either_scan):
     x = torch.cat([weight[-1:] * 3, weight[-1:] + 1e-3 * normal(g, 1, 40), -weight[-1:]])
     table = TokenTable(weight.to(DEVICE))
     unit, _, norm = table.prepared("triton")
-    assert len(unit) % tune.TILE == 0 and len(norm) == tokens and torch.equal(unit[tokens:], unit[tokens - 1 : tokens].expand(len(unit) - tokens, -1))
+    assert (
+        len(unit) % tune.TILE == 0
+        and len(norm) == tokens
+        and torch.equal(unit[tokens:], unit[tokens - 1 : tokens].expand(len(unit) - tokens, -1))
+    )
     expected, cosine = reference.nearest_token(x, weight)
     found, similarity, counts = searched(x.to(DEVICE), table, table.prepared("triton"))
     assert found == expected.tolist() and found[:2] == [tokens - 1] * 2 and sum(counts) == 3

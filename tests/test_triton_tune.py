@@ -57,7 +57,10 @@ def test_the_default_where_all_fail(tuned, monkeypatch, tmp_path):
     monkeypatch.setenv("PEZ_FAST_AUTOTUNE", "1")
     monkeypatch.setattr(tune, "_milliseconds", failing(lambda scan: True))
     with pytest.warns(UserWarning, match="left out"):
-        assert tune.configuration(torch.device("cpu"), 4096, 1024, 49408, lambda scan: scan) == tune.candidates((9, 0), 4096)[0]
+        assert (
+            tune.configuration(torch.device("cpu"), 4096, 1024, 49408, lambda scan: scan)
+            == tune.candidates((9, 0), 4096)[0]
+        )
     assert list(tmp_path.iterdir()) == []
 
 
@@ -110,8 +113,17 @@ def test_nothing_is_timed_under_capture(tuned, monkeypatch):
 
 
 LIMITS = {  # KiB of shared memory for a program
-    (8, 0): 163, (8, 6): 99, (8, 7): 163, (8, 9): 99, (9, 0): 227, (10, 0): 227, (10, 3): 227, (11, 0): 227, (12, 0): 99, (12, 1): 99,
-}  # fmt: skip
+    (8, 0): 163,
+    (8, 6): 99,
+    (8, 7): 163,
+    (8, 9): 99,
+    (9, 0): 227,
+    (10, 0): 227,
+    (10, 3): 227,
+    (11, 0): 227,
+    (12, 0): 99,
+    (12, 1): 99,
+}
 
 
 @pytest.mark.parametrize("n", [1, 16, 17, 64, 128, 129, 16384])

@@ -95,11 +95,41 @@ def _cosines(row, table, place, valid, d, SIZE: tl.constexpr, BLOCK_D: tl.conste
 
 @triton.jit(do_not_specialize=["tokens", "tiles"])
 def _nearest_decide_kernel(
-    x, weight, ids, norm, query, unit, keys, error, x_norm, state, residual, found, similarity,
-    tokens, tiles, d, width, stride_n, stride_d, stride_wv, stride_wd, slack, margin, tie,
-    BLOCK_V: tl.constexpr, PER_KEY: tl.constexpr, BLOCK_T: tl.constexpr, BLOCK_W: tl.constexpr, BLOCK_D: tl.constexpr,
-    CHUNK: tl.constexpr, CHUNK_W: tl.constexpr, CHUNK_D: tl.constexpr, TIES_D: tl.constexpr, LEVELS: tl.constexpr,
-):  # fmt: skip
+    x,
+    weight,
+    ids,
+    norm,
+    query,
+    unit,
+    keys,
+    error,
+    x_norm,
+    state,
+    residual,
+    found,
+    similarity,
+    tokens,
+    tiles,
+    d,
+    width,
+    stride_n,
+    stride_d,
+    stride_wv,
+    stride_wd,
+    slack,
+    margin,
+    tie,
+    BLOCK_V: tl.constexpr,
+    PER_KEY: tl.constexpr,
+    BLOCK_T: tl.constexpr,
+    BLOCK_W: tl.constexpr,
+    BLOCK_D: tl.constexpr,
+    CHUNK: tl.constexpr,
+    CHUNK_W: tl.constexpr,
+    CHUNK_D: tl.constexpr,
+    TIES_D: tl.constexpr,
+    LEVELS: tl.constexpr,
+):
     """The nearest token of one row of x (N, d) among weight[ids] (K, d), the lowest on ties, given the keys of the scan.
 
     norm (K,) float64, query and unit (…, width) fp16, keys (N, tiles) int64 of places that PER_KEY tokens share, error, x_norm
@@ -145,13 +175,17 @@ def _nearest_decide_kernel(
                 for start in range(0, count, CHUNK):
                     lane = start + tl.arange(0, CHUNK)
                     place = first + lane * step
-                    reach = _reaching(query, unit, place, (lane < count) & (place < tokens), limit, width, CHUNK, CHUNK_W)
+                    reach = _reaching(
+                        query, unit, place, (lane < count) & (place < tokens), limit, width, CHUNK, CHUNK_W
+                    )
                     if tl.max(reach.to(tl.int32), 0) > 0:
                         cosine = _cosines(x_row, table, place, reach, d, CHUNK, CHUNK_D)
                         if doubled:
                             near = cosine >= best - margin
                             if tl.max(near.to(tl.int32), 0) > 0:
-                                winner, tied = _first_of_ties(x_row, table, place, near, winner, tied, tie, tokens, d, CHUNK, TIES_D, LEVELS)
+                                winner, tied = _first_of_ties(
+                                    x_row, table, place, near, winner, tied, tie, tokens, d, CHUNK, TIES_D, LEVELS
+                                )
                         else:
                             winner, best, runner_up = _two_largest(cosine, place, winner, best, runner_up, tokens)
                 several += 1
@@ -189,7 +223,20 @@ def _two_largest(cosine, place, winner, best, runner_up, tokens):
 
 
 @triton.jit
-def _first_of_ties(row, table, place, near, winner, tied, tie, tokens, d, SIZE: tl.constexpr, TIES_D: tl.constexpr, LEVELS: tl.constexpr):
+def _first_of_ties(
+    row,
+    table,
+    place,
+    near,
+    winner,
+    tied,
+    tie,
+    tokens,
+    d,
+    SIZE: tl.constexpr,
+    TIES_D: tl.constexpr,
+    LEVELS: tl.constexpr,
+):
     """The winner so far and its cosine, or the lowest of the tokens at `place` that are larger by more than their errors."""
     x, x_stride, _ = row
     weight, stride_v, stride_d, ids, _ = table

@@ -26,7 +26,9 @@ def prepare(weight: Tensor, ids: Tensor) -> list[Tensor]:
     return half_unit_rows(weight, ids, tune.TILE, tune.WIDTH)
 
 
-def nearest(x: Tensor, weight: Tensor, ids: Tensor, prepared: list[Tensor], counts: Tensor | None = None) -> tuple[Tensor, Tensor]:
+def nearest(
+    x: Tensor, weight: Tensor, ids: Tensor, prepared: list[Tensor], counts: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
     """x (N, d), weight (V, d), ids (K,) allowed rows ascending, what was prepared -> ids (N,) int64, cosine (N,) float32.
 
     A row that is not finite gets id -1 and cosine NaN, a zero row ids[0] and 0. `counts` (3,) int64 is added to: rows that
@@ -39,7 +41,9 @@ def nearest(x: Tensor, weight: Tensor, ids: Tensor, prepared: list[Tensor], coun
     return in_parts(x, ROWS, search, counts)
 
 
-def _nearest_rows(x: Tensor, weight: Tensor, ids: Tensor, prepared: list[Tensor], found: Tensor, similarity: Tensor) -> Tensor:
+def _nearest_rows(
+    x: Tensor, weight: Tensor, ids: Tensor, prepared: list[Tensor], found: Tensor, similarity: Tensor
+) -> Tensor:
     """Write found and similarity; the state of each row, as `_nearest_decide_kernel` says."""
     (unit, residual, norm), (n, d), width = prepared, x.shape, prepared[0].shape[1]
     query, error, x_norm, state = queries(x, width)
@@ -48,12 +52,36 @@ def _nearest_rows(x: Tensor, weight: Tensor, ids: Tensor, prepared: list[Tensor]
     slack = scan_slack(width, tune.capability(x.device), scan.block_v // tune.per_key(n))
     wide = torch.float64 in (x.dtype, weight.dtype)
     _nearest_decide_kernel[(n,)](
-        x, weight, ids, norm, query, unit, keys, error, x_norm, state, residual, found, similarity,
-        len(ids), keys.shape[1], d, width, *x.stride(), *weight.stride(),
-        slack, 2 * settle.float64_error(d), arithmetic.error(d),
-        BLOCK_V=scan.block_v, PER_KEY=tune.per_key(n), BLOCK_T=min(1024, triton.next_power_of_2(keys.shape[1])),
-        **decision_blocks(d, width, wide), num_warps=4, maxnreg=168 if wide else 128, enable_fp_fusion=False,
-    )  # fmt: skip
+        x,
+        weight,
+        ids,
+        norm,
+        query,
+        unit,
+        keys,
+        error,
+        x_norm,
+        state,
+        residual,
+        found,
+        similarity,
+        len(ids),
+        keys.shape[1],
+        d,
+        width,
+        *x.stride(),
+        *weight.stride(),
+        slack,
+        2 * settle.float64_error(d),
+        arithmetic.error(d),
+        BLOCK_V=scan.block_v,
+        PER_KEY=tune.per_key(n),
+        BLOCK_T=min(1024, triton.next_power_of_2(keys.shape[1])),
+        **decision_blocks(d, width, wide),
+        num_warps=4,
+        maxnreg=168 if wide else 128,
+        enable_fp_fusion=False,
+    )
     return state[:n]
 
 
@@ -63,12 +91,19 @@ def decision_blocks(d: int, width: int, wide: bool) -> dict[str, int]:
     A row up to 2048 wide in one go, and of several what 128 registers hold (168 where `wide`, a float64 being two of them).
     """
     block_d, block_w = triton.next_power_of_2(d), triton.next_power_of_2(width)
-    chunk, chunk_w, chunk_d, ties_d = (tune.TILE, 1024, 1024, 64) if tune.INTERPRETED else (16, 256, 32 if wide else 64, 16)
+    chunk, chunk_w, chunk_d, ties_d = (
+        (tune.TILE, 1024, 1024, 64) if tune.INTERPRETED else (16, 256, 32 if wide else 64, 16)
+    )
     ties_d = min(ties_d, block_d)
     return {
-        "BLOCK_W": min(1024, block_w), "BLOCK_D": min(512 if wide else 2048, block_d), "CHUNK": chunk, "CHUNK_W": min(chunk_w, block_w),
-        "CHUNK_D": min(chunk_d, block_d), "TIES_D": ties_d, "LEVELS": ties_d.bit_length() - 1,
-    }  # fmt: skip
+        "BLOCK_W": min(1024, block_w),
+        "BLOCK_D": min(512 if wide else 2048, block_d),
+        "CHUNK": chunk,
+        "CHUNK_W": min(chunk_w, block_w),
+        "CHUNK_D": min(chunk_d, block_d),
+        "TIES_D": ties_d,
+        "LEVELS": ties_d.bit_length() - 1,
+    }
 
 
 def queries(x: Tensor, width: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
@@ -81,9 +116,20 @@ def queries(x: Tensor, width: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     state = torch.empty(rows, dtype=torch.int32, device=x.device)
     block_r = min(64, rows) if tune.INTERPRETED else 1
     _nearest_query_kernel[(rows // block_r,)](
-        x, query, error, norm, state, n, d, width, *x.stride(),
-        BLOCK_R=block_r, BLOCK_D=min(1024, triton.next_power_of_2(width)), num_warps=4, enable_fp_fusion=False,
-    )  # fmt: skip
+        x,
+        query,
+        error,
+        norm,
+        state,
+        n,
+        d,
+        width,
+        *x.stride(),
+        BLOCK_R=block_r,
+        BLOCK_D=min(1024, triton.next_power_of_2(width)),
+        num_warps=4,
+        enable_fp_fusion=False,
+    )
     return query, error, norm, state
 
 
@@ -98,7 +144,13 @@ def scan_keys(query: Tensor, unit: Tensor, n: int, tokens: int, scan: tune.Scan)
             TensorDescriptor.from_tensor(query, [scan.block_n, scan.block_k]),
             TensorDescriptor.from_tensor(unit, [scan.block_v, scan.block_k]),
         )
-    blocks = {"BLOCK_N": scan.block_n, "BLOCK_V": scan.block_v, "BLOCK_K": scan.block_k, "PER_KEY": tune.per_key(n), "DESCRIPTOR": scan.descriptor}
+    blocks = {
+        "BLOCK_N": scan.block_n,
+        "BLOCK_V": scan.block_v,
+        "BLOCK_K": scan.block_k,
+        "PER_KEY": tune.per_key(n),
+        "DESCRIPTOR": scan.descriptor,
+    }
     # 255 registers are the most there are. Unasked, ptxas spills some to make room for programs that shared memory has no room for.
     options = {"num_warps": scan.warps, "num_stages": scan.stages, "maxnreg": 255, "enable_fp_fusion": False}
     if n <= tune.FEW:

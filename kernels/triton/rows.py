@@ -23,7 +23,9 @@ def row_exponents(rows, valid, d, stride, SIZE: tl.constexpr, BLOCK_D: tl.conste
         for start in range(0, d, BLOCK_D):
             columns = start + tl.arange(0, BLOCK_D).to(tl.int64)
             mask = valid[:, None] & (columns < d)[None, :]
-            largest = tl.maximum(largest, tl.abs(tl.load(rows[:, None] + columns[None, :] * stride, mask=mask, other=0.0)))
+            largest = tl.maximum(
+                largest, tl.abs(tl.load(rows[:, None] + columns[None, :] * stride, mask=mask, other=0.0))
+            )
         # From the bits: a logarithm would be rounded.
         return (tl.max(largest, 1).to(tl.int64, bitcast=True) >> 52) - 1023
     else:

@@ -17,8 +17,19 @@ NOTHING = tl.constexpr(-0x7FFFFF00800000)  # the key of what is no tile: twice t
 
 @triton.jit(do_not_specialize=["n"])
 def _nearest_query_kernel(
-    x, query, error, norm, state, n, d, width, stride_n, stride_d, BLOCK_R: tl.constexpr, BLOCK_D: tl.constexpr,
-):  # fmt: skip
+    x,
+    query,
+    error,
+    norm,
+    state,
+    n,
+    d,
+    width,
+    stride_n,
+    stride_d,
+    BLOCK_R: tl.constexpr,
+    BLOCK_D: tl.constexpr,
+):
     """Same as `norm = x.norm(); unit = x / norm; query = unit.half(); error = (unit - query).norm()`, in float64.
 
     One program: BLOCK_R rows of x (n, d). Writes query (…, width) fp16, zero beyond n and d; error (…,) float32, rounded up;
@@ -91,9 +102,18 @@ def _load_tile(source, row, k, width, BLOCK: tl.constexpr, BLOCK_K: tl.constexpr
 
 @triton.jit(do_not_specialize=["n", "tiles"])
 def _nearest_scan_few_kernel(
-    query, table, keys, n, tiles, width,
-    BLOCK_N: tl.constexpr, BLOCK_V: tl.constexpr, BLOCK_K: tl.constexpr, PER_KEY: tl.constexpr, DESCRIPTOR: tl.constexpr,
-):  # fmt: skip
+    query,
+    table,
+    keys,
+    n,
+    tiles,
+    width,
+    BLOCK_N: tl.constexpr,
+    BLOCK_V: tl.constexpr,
+    BLOCK_K: tl.constexpr,
+    PER_KEY: tl.constexpr,
+    DESCRIPTOR: tl.constexpr,
+):
     """Same as `(table @ query.T)` then the two best of every BLOCK_V tokens. One program: all rows, one tile of tokens.
 
     query (BLOCK_N, width) and table (tiles * BLOCK_V, width) fp16, as pointers or as descriptors. Writes keys (n, tiles) int64.
@@ -111,10 +131,21 @@ def _nearest_scan_few_kernel(
 
 @triton.jit(do_not_specialize=["n", "row_tiles", "tiles"])
 def _nearest_scan_many_kernel(
-    query, table, keys, n, row_tiles, tiles, width,
-    BLOCK_N: tl.constexpr, BLOCK_V: tl.constexpr, BLOCK_K: tl.constexpr, PER_KEY: tl.constexpr, DESCRIPTOR: tl.constexpr,
-    GROUP: tl.constexpr, FLATTEN: tl.constexpr,
-):  # fmt: skip
+    query,
+    table,
+    keys,
+    n,
+    row_tiles,
+    tiles,
+    width,
+    BLOCK_N: tl.constexpr,
+    BLOCK_V: tl.constexpr,
+    BLOCK_K: tl.constexpr,
+    PER_KEY: tl.constexpr,
+    DESCRIPTOR: tl.constexpr,
+    GROUP: tl.constexpr,
+    FLATTEN: tl.constexpr,
+):
     """Same as `(query @ table.T)` then the two best of every BLOCK_V tokens. One program: every so many-th pair of tiles.
 
     Arguments as of `_nearest_scan_few_kernel`, query (row_tiles * BLOCK_N, width). GROUP tiles of rows meet a tile of

@@ -28,10 +28,31 @@ def _cast(values, DTYPE: tl.constexpr):
 
 @triton.jit(do_not_specialize=["rows", "length", "positions_length"])
 def _splice_kernel(
-    template, hard, slots, owner, positions, out, rows, positions_length, length, d,
-    stride_tb, stride_ts, stride_td, stride_hr, stride_hl, stride_hd, stride_slots, stride_owner, stride_ps, stride_pd,
-    ADD: tl.constexpr, BLOCK_R: tl.constexpr, BLOCK_L: tl.constexpr, BLOCK_D: tl.constexpr,
-):  # fmt: skip
+    template,
+    hard,
+    slots,
+    owner,
+    positions,
+    out,
+    rows,
+    positions_length,
+    length,
+    d,
+    stride_tb,
+    stride_ts,
+    stride_td,
+    stride_hr,
+    stride_hl,
+    stride_hd,
+    stride_slots,
+    stride_owner,
+    stride_ps,
+    stride_pd,
+    ADD: tl.constexpr,
+    BLOCK_R: tl.constexpr,
+    BLOCK_L: tl.constexpr,
+    BLOCK_D: tl.constexpr,
+):
     """out[b, s] = hard[owner[b], l] where slots[l] == s, else template[b, s]; plus positions[s] if ADD.
 
     One program: BLOCK_R of the `rows` = B S rows of out (B, S, d), which is contiguous, by BLOCK_D columns. S is
@@ -66,9 +87,24 @@ def _splice_kernel(
 
 @triton.jit(do_not_specialize=["batch", "pairs", "length"])
 def _splice_backward_kernel(
-    grad, slots, owner, total, batch, pairs, length, d, stride_gb, stride_gs, stride_gd, stride_slots, stride_owner,
-    BLOCK_P: tl.constexpr, BLOCK_B: tl.constexpr, BLOCK_D: tl.constexpr, UNROLL: tl.constexpr,
-):  # fmt: skip
+    grad,
+    slots,
+    owner,
+    total,
+    batch,
+    pairs,
+    length,
+    d,
+    stride_gb,
+    stride_gs,
+    stride_gd,
+    stride_slots,
+    stride_owner,
+    BLOCK_P: tl.constexpr,
+    BLOCK_B: tl.constexpr,
+    BLOCK_D: tl.constexpr,
+    UNROLL: tl.constexpr,
+):
     """total[r, l] = sum of grad[b, slots[l]] over b with owner[b] == r, b ascending, in total's dtype.
 
     One program: BLOCK_P of the `pairs` = R L rows of total (R, L, d), which is contiguous, by BLOCK_D columns; a pair
@@ -111,10 +147,28 @@ def splice(template: Tensor, hard: Tensor, slots: Tensor, owner: Tensor, positio
     block_r = min(1024, triton.next_power_of_2(b * s)) if INTERPRETED else max(1, 1024 // block_d)
     with torch.cuda.device_of(template):
         _splice_kernel[(triton.cdiv(b * s, block_r), triton.cdiv(d, block_d))](
-            template, hard, slots, owner, out if positions is None else positions, out, b * s, s, len(slots), d,
-            *template.stride(), *hard.stride(), *slots.stride(), *owner.stride(), *((0, 0) if positions is None else positions.stride()),
-            ADD=positions is not None, BLOCK_R=block_r, BLOCK_L=BLOCK_L, BLOCK_D=block_d, num_warps=4, enable_fp_fusion=False,
-        )  # fmt: skip
+            template,
+            hard,
+            slots,
+            owner,
+            out if positions is None else positions,
+            out,
+            b * s,
+            s,
+            len(slots),
+            d,
+            *template.stride(),
+            *hard.stride(),
+            *slots.stride(),
+            *owner.stride(),
+            *((0, 0) if positions is None else positions.stride()),
+            ADD=positions is not None,
+            BLOCK_R=block_r,
+            BLOCK_L=BLOCK_L,
+            BLOCK_D=block_d,
+            num_warps=4,
+            enable_fp_fusion=False,
+        )
     return out
 
 
@@ -129,7 +183,22 @@ def splice_backward(grad: Tensor, slots: Tensor, owner: Tensor, prompts: int) ->
     block_p = min(256, triton.next_power_of_2(pairs)) if INTERPRETED else 1
     with torch.cuda.device_of(grad):
         _splice_backward_kernel[(triton.cdiv(pairs, block_p), triton.cdiv(d, block_d))](
-            grad, slots, owner, total, len(grad), pairs, len(slots), d, *grad.stride(), *slots.stride(), *owner.stride(),
-            BLOCK_P=block_p, BLOCK_B=1024, BLOCK_D=block_d, UNROLL=1 if INTERPRETED else 8, num_warps=4, enable_fp_fusion=False,
-        )  # fmt: skip
+            grad,
+            slots,
+            owner,
+            total,
+            len(grad),
+            pairs,
+            len(slots),
+            d,
+            *grad.stride(),
+            *slots.stride(),
+            *owner.stride(),
+            BLOCK_P=block_p,
+            BLOCK_B=1024,
+            BLOCK_D=block_d,
+            UNROLL=1 if INTERPRETED else 8,
+            num_warps=4,
+            enable_fp_fusion=False,
+        )
     return total

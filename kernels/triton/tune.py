@@ -107,7 +107,11 @@ def configuration(device: torch.device, n: int, d: int, tokens: int, launch: Cal
     choices = candidates(capability(device), n)
     key = f"{_device_name(device)}, triton {triton.__version__}, n {triton.next_power_of_2(n)}, d {d}, v {triton.next_power_of_2(tokens)}"
     stored = _stored(str(_path()))
-    if key not in stored and os.environ.get("PEZ_FAST_AUTOTUNE") == "1" and not torch.cuda.is_current_stream_capturing():
+    if (
+        key not in stored
+        and os.environ.get("PEZ_FAST_AUTOTUNE") == "1"
+        and not torch.cuda.is_current_stream_capturing()
+    ):
         fastest = _fastest(choices, launch)
         if fastest:
             _store(key, fastest)

@@ -12,12 +12,28 @@ from pez_fast._shared.threads import threads
 
 def splice(template: Tensor, hard: Tensor, slots: Tensor, owner: Tensor) -> Tensor:
     """template (B, S, d), hard (R, L, d), slots (L,), owner (B,) -> (B, S, d) in the template's dtype."""
-    template, hard, slots, owner = _dense(template), hard.to(template.dtype).contiguous(), slots.contiguous(), owner.contiguous()
+    template, hard, slots, owner = (
+        _dense(template),
+        hard.to(template.dtype).contiguous(),
+        slots.contiguous(),
+        owner.contiguous(),
+    )
     out = torch.empty(template.shape, dtype=template.dtype)
     item = template.element_size()
     row, position = (stride * item for stride in template.stride()[:2])
     shape = (*template.shape, *hard.shape[:2])
-    _C.splice(template.data_ptr(), row, position, hard.data_ptr(), slots.data_ptr(), owner.data_ptr(), shape, item, out.data_ptr(), threads())
+    _C.splice(
+        template.data_ptr(),
+        row,
+        position,
+        hard.data_ptr(),
+        slots.data_ptr(),
+        owner.data_ptr(),
+        shape,
+        item,
+        out.data_ptr(),
+        threads(),
+    )
     return out
 
 
@@ -28,7 +44,15 @@ def splice_backward(grad: Tensor, slots: Tensor, owner: Tensor, prompts: int) ->
     total = torch.empty(prompts, len(slots), grad.shape[2], dtype=torch.promote_types(grad.dtype, torch.float32))
     row, position = grad.stride()[:2]
     _C.splice_backward(
-        grad.data_ptr(), TYPES[grad.dtype], row, position, slots.data_ptr(), owner.data_ptr(), shape, total.data_ptr(), threads()
+        grad.data_ptr(),
+        TYPES[grad.dtype],
+        row,
+        position,
+        slots.data_ptr(),
+        owner.data_ptr(),
+        shape,
+        total.data_ptr(),
+        threads(),
     )
     return total
 

@@ -26,7 +26,9 @@ def prepare(weight: Tensor, ids: Tensor) -> list[Tensor]:
     return half_unit_rows(weight, ids, _C_cuda.TILE, _C_cuda.WIDTH)
 
 
-def nearest(x: Tensor, weight: Tensor, ids: Tensor, prepared: list[Tensor], counts: Tensor | None = None) -> tuple[Tensor, Tensor]:
+def nearest(
+    x: Tensor, weight: Tensor, ids: Tensor, prepared: list[Tensor], counts: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
     """x (N, d), weight (V, d), ids (K,) allowed rows ascending, what was prepared -> ids (N,) int64, cosine (N,) float32.
 
     A row that is not finite gets id -1 and cosine NaN, a zero row ids[0] and 0. `counts` (3,) int64 is added to: rows that
@@ -48,7 +50,9 @@ class Launched(NamedTuple):
     state: Tensor  # (n,) int32
 
 
-def launch(x: Tensor, weight: Tensor, ids: Tensor, prepared: list[Tensor], found: Tensor, similarity: Tensor) -> Launched:
+def launch(
+    x: Tensor, weight: Tensor, ids: Tensor, prepared: list[Tensor], found: Tensor, similarity: Tensor
+) -> Launched:
     """The kernels for x (n, d), not narrower than float32, on the current stream; they write found (n,) and similarity (n,)."""
     unit, residual, norm = prepared
     n, device, rows, width = len(x), x.device, _C_cuda.padded_rows(len(x)), unit.shape[1]
@@ -58,7 +62,15 @@ def launch(x: Tensor, weight: Tensor, ids: Tensor, prepared: list[Tensor], found
         torch.empty(n, _tiles(ids), 2, dtype=torch.float32, device=device),
         torch.empty(n, dtype=torch.int32, device=device),
     )
-    table = (ids.data_ptr(), len(ids), norm.data_ptr(), unit.data_ptr(), *unit.shape, residual.data_ptr(), _slack(width, device))
+    table = (
+        ids.data_ptr(),
+        len(ids),
+        norm.data_ptr(),
+        unit.data_ptr(),
+        *unit.shape,
+        residual.data_ptr(),
+        _slack(width, device),
+    )
     buffers = made.query.data_ptr(), made.rounded.data_ptr(), made.keys.data_ptr()
     answer = found.data_ptr(), similarity.data_ptr(), made.state.data_ptr()
     stream = torch.cuda.current_stream(device).cuda_stream
@@ -77,8 +89,16 @@ def stages(x: Tensor, weight: Tensor, ids: Tensor, prepared: list[Tensor]) -> di
     with torch.cuda.device_of(x):
         made = launch(widened(x), weight, ids, prepared, found, similarity)
     error, kind, norm = made.rounded.view(torch.float32)[:, 0], made.rounded.view(torch.int32)[:, 1], made.rounded[:, 1]
-    return {"query": made.query, "error": error, "kind": kind, "norm": norm, "keys": made.keys, "found": found, "similarity": similarity,
-            "state": made.state}  # fmt: skip
+    return {
+        "query": made.query,
+        "error": error,
+        "kind": kind,
+        "norm": norm,
+        "keys": made.keys,
+        "found": found,
+        "similarity": similarity,
+        "state": made.state,
+    }
 
 
 def _tiles(ids: Tensor) -> int:

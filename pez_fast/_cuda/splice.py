@@ -29,11 +29,27 @@ def splice_backward(grad: Tensor, slots: Tensor, owner: Tensor, prompts: int) ->
 
 
 def _launch(
-    kernel, base: Tensor, hard: Tensor | None, added: Tensor | None, slots: Tensor, owner: Tensor, prompts: int, out: Tensor
+    kernel,
+    base: Tensor,
+    hard: Tensor | None,
+    added: Tensor | None,
+    slots: Tensor,
+    owner: Tensor,
+    prompts: int,
+    out: Tensor,
 ) -> None:
     slots, owner = slots.contiguous(), owner.contiguous()
     given = [(0, 0) if t is None else (t.data_ptr(), TYPES[t.dtype]) for t in (hard, added)]
     sizes = (*base.shape, prompts, len(slots))
-    spliced = base.data_ptr(), TYPES[base.dtype], base.stride(), *given[0], *given[1], slots.data_ptr(), owner.data_ptr(), sizes
+    spliced = (
+        base.data_ptr(),
+        TYPES[base.dtype],
+        base.stride(),
+        *given[0],
+        *given[1],
+        slots.data_ptr(),
+        owner.data_ptr(),
+        sizes,
+    )
     with torch.cuda.device_of(base):
         kernel(base.device.index, spliced, out.data_ptr(), torch.cuda.current_stream(base.device).cuda_stream)

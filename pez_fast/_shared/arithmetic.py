@@ -19,7 +19,6 @@ def error(d: int) -> float:
     return (d + 32) * 2.0**-102
 
 
-
 def _two_sum(a: Tensor, b: Tensor) -> Pair:
     s = a + b
     t = s - a

@@ -56,7 +56,9 @@ def widened(x: Tensor) -> Tensor:
     return x if x.dtype == torch.float64 else x.float().contiguous()
 
 
-def in_parts(x: Tensor, rows: int, search: Callable[[Tensor, Tensor, Tensor], Tensor], counts: Tensor | None) -> tuple[Tensor, Tensor]:
+def in_parts(
+    x: Tensor, rows: int, search: Callable[[Tensor, Tensor, Tensor], Tensor], counts: Tensor | None
+) -> tuple[Tensor, Tensor]:
     """The search of x (N, d) on a GPU, so many rows at once: ids (N,) int64, cosine (N,) float32.
 
     `search(x, ids, cosine)` writes the two of its rows and gives their states, 1 to 3 for what `counts` (3,) int64 counts.

@@ -19,8 +19,12 @@ if TYPE_CHECKING:
 
 DEMO_LENGTH, DEMO_RESTARTS = 8, 8
 
-app = typer.Typer(cls=Group, add_completion=False, pretty_exceptions_enable=False,
-                  context_settings={"help_option_names": ["-h", "--help"]})  # fmt: skip
+app = typer.Typer(
+    cls=Group,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
 
 
 @app.callback(invoke_without_command=True)
@@ -70,8 +74,12 @@ def invert(
     each: Annotated[bool, option("One prompt for each picture, in place of one for all of them.", "--each")] = False,
     prompt_len: Annotated[int, option("Tokens to learn.")] = 16,
     top: Top = 1,
-    weight: Annotated[list[float] | None, option("One for each picture; a negative one pushes the prompt away from it.")] = None,
-    sheet: Annotated[Path | None, option("Draw pictures, prompts and scores into this PNG file.", metavar="FILE.png")] = None,
+    weight: Annotated[
+        list[float] | None, option("One for each picture; a negative one pushes the prompt away from it.")
+    ] = None,
+    sheet: Annotated[
+        Path | None, option("Draw pictures, prompts and scores into this PNG file.", metavar="FILE.png")
+    ] = None,
     tensorboard: Log = None,
 ) -> None:
     """Learn a prompt from pictures: one for all that they share, or with --each one for each."""
@@ -118,12 +126,19 @@ def invert(
 @app.command()
 @with_search
 def batch(
-    source: Annotated[Path, typer.Argument(help="A folder, a text file of paths, a .parquet or .tar file.", metavar="SOURCE", show_default=False)],
+    source: Annotated[
+        Path,
+        typer.Argument(
+            help="A folder, a text file of paths, a .parquet or .tar file.", metavar="SOURCE", show_default=False
+        ),
+    ],
     search: Search,
     out: Annotated[Path, option("Folder of the results: Parquet files, and what they were made with.", metavar="DIR")],
     prompt_len: Annotated[int, option("Tokens to learn.")] = 16,
     batch_size: Annotated[int, option("Pictures learned at once.")] = 64,
-    shard: Annotated[str, option("Only every n-th picture from the i-th on, i from 0, for n runs into one DIR.", metavar="i/n")] = "0/1",
+    shard: Annotated[
+        str, option("Only every n-th picture from the i-th on, i from 0, for n runs into one DIR.", metavar="i/n")
+    ] = "0/1",
     workers: Annotated[int, option("Threads that read pictures ahead.")] = 4,
     column: Annotated[str | None, option("Of a Parquet file: bytes or paths of the pictures.")] = None,
     engine: Annotated[Engine, option("ray: on the machines of a Ray cluster, which share DIR.")] = Engine.local,

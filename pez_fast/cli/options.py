@@ -49,7 +49,9 @@ Log = Annotated[Path | None, option("Write the search down for TensorBoard, in a
 class Search:
     """The options that invert, batch and distill share."""
 
-    model: Annotated[str, option("A name of open_clip's, hf-hub:owner/repo, a folder, or emoji: the bundled one.")] = PAPER_MODEL
+    model: Annotated[str, option("A name of open_clip's, hf-hub:owner/repo, a folder, or emoji: the bundled one.")] = (
+        PAPER_MODEL
+    )
     pretrained: Annotated[str | None, option(f"Tag or file of its weights; {PAPER_WEIGHTS} for {PAPER_MODEL}.")] = None
     device: Annotated[str | None, option("Such as cpu; cuda where there is one.")] = None
     steps: Steps = 3000
@@ -64,7 +66,10 @@ class Search:
     ban: Annotated[list[str] | None, option("A word that must not be learned; can be repeated.")] = None
     vocabulary: Annotated[Tokens, option("stable: only tokens that survive being typed in again.")] = Tokens.stable
     patience: Annotated[int | None, option("End after so many steps without improvement.")] = None
-    dtype: Annotated[str | None, option("Of the text tower during the search: float32, bfloat16, float16; the fastest that keeps quality.")] = None
+    dtype: Annotated[
+        str | None,
+        option("Of the text tower during the search: float32, bfloat16, float16; the fastest that keeps quality."),
+    ] = None
     compile: Annotated[bool, option("Run the tower through torch.compile in the search.", "--compile")] = False
     as_json: Json = False
 
@@ -72,7 +77,20 @@ class Search:
         """The options of the library's tasks, checked before anything slow begins."""
         from pez_fast.options import Options
 
-        same = ("steps", "seed", "lr", "weight_decay", "restarts", "polish", "prefix", "suffix", "init", "patience", "dtype", "compile")
+        same = (
+            "steps",
+            "seed",
+            "lr",
+            "weight_decay",
+            "restarts",
+            "polish",
+            "prefix",
+            "suffix",
+            "init",
+            "patience",
+            "dtype",
+            "compile",
+        )
         given = {name: getattr(self, name) for name in same}
         given |= {"banned": tuple(self.ban or ()), "vocabulary": self.vocabulary.value, **more}
         Options(**given)
@@ -103,9 +121,15 @@ def with_search(command: Callable[..., None]) -> Callable[..., None]:
     """Give a command the fields of `Search` as options of its own; it receives them as its argument `search`."""
     own = inspect.signature(command, eval_str=True).parameters
     hints = get_type_hints(Search, include_extras=True)
-    shared = [inspect.Parameter(f.name, inspect.Parameter.KEYWORD_ONLY, annotation=hints[f.name],
-                                default=inspect.Parameter.empty if f.default is MISSING else f.default)
-              for f in fields(Search)]  # fmt: skip
+    shared = [
+        inspect.Parameter(
+            f.name,
+            inspect.Parameter.KEYWORD_ONLY,
+            annotation=hints[f.name],
+            default=inspect.Parameter.empty if f.default is MISSING else f.default,
+        )
+        for f in fields(Search)
+    ]
 
     @wraps(command)
     def run(**given: Any) -> None:

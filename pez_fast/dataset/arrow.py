@@ -15,5 +15,7 @@ def arrow() -> Any:
         import pyarrow
         import pyarrow.parquet
     except ImportError:
-        raise ImportError("data sets are written as Parquet, by pyarrow, which cannot be imported; pip install 'pez_fast[data]'") from None
+        raise ImportError(
+            "data sets are written as Parquet, by pyarrow, which cannot be imported; pip install 'pez_fast[data]'"
+        ) from None
     return pyarrow

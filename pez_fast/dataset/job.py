@@ -57,8 +57,16 @@ class Job:
         configuration: what the manifest will hold, less the model's part.
     """
 
-    def __init__(self, source: str | os.PathLike, out: str | os.PathLike, options: dict[str, Any], batch_size: int = 64,
-                 shard: str = "0/1", workers: int = 4, column: str | None = None) -> None:  # fmt: skip
+    def __init__(
+        self,
+        source: str | os.PathLike,
+        out: str | os.PathLike,
+        options: dict[str, Any],
+        batch_size: int = 64,
+        shard: str = "0/1",
+        workers: int = 4,
+        column: str | None = None,
+    ) -> None:
         for name, value in (("batch_size", batch_size), ("workers", workers)):
             if not isinstance(value, int) or isinstance(value, bool) or value < 1:
                 raise ValueError(f"{name} must be a positive integer; got {value!r}")
@@ -97,7 +105,9 @@ class Job:
         """The items of this shard that the folder does not hold."""
         found = scan(self.out)
         for name in found.removed:
-            say(f"pez-fast: warning: {self.out / name} could not be read and was removed; its pictures are learned again")
+            say(
+                f"pez-fast: warning: {self.out / name} could not be read and was removed; its pictures are learned again"
+            )
         return [item for item in self.items if item.id not in found.ids]
 
     def summary(self, found: Finished, begun: float, interrupted: bool) -> Summary:
@@ -118,8 +128,16 @@ class Job:
                 progress.add(rows)
 
 
-def invert_dataset(source: str | os.PathLike, out: str | os.PathLike, clip: ClipEncoder, batch_size: int = 64, shard: str = "0/1",
-                   workers: int = 4, column: str | None = None, **options: Any) -> Summary:  # fmt: skip
+def invert_dataset(
+    source: str | os.PathLike,
+    out: str | os.PathLike,
+    clip: ClipEncoder,
+    batch_size: int = 64,
+    shard: str = "0/1",
+    workers: int = 4,
+    column: str | None = None,
+    **options: Any,
+) -> Summary:
     """Same as `pez_fast.invert` on each picture of a data set, into Parquet shards in the folder `out`; continues what is there.
 
     Args and errors: as `Job`; `options` are those of `pez_fast.invert`.

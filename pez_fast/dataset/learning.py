@@ -59,8 +59,13 @@ def ahead(values: Sequence[T], work: Callable[[T], U], threads: int, most: int) 
         pool.shutdown(wait=True, cancel_futures=True)
 
 
-def learn_rows(items: Iterable[tuple[str, Tensor | str]], clip: ClipEncoder, options: Options, together: int,
-               callback: Callable[[float], object] | None = None) -> Iterator[list[Row]]:  # fmt: skip
+def learn_rows(
+    items: Iterable[tuple[str, Tensor | str]],
+    clip: ClipEncoder,
+    options: Options,
+    together: int,
+    callback: Callable[[float], object] | None = None,
+) -> Iterator[list[Row]]:
     """A row for each id, as if it were alone, in the order in which they are finished; a sentence in place of pixels becomes
     the row's error.
 
@@ -83,17 +88,25 @@ def learn_rows(items: Iterable[tuple[str, Tensor | str]], clip: ClipEncoder, opt
             unreadable.extend((k, row(name, error=p)) for k, (name, p) in group if isinstance(p, str))
             readable = [((k, name), p) for k, (name, p) in group if not isinstance(p, str)]
             if readable:
-                yield from zip([name for name, _ in readable], clip.encode_pixels([p for _, p in readable]), strict=True)
+                yield from zip(
+                    [name for name, _ in readable], clip.encode_pixels([p for _, p in readable]), strict=True
+                )
 
     def rows(cohort: list[tuple[tuple[int, str], PromptResult]]) -> list[Row]:
-        learned = [(k, row(name, **{n: getattr(r, n) for n in (("error",) if r.error else LEARNED)})) for (k, name), r in cohort]
+        learned = [
+            (k, row(name, **{n: getattr(r, n) for n in (("error",) if r.error else LEARNED)}))
+            for (k, name), r in cohort
+        ]
         ordered = [found for _, found in sorted(unreadable + learned, key=lambda one: one[0])]
         unreadable.clear()
         return ordered
 
     def report(state: State) -> None:
         whole = options.steps + ROUND * options.polish
-        done = sum(len(c.part.names) * (state.updates(c) + ROUND * (state.polished if k == 0 else 0)) for k, c in enumerate(state.cohorts))
+        done = sum(
+            len(c.part.names) * (state.updates(c) + ROUND * (state.polished if k == 0 else 0))
+            for k, c in enumerate(state.cohorts)
+        )
         assert callback is not None
         callback(done / whole)
 

@@ -25,7 +25,9 @@ _NO_EFFECT = {"batch_size", "callback", "every", "impl", "top_k"}  # every imple
 
 def configuration(source: Source, options: Options) -> dict[str, Any]:
     """All that decides on the results but the model: options and the data set, as plain values."""
-    chosen = {k: v for k, v in dataclasses.asdict(options).items() if k not in _NO_EFFECT | {"dtype"}}  # the model's part
+    chosen = {
+        k: v for k, v in dataclasses.asdict(options).items() if k not in _NO_EFFECT | {"dtype"}
+    }  # the model's part
     return {**chosen, "banned": list(options.banned), **{f"source's {k}": v for k, v in source.identity.items()}}
 
 
@@ -78,7 +80,12 @@ def ensure_manifest(folder: Path, complete: dict[str, Any], model: str) -> None:
     value = {
         "configuration": complete,
         "fingerprint": hashlib.sha256(canonical).hexdigest(),
-        "made with": {"pez_fast": __version__, "torch": torch.__version__, "python": platform.python_version(), "model": model},
+        "made with": {
+            "pez_fast": __version__,
+            "torch": torch.__version__,
+            "python": platform.python_version(),
+            "model": model,
+        },
     }
     text = json.dumps(value, indent=1) + "\n"
     if not write_atomically(folder / NAME, lambda file: file.write(text.encode()), replace=False):

@@ -66,7 +66,9 @@ class LiveBatchProgress(PlainBatchProgress):
         super().__init__(total, finished)
         self._within = 0.0
         self._console = Console(stderr=True, highlight=False)
-        self._bar = Progress(TextColumn("picture"), MofNCompleteColumn(), BarColumn(), _Speed(self), console=self._console)
+        self._bar = Progress(
+            TextColumn("picture"), MofNCompleteColumn(), BarColumn(), _Speed(self), console=self._console
+        )
         self._task = self._bar.add_task("", total=total, completed=finished)
         self._live = Live(get_renderable=self._draw, console=self._console, refresh_per_second=4, transient=True)
 

@@ -59,15 +59,23 @@ def _column(schema: Any, column: str | None, path: Path) -> str:
     wanted = [column] if column is not None else [name for name in NAMES if name in usable][:1] or usable
     if len(wanted) == 1 and wanted[0] in usable:
         return wanted[0]
-    why = f"has no column {column!r} of bytes or paths" if column is not None else "has no column that is surely the pictures'"
-    raise ValueError(f"the source {path} {why}; its columns are {', '.join(f'{field.name} ({field.type})' for field in schema)}")
+    why = (
+        f"has no column {column!r} of bytes or paths"
+        if column is not None
+        else "has no column that is surely the pictures'"
+    )
+    raise ValueError(
+        f"the source {path} {why}; its columns are {', '.join(f'{field.name} ({field.type})' for field in schema)}"
+    )
 
 
 def _holds_pictures(kind: Any) -> bool:
     types = arrow().types
     if types.is_struct(kind):
         return any(kind.field(k).name in ("bytes", "path") for k in range(kind.num_fields))
-    return any(is_it(kind) for is_it in (types.is_binary, types.is_large_binary, types.is_string, types.is_large_string))
+    return any(
+        is_it(kind) for is_it in (types.is_binary, types.is_large_binary, types.is_string, types.is_large_string)
+    )
 
 
 class _Reader:

@@ -27,10 +27,18 @@ def columns() -> Any:
     """The schema of the shards; of a picture that cannot be read only id, seed, steps and error are there."""
     pa = arrow()
     text, number = pa.string(), pa.float64()
-    return pa.schema([
-        pa.field("id", text, nullable=False), ("prompt", text), ("ids", pa.list_(pa.int32())), ("ids_score", number),
-        ("text_score", number), ("seed", pa.int64()), ("steps", pa.int32()), ("error", text),
-    ])  # fmt: skip
+    return pa.schema(
+        [
+            pa.field("id", text, nullable=False),
+            ("prompt", text),
+            ("ids", pa.list_(pa.int32())),
+            ("ids_score", number),
+            ("text_score", number),
+            ("seed", pa.int64()),
+            ("steps", pa.int32()),
+            ("error", text),
+        ]
+    )
 
 
 def write_atomically(path: Path, fill: Callable[[BinaryIO], object], replace: bool = True) -> bool:
@@ -73,7 +81,11 @@ class ShardWriter:
 
     def __init__(self, folder: Path, stem: str) -> None:
         self._folder, self._stem = folder, stem
-        taken = [int(name[1]) for path in folder.glob(f"{stem}-*.parquet") if (name := re.fullmatch(rf"{stem}-(\d+)", path.stem))]
+        taken = [
+            int(name[1])
+            for path in folder.glob(f"{stem}-*.parquet")
+            if (name := re.fullmatch(rf"{stem}-(\d+)", path.stem))
+        ]
         self._number = max(taken, default=-1) + 1
         self._rows: list[Row] = []
         self.begun = False
@@ -150,7 +162,9 @@ def alone(folder: Path, stem: str) -> Iterator[None]:
     """
     with _lock(folder, stem) as free:
         if not free:
-            raise ValueError(f"another run is writing {stem} into {folder}; give each its own --shard i/n, or wait for it")
+            raise ValueError(
+                f"another run is writing {stem} into {folder}; give each its own --shard i/n, or wait for it"
+            )
         for path in folder.glob(".part-*.tmp"):
             other = path.name.removeprefix(".").partition(".")[0].rpartition("-")[0]
             if other == stem:

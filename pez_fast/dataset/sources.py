@@ -112,26 +112,36 @@ def _folder(root: Path) -> tuple[dict[str, Any], list[Item]]:
     list_folder(str(root), "")
     found.sort()
     _refuse_twice((name for name, _, _ in found), "name", root)
-    return {"digest": digest((name, size) for name, _, size in found)}, [FileItem(name, path) for name, path, _ in found]
+    return {"digest": digest((name, size) for name, _, size in found)}, [
+        FileItem(name, path) for name, path, _ in found
+    ]
 
 
 def _list(path: Path) -> tuple[dict[str, Any], list[Item]]:
     data = path.read_bytes()
     if b"\0" in data[:4096]:
-        raise ValueError(f"the source {path} is no list of paths; it must be a folder, a list in a text file, a .parquet or a .tar file")
+        raise ValueError(
+            f"the source {path} is no list of paths; it must be a folder, a list in a text file, a .parquet or a .tar file"
+        )
     lines = [line for line in data.decode("utf-8-sig", "surrogateescape").splitlines() if line.strip()]
     names = [_text(line) for line in lines]
     _refuse_twice(names, "line", path)
-    return {"digest": digest(names)}, [FileItem(name, str(path.parent / line)) for name, line in zip(names, lines, strict=True)]
+    return {"digest": digest(names)}, [
+        FileItem(name, str(path.parent / line)) for name, line in zip(names, lines, strict=True)
+    ]
 
 
 def _tar(path: Path) -> tuple[dict[str, Any], list[Item]]:
     """Ids are WebDataset's keys: the name up to the first dot; where several pictures share one, their whole names."""
     try:
         with tarfile.open(path, "r:") as tar:
-            members = [m for m in tar if m.isreg() and _is_picture(m.name) and not PurePosixPath(m.name).name.startswith(".")]
+            members = [
+                m for m in tar if m.isreg() and _is_picture(m.name) and not PurePosixPath(m.name).name.startswith(".")
+            ]
     except tarfile.TarError as error:
-        raise ValueError(f"the source {path} is damaged or no uncompressed tar (pictures are compressed already): {error}") from None
+        raise ValueError(
+            f"the source {path} is damaged or no uncompressed tar (pictures are compressed already): {error}"
+        ) from None
     keys = [_text(_key(m.name)) for m in members]
     shared = {key for key, count in Counter(keys).items() if count > 1}
     ids = [_text(m.name) if key in shared else key for m, key in zip(members, keys, strict=True)]

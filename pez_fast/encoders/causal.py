@@ -88,7 +88,9 @@ class _Block:
     def __call__(self, x: Tensor) -> Tensor:
         """(R, S, d) -> (R, S, d)."""
         product = self.qkv(self.block.ln_1(x))
-        if x.device.type == "cpu" and x.dtype == torch.bfloat16:  # torch's attention is four times slower backward in bfloat16
+        if (
+            x.device.type == "cpu" and x.dtype == torch.bfloat16
+        ):  # torch's attention is four times slower backward in bfloat16
             product = product.float()
         q, k, v = self._split(product, 3)
         attended = F.scaled_dot_product_attention(q, k, v, is_causal=True)

@@ -36,8 +36,9 @@ class ClipEncoder:
             left out of the "stable" vocabulary.
     """
 
-    def __init__(self, model: Any, tokenizer: Any, preprocess: Any, name: str = "custom",
-                 known_ids: Sequence[int] | None = None) -> None:  # fmt: skip
+    def __init__(
+        self, model: Any, tokenizer: Any, preprocess: Any, name: str = "custom", known_ids: Sequence[int] | None = None
+    ) -> None:
         self.model = model.eval().requires_grad_(False)
         self.tokenizer, self.preprocess, self.name = tokenizer, preprocess, name
         self.vocabulary = Vocabulary(tokenizer, known_ids)
@@ -93,8 +94,14 @@ class ClipEncoder:
         """Texts -> (N, D) float32 unit features; a text longer than the context is cut as open_clip's tokenizer does."""
         return _encoded(self.tokenizer(list(texts)), lambda part: self.model.encode_text(part.to(self.device)))
 
-    def text_encoder(self, prompt_len: int, prefix: str = "", suffix: str = "", truncate: bool | None = None,
-                     dtype: torch.dtype | None = None) -> TextEncoder:  # fmt: skip
+    def text_encoder(
+        self,
+        prompt_len: int,
+        prefix: str = "",
+        suffix: str = "",
+        truncate: bool | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> TextEncoder:
         """An encoder of prompts of prompt_len learned tokens between two fixed texts; see `TextEncoder`.
 
         dtype: that the tower is run in, by default the model's; another one needs a copy of the tower, which is kept.
@@ -117,8 +124,12 @@ def _encoded(inputs: Sequence[Tensor] | Tensor, encode: Callable[[Tensor], Tenso
     return torch.cat(features)
 
 
-def load_clip(name: str, pretrained: str | None = None, device: str | torch.device | None = None,
-              dtype: torch.dtype = torch.float32) -> ClipEncoder:  # fmt: skip
+def load_clip(
+    name: str,
+    pretrained: str | None = None,
+    device: str | torch.device | None = None,
+    dtype: torch.dtype = torch.float32,
+) -> ClipEncoder:
     """Load a CLIP that open_clip can build.
 
     Args:
@@ -152,17 +163,27 @@ def load_clip(name: str, pretrained: str | None = None, device: str | torch.devi
         quick_gelu = _check_name(open_clip, name, pretrained)
     try:
         with _quiet():
-            model = open_clip.create_model(source, pretrained=pretrained, device=device, precision="fp32",
-                                           force_quick_gelu=quick_gelu, require_pretrained=True)  # fmt: skip
+            model = open_clip.create_model(
+                source,
+                pretrained=pretrained,
+                device=device,
+                precision="fp32",
+                force_quick_gelu=quick_gelu,
+                require_pretrained=True,
+            )
             tokenizer = open_clip.get_tokenizer(source)
     except Exception as error:  # hub, file and network errors come in many classes; all mean that it cannot be had
         tag = f" with pretrained={pretrained!r}" if pretrained else ""
         raise ValueError(f"name={name!r}{tag} could not be downloaded or read: {_first_line(error)}") from error
-    preprocess = open_clip.transform.image_transform_v2(open_clip.transform.PreprocessCfg(**model.visual.preprocess_cfg), is_train=False)
+    preprocess = open_clip.transform.image_transform_v2(
+        open_clip.transform.PreprocessCfg(**model.visual.preprocess_cfg), is_train=False
+    )
     known = None
     if folder is not None and (folder / "tokens.json").is_file():
         known = json.loads((folder / "tokens.json").read_text())["tokens_seen"]
-    return ClipEncoder(model.to(dtype), tokenizer, preprocess, name if not pretrained else f"{name}/{pretrained}", known)
+    return ClipEncoder(
+        model.to(dtype), tokenizer, preprocess, name if not pretrained else f"{name}/{pretrained}", known
+    )
 
 
 def _check_name(open_clip: Any, name: str, pretrained: str | None) -> bool:
@@ -173,15 +194,21 @@ def _check_name(open_clip: Any, name: str, pretrained: str | None) -> bool:
         raise ValueError(f"name={name!r} is no model of open_clip, no folder and no bundled model{hint}")
     tags = open_clip.list_pretrained_tags_by_model(name)
     if pretrained is None:
-        raise ValueError(f"pretrained must be given for {name}: a checkpoint's path, or one of {', '.join(tags) or 'no tags'}; got None")
+        raise ValueError(
+            f"pretrained must be given for {name}: a checkpoint's path, or one of {', '.join(tags) or 'no tags'}; got None"
+        )
     if Path(pretrained).is_file():
         return False
     config = open_clip.get_pretrained_cfg(name, pretrained)
     if not config:
-        raise ValueError(f"pretrained={pretrained!r} is neither a file nor a tag of {name}; its tags are {', '.join(tags) or 'none'}")
+        raise ValueError(
+            f"pretrained={pretrained!r} is neither a file nor a tag of {name}; its tags are {', '.join(tags) or 'none'}"
+        )
     built, wanted = bool(open_clip.get_model_config(name).get("quick_gelu")), bool(config.get("quick_gelu"))
     if built and not wanted:
-        raise ValueError(f"pretrained={pretrained!r} was trained with GELU; use name={name.removesuffix('-quickgelu')!r}")
+        raise ValueError(
+            f"pretrained={pretrained!r} was trained with GELU; use name={name.removesuffix('-quickgelu')!r}"
+        )
     return wanted
 
 
@@ -190,9 +217,13 @@ def _import_open_clip() -> Any:
         import open_clip
     except Exception as error:
         if "torchvision" in str(error):
-            raise ImportError("open_clip cannot be imported because torchvision was built for another torch; "
-                              "install torch and torchvision together from the same source, both CUDA or both CPU builds") from error  # fmt: skip
-        raise ImportError(f"open_clip cannot be imported ({_first_line(error)}); pip install 'open_clip_torch>=3,<5'") from error
+            raise ImportError(
+                "open_clip cannot be imported because torchvision was built for another torch; "
+                "install torch and torchvision together from the same source, both CUDA or both CPU builds"
+            ) from error
+        raise ImportError(
+            f"open_clip cannot be imported ({_first_line(error)}); pip install 'open_clip_torch>=3,<5'"
+        ) from error
     return open_clip
 
 

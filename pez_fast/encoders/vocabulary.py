@@ -77,7 +77,11 @@ class Vocabulary:
         stock = self._inner is None and self.known_ids is None  # open_clip's own vocabulary, the same in every model
         key = (type(self.tokenizer), self.size, self.tokenizer.clean_fn) if stock else None
         if key not in _STABLE:
-            candidates = [i for i in (range(self.size) if self.known_ids is None else sorted(self.known_ids)) if i not in self.special]
+            candidates = [
+                i
+                for i in (range(self.size) if self.known_ids is None else sorted(self.known_ids))
+                if i not in self.special
+            ]
             if self._inner is None:  # a piece that does not end a word joins the next one
                 candidates = [i for i in candidates if self.tokenizer.decoder[i].endswith("</w>")]
             alone = _keep(candidates, self._survives)

@@ -35,8 +35,17 @@ class Engine:
         callback: called at every `every`-th step of each cohort and after its last, with the cohorts in work; True ends all.
     """
 
-    def __init__(self, table: TokenTable, encode: Encode, take: Take, settings: Settings, at_once: int, each: int = 1,
-                 every: int = 50, callback: Callable[[Sequence[Cohort]], object] | None = None) -> None:  # fmt: skip
+    def __init__(
+        self,
+        table: TokenTable,
+        encode: Encode,
+        take: Take,
+        settings: Settings,
+        at_once: int,
+        each: int = 1,
+        every: int = 50,
+        callback: Callable[[Sequence[Cohort]], object] | None = None,
+    ) -> None:
         self.table, self.encode, self.take, self.settings = table, encode, take, settings
         self.at_once, self.each, self.every, self.callback = at_once, each, every, callback
         self.cohorts: list[Cohort] = []
@@ -188,10 +197,24 @@ def fetch(values: Sequence[Tensor]) -> list[list]:
     return [part.tolist() for part in joined.split([len(v) for v in values])]
 
 
-def search(part: Part, table: TokenTable, encode: Encode, settings: Settings, every: int = 50,
-           callback: Callable[[Cohort], object] | None = None) -> Cohort:  # fmt: skip
+def search(
+    part: Part,
+    table: TokenTable,
+    encode: Encode,
+    settings: Settings,
+    every: int = 50,
+    callback: Callable[[Cohort], object] | None = None,
+) -> Cohort:
     """Learn the prompts of one part, all at once; `callback` sees them as `Engine` says."""
     waiting = [part]
     report = None if callback is None else lambda cohorts: callback(cohorts[0])
-    (found,) = Engine(table, encode, lambda most: waiting.pop() if waiting else None, settings, len(part.start), every=every, callback=report).run()
+    (found,) = Engine(
+        table,
+        encode,
+        lambda most: waiting.pop() if waiting else None,
+        settings,
+        len(part.start),
+        every=every,
+        callback=report,
+    ).run()
     return found

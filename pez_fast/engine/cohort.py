@@ -45,7 +45,9 @@ class Part:
     def halves(self) -> list[Part]:
         """The same targets in two parts."""
         middle, each = (len(self.names) + 1) // 2, len(self.start) // len(self.names)
-        rows = torch.arange(len(self.start), device=self.start.device).split([middle * each, len(self.start) - middle * each])
+        rows = torch.arange(len(self.start), device=self.start.device).split(
+            [middle * each, len(self.start) - middle * each]
+        )
         names = self.names[:middle], self.names[middle:]
         return [Part(n, self.start[r], self.objective.rows(r)) for n, r in zip(names, rows, strict=True)]
 
@@ -74,10 +76,18 @@ class Cohort:
         self.scores = torch.full((r, settings.count + 1), torch.nan, dtype=wide, device=device)
         self.stopped = [""] * r
         self.rows = torch.arange(r, device=device)
-        self.opt = PEZ(table.weight[part.start].to(wide), table, lr=settings.lr, weight_decay=settings.weight_decay, impl=settings.impl,
-                       capturable=device.type == "cuda")  # fmt: skip
+        self.opt = PEZ(
+            table.weight[part.start].to(wide),
+            table,
+            lr=settings.lr,
+            weight_decay=settings.weight_decay,
+            impl=settings.impl,
+            capturable=device.type == "cuda",
+        )
         self.objective = part.objective
-        self.at = torch.zeros((), dtype=torch.int64, device=device)  # as `number`, where a step on the device can read it
+        self.at = torch.zeros(
+            (), dtype=torch.int64, device=device
+        )  # as `number`, where a step on the device can read it
         self.improved = torch.zeros_like(self.rows)
         self.active = torch.ones_like(self.rows, dtype=torch.bool)
 
@@ -99,7 +109,9 @@ class Cohort:
     def record(self, ids: Tensor, score: Tensor) -> None:
         """Keep projections (A, L) with scores (A,) that are better than the worst that is kept, and different from all."""
         rows, all_of_them, patience = self.rows, len(self.rows) == len(self.steps), self.settings.patience
-        kept_ids, kept = (self.best_ids, self.best_score) if all_of_them else (self.best_ids[rows], self.best_score[rows])
+        kept_ids, kept = (
+            (self.best_ids, self.best_score) if all_of_them else (self.best_ids[rows], self.best_score[rows])
+        )
         worst, place = kept.min(1, keepdim=True)
         better = score[:, None] > worst
         if all_of_them:

@@ -17,8 +17,16 @@ LIKELY = 128  # tokens for each position that the gradient puts first, from whic
 _SCORES = 1 << 24  # of tokens, held at once
 
 
-def polish(ids: Tensor, table: TokenTable, encode: Encode, objective: RowObjective, rounds: int, seed: int, at_once: int,
-           callback: Callable[[int, Tensor, Tensor], object] | None = None) -> tuple[Tensor, Tensor]:  # fmt: skip
+def polish(
+    ids: Tensor,
+    table: TokenTable,
+    encode: Encode,
+    objective: RowObjective,
+    rounds: int,
+    seed: int,
+    at_once: int,
+    callback: Callable[[int, Tensor, Tensor], object] | None = None,
+) -> tuple[Tensor, Tensor]:
     """Improve prompts by exchanging one token a round, as Greedy Coordinate Gradient does (Zou et al. 2023, algorithm 1).
 
     In each round every position in turn is given tokens drawn from those that the gradient at the present tokens puts first;
@@ -77,5 +85,8 @@ def _scores(candidates: Tensor, table: TokenTable, encode: Encode, objective: Ro
     count, each, length = candidates.shape
     owner = torch.arange(count, device=candidates.device).repeat_interleave(each)
     flat = candidates.view(-1, length)
-    parts = [objective.rows(rows)(encode(table.weight[i]))[1] for i, rows in zip(flat.split(at_once), owner.split(at_once), strict=True)]
+    parts = [
+        objective.rows(rows)(encode(table.weight[i]))[1]
+        for i, rows in zip(flat.split(at_once), owner.split(at_once), strict=True)
+    ]
     return torch.cat(parts).view(count, each)

@@ -11,7 +11,11 @@ from pez_fast._shared.memory import matrix
 from pez_fast._shared.threads import threads
 
 TILE, GROUPS, WIDTH = 128, 32, 64  # as in csrc/cuda
-CARDS = {"ampere": ((8, 0), (8, 24)), "ada": ((8, 9), (8, 24)), "hopper": ((9, 0), (16, 25))}  # capability; how its tensor cores add
+CARDS = {
+    "ampere": ((8, 0), (8, 24)),
+    "ada": ((8, 9), (8, 24)),
+    "hopper": ((9, 0), (16, 25)),
+}  # capability; how its tensor cores add
 
 
 def prepare(weight: Tensor, ids: Tensor) -> list[Tensor]:
