@@ -9,6 +9,7 @@ from pez_fast.version import __version__
 
 if TYPE_CHECKING:
     from pez_fast import compat as compat
+    from pez_fast.config import SearchConfig as SearchConfig
     from pez_fast.encoders import load_clip as load_clip
     from pez_fast.functional import nearest_token as nearest_token
     from pez_fast.functional import project as project
@@ -32,6 +33,7 @@ _HOME = {
     "invert_batch": "tasks",
     "distill": "tasks",
     "PromptResult": "result",
+    "SearchConfig": "config",
     "info": "information",
 }
 __all__ = ["__version__", "compat", *_HOME]

@@ -18,7 +18,7 @@ from pez_fast.encoders.precision import search_dtype
 from pez_fast.engine import Cohort, Encode, Engine, Part, RowObjective, Settings, polish
 from pez_fast.memory import prompts_at_once
 from pez_fast.objectives import TargetSimilarity
-from pez_fast.options import Options, Progress
+from pez_fast.config import Progress, SearchConfig
 from pez_fast.result import Candidate, PromptResult
 from pez_fast.table import TokenTable
 
@@ -33,7 +33,7 @@ _SCORED = {
 }  # prompts scored at once while polishing: a CPU is fastest where they stay in its caches
 
 
-def learn(goals: Tensor, clip: ClipEncoder, options: Options) -> list[PromptResult]:
+def learn(goals: Tensor, clip: ClipEncoder, options: SearchConfig) -> list[PromptResult]:
     """One prompt for each goal (T, D), each as if alone, in batches that fit into memory.
 
     The core of the tasks, for callers that have features already: `weighted_goal` makes goals of them.
@@ -98,7 +98,7 @@ class Learner:
         ended: why the search ended before its time: "callback" or "interrupt".
     """
 
-    def __init__(self, clip: ClipEncoder, options: Options) -> None:
+    def __init__(self, clip: ClipEncoder, options: SearchConfig) -> None:
         self.clip, self.options = clip, options
         self.table = clip.table(options.vocabulary, options.banned)
         self.dtype = search_dtype(options.dtype, clip.dtype, self.table.dim, clip.device)
@@ -265,7 +265,7 @@ class Learner:
         return [sorted(c, key=lambda one: -one.text_score)[: self.options.top_k] for c in found]
 
 
-def _start(table: TokenTable, clip: ClipEncoder, options: Options) -> Tensor:
+def _start(table: TokenTable, clip: ClipEncoder, options: SearchConfig) -> Tensor:
     """(restarts, prompt_len) ids, drawn from (seed, restart) alone."""
     ids = table.allowed.nonzero()[:, 0].cpu()
     drawn = []

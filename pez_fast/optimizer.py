@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from pez_fast.config import LEARNING_RATE, WEIGHT_DECAY
 from pez_fast.functional import kind_of, project
 from pez_fast.table import TokenTable
 
@@ -36,8 +37,8 @@ class PEZ(torch.optim.AdamW):
         self,
         prompts: Tensor,
         table: TokenTable,
-        lr: float = 0.1,
-        weight_decay: float = 0.1,
+        lr: float = LEARNING_RATE,
+        weight_decay: float = WEIGHT_DECAY,
         betas: tuple[float, float] = (0.9, 0.999),
         eps: float = 1e-8,
         impl: str = "auto",

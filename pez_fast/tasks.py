@@ -4,25 +4,22 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from pez_fast.config import SearchOptions, config_from, takes_config
 from pez_fast.encoders import ClipEncoder
 from pez_fast.images import load_image
 from pez_fast.learner import learn
 from pez_fast.objectives import weighted_goal
-from pez_fast.options import options_from
 from pez_fast.result import PromptResult
 
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
 
+
+@takes_config
 def invert(
-    images: Any,
-    clip: ClipEncoder,
-    prompt_len: int = 16,
-    steps: int = 3000,
-    seed: int = 0,
-    *,
-    weights: Sequence[float] | None = None,
-    **options: Any,
+    images: Any, clip: ClipEncoder, *, weights: Sequence[float] | None = None, **options: Unpack[SearchOptions]
 ) -> PromptResult:
     """One prompt for one image, or for several that share something (their style, say).
 
@@ -30,7 +27,6 @@ def invert(
         images: what `load_image` takes (a path, a PIL image, bytes, an array), or a list of them.
         clip: from `load_clip`.
         weights: one for each image; a negative one pushes the prompt away from its image.
-        prompt_len, steps, seed, options: see `Options`.
 
     Returns:
         The best prompt met; scores are weighted means over the images. Ctrl-C returns the best so far.
@@ -38,31 +34,34 @@ def invert(
     Raises:
         ValueError, TypeError: an option or image that cannot be used; the sentence names it.
     """
-    chosen = options_from({"prompt_len": prompt_len, "steps": steps, "seed": seed, **options})
+    config = config_from({**options})
     images = list(images) if isinstance(images, (list, tuple)) else [images]
     if not images:
         raise ValueError("images must hold at least one image; got an empty list")
     _check_clip(clip)
     targets = clip.encode_images([load_image(image) for image in images])
-    return learn(weighted_goal(targets, weights)[None], clip, chosen)[0]
+    return learn(weighted_goal(targets, weights)[None], clip, config)[0]
 
 
-def invert_batch(
-    images: Sequence[Any], clip: ClipEncoder, prompt_len: int = 16, steps: int = 3000, seed: int = 0, **options: Any
-) -> list[PromptResult]:
+@takes_config
+def invert_batch(images: Sequence[Any], clip: ClipEncoder, **options: Unpack[SearchOptions]) -> list[PromptResult]:
     """One prompt for each image, all learned in one batch; each result is that of `invert` on its image alone.
 
     An image that cannot be read gives a result with `error` set; the others go on.
 
-    Args and errors: as `invert`.
+    Args:
+        images: a list of what `load_image` takes.
+        clip: from `load_clip`.
+
+    Errors: as `invert`.
     """
-    chosen = options_from({"prompt_len": prompt_len, "steps": steps, "seed": seed, **options})
+    config = config_from({**options})
     if isinstance(images, (str, bytes)) or not isinstance(images, Sequence):
         raise TypeError(f"images must be a list of images; got {type(images).__name__}")
     if not images:
         raise ValueError("images must hold at least one image; got an empty list")
     _check_clip(clip)
-    results = [PromptResult(seed=seed, model=clip.name) for _ in images]
+    results = [PromptResult(seed=config.seed, model=clip.name) for _ in images]
     readable, opened = [], []
     for k, image in enumerate(images):
         try:
@@ -71,19 +70,18 @@ def invert_batch(
         except (ValueError, TypeError) as error:
             results[k].error = str(error)
     if readable:
-        for k, result in zip(readable, learn(clip.encode_images(opened), clip, chosen), strict=True):
+        for k, result in zip(readable, learn(clip.encode_images(opened), clip, config), strict=True):
             results[k] = result
     return results
 
 
-def distill(
+@takes_config
+def distill(  # type: ignore[misc]  # prompt_len has a meaning of its own here
     text: str,
     clip: ClipEncoder,
     ratio: float | None = None,
     prompt_len: int | None = None,
-    steps: int = 3000,
-    seed: int = 0,
-    **options: Any,
+    **options: Unpack[SearchOptions],
 ) -> PromptResult:
     """A shorter prompt that means the same to the model.
 
@@ -91,7 +89,8 @@ def distill(
         text: the prompt to shorten.
         ratio: tokens of the result over tokens of the text, in (0, 1]; 0.3 where prompt_len is not given either.
         prompt_len: the number of tokens itself, in place of a ratio.
-        others and errors: as `invert`.
+
+    Errors: as `invert`.
     """
     _check_clip(clip)
     if not isinstance(text, str) or not text.strip():
@@ -106,11 +105,11 @@ def distill(
         prompt_len = max(1, round(ratio * tokens))
     if tokens > clip.context_length - 2:
         warnings.warn(
-            f"the model reads the first {clip.context_length - 2} of the {tokens} tokens of the text", stacklevel=2
+            f"the model reads the first {clip.context_length - 2} of the {tokens} tokens of the text", stacklevel=3
         )
         prompt_len = min(prompt_len, clip.context_length - 2)
-    chosen = options_from({"prompt_len": prompt_len, "steps": steps, "seed": seed, **options})
-    return learn(clip.encode_texts([text]), clip, chosen)[0]
+    config = config_from({**options, "prompt_len": prompt_len})
+    return learn(clip.encode_texts([text]), clip, config)[0]
 
 
 def _check_clip(clip: object) -> None:

@@ -55,9 +55,9 @@ class TensorBoard:
     @property
     def every(self) -> int:
         """The option of that name that the search should be given: what `also` wants, else the option's default."""
-        from pez_fast.options import Options
+        from pez_fast.config import SearchConfig
 
-        return getattr(self.also, "every", Options.every)
+        return getattr(self.also, "every", SearchConfig.every)
 
     def __enter__(self) -> TensorBoard:
         return self

@@ -28,6 +28,7 @@ FLOORS = {
     "_C": 0,
     "_C_cuda": 0,
     "reference": 1,
+    "config": 2,
     "ops": 2,
     "table": 2,
     "functional": 2,

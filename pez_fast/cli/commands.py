@@ -10,7 +10,8 @@ import typer
 
 from pez_fast import __version__
 from pez_fast.cli.errors import FAILED, INTERRUPTED, Group
-from pez_fast.cli.options import Engine, Json, Log, Search, Seed, Steps, Top, option, with_search
+from pez_fast.cli.options import Engine, Json, Log, PromptLen, Search, Seed, Steps, Top, option, with_search
+from pez_fast.config import SearchConfig
 from pez_fast.live import LiveProgress, PlainProgress, print_info, print_json, say, show_many, show_one
 from pez_fast.tensorboard import TensorBoard, watch
 
@@ -40,7 +41,7 @@ def root(context: typer.Context, version: Annotated[bool, option("Print the vers
 @app.command()
 def demo(
     steps: Steps = 300,
-    seed: Seed = 0,
+    seed: Seed = SearchConfig.seed,
     out: Annotated[Path, option("Where the sheet is written.", metavar="FILE.png")] = Path("pez_fast_demo.png"),
     as_json: Json = False,
 ) -> None:
@@ -50,7 +51,7 @@ def demo(
     from pez_fast.sheet import check_writable, write_sheet
     from pez_fast.tasks import invert_batch
 
-    search = Search(model="emoji", steps=steps, seed=seed, restarts=DEMO_RESTARTS)
+    search = Search(model="emoji", config={"steps": steps, "seed": seed, "restarts": DEMO_RESTARTS})
     options = search.options(prompt_len=DEMO_LENGTH)
     check_writable(out)
     files = sorted((BUNDLED["emoji"] / "pictures").glob("*.png"))
@@ -72,8 +73,8 @@ def invert(
     images: Annotated[list[str], typer.Argument(help="Picture files.", metavar="IMAGE", show_default=False)],
     search: Search,
     each: Annotated[bool, option("One prompt for each picture, in place of one for all of them.", "--each")] = False,
-    prompt_len: Annotated[int, option("Tokens to learn.")] = 16,
-    top: Top = 1,
+    prompt_len: PromptLen = SearchConfig.prompt_len,
+    top: Top = SearchConfig.top_k,
     weight: Annotated[
         list[float] | None, option("One for each picture; a negative one pushes the prompt away from it.")
     ] = None,
@@ -134,7 +135,7 @@ def batch(
     ],
     search: Search,
     out: Annotated[Path, option("Folder of the results: Parquet files, and what they were made with.", metavar="DIR")],
-    prompt_len: Annotated[int, option("Tokens to learn.")] = 16,
+    prompt_len: PromptLen = SearchConfig.prompt_len,
     batch_size: Annotated[int, option("Pictures learned at once.")] = 64,
     shard: Annotated[
         str, option("Only every n-th picture from the i-th on, i from 0, for n runs into one DIR.", metavar="i/n")
@@ -171,7 +172,7 @@ def distill(
     search: Search,
     ratio: Annotated[float | None, option("Tokens of the result over tokens of the text; 0.3.")] = None,
     prompt_len: Annotated[int | None, option("The number of tokens itself, in place of a ratio.")] = None,
-    top: Top = 1,
+    top: Top = SearchConfig.top_k,
     tensorboard: Log = None,
 ) -> None:
     """Learn a shorter prompt that means the same to the model."""

@@ -4,19 +4,36 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable
-from dataclasses import MISSING, dataclass, fields
+from dataclasses import dataclass, field, fields
 from enum import Enum
 from functools import wraps
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
+from typing import TYPE_CHECKING, Annotated, Any, get_args, get_type_hints
 
 import typer
 
+from pez_fast.config import SearchConfig, Vocabulary, explanation
 from pez_fast.live import say
 
 if TYPE_CHECKING:
     from pez_fast.encoders import ClipEncoder
 
+SHARED = (
+    "steps",
+    "seed",
+    "lr",
+    "weight_decay",
+    "restarts",
+    "polish",
+    "prefix",
+    "suffix",
+    "init",
+    "vocabulary",
+    "patience",
+    "dtype",
+    "compile",
+    "impl",
+)  # fields of SearchConfig that invert, batch and distill take as they are
 PAPER_MODEL, PAPER_WEIGHTS = "ViT-H-14", "laion2b_s32b_b79k"
 
 
@@ -27,19 +44,16 @@ class Engine(str, Enum):
     ray = "ray"
 
 
-class Tokens(str, Enum):
-    """Which tokens may be learned."""
-
-    stable = "stable"
-    full = "full"
+Tokens = Enum("Tokens", {name: name for name in get_args(Vocabulary)}, type=str)  # type: ignore[misc]
 
 
 def option(text: str, *names: str, **more: Any) -> Any:
     return typer.Option(*names, help=text, **more)
 
 
-Steps = Annotated[int, option("Updates.")]
-Seed = Annotated[int, option("Of the random tokens that the search begins at.")]
+Steps = Annotated[int, option(explanation("steps"))]
+Seed = Annotated[int, option(explanation("seed"))]
+PromptLen = Annotated[int, option(explanation("prompt_len"))]
 Top = Annotated[int, option("How many different prompts to print, best first.", metavar="K")]
 Json = Annotated[bool, option("Print JSON, and only that, on stdout.", "--json")]
 Log = Annotated[Path | None, option("Write the search down for TensorBoard, in a folder of its own.", metavar="DIR")]
@@ -54,47 +68,20 @@ class Search:
     )
     pretrained: Annotated[str | None, option(f"Tag or file of its weights; {PAPER_WEIGHTS} for {PAPER_MODEL}.")] = None
     device: Annotated[str | None, option("Such as cpu; cuda where there is one.")] = None
-    steps: Steps = 3000
-    seed: Seed = 0
-    lr: Annotated[float, option("Learning rate of AdamW.")] = 0.1
-    weight_decay: Annotated[float, option("Weight decay of AdamW.")] = 0.1
-    restarts: Annotated[int, option("Prompts tried for each target, in one batch; the best is kept.")] = 1
-    polish: Annotated[int, option("Rounds at the end in which single tokens are exchanged; 0: as PEZ found it.")] = 32
-    prefix: Annotated[str, option("Fixed text before the learned tokens.")] = ""
-    suffix: Annotated[str, option("Fixed text behind the learned tokens.")] = ""
-    init: Annotated[str | None, option("A text to begin at, in place of random tokens.")] = None
     ban: Annotated[list[str] | None, option("A word that must not be learned; can be repeated.")] = None
-    vocabulary: Annotated[Tokens, option("stable: only tokens that survive being typed in again.")] = Tokens.stable
-    patience: Annotated[int | None, option("End after so many steps without improvement.")] = None
-    dtype: Annotated[
-        str | None,
-        option("Of the text tower during the search: float32, bfloat16, float16; the fastest that keeps quality."),
-    ] = None
-    compile: Annotated[bool, option("Run the tower through torch.compile in the search.", "--compile")] = False
     as_json: Json = False
+    config: dict[str, Any] = field(default_factory=dict)  # of SHARED
 
     def options(self, **more: Any) -> dict[str, Any]:
         """The options of the library's tasks, checked before anything slow begins."""
-        from pez_fast.options import Options
-
-        same = (
-            "steps",
-            "seed",
-            "lr",
-            "weight_decay",
-            "restarts",
-            "polish",
-            "prefix",
-            "suffix",
-            "init",
-            "patience",
-            "dtype",
-            "compile",
-        )
-        given = {name: getattr(self, name) for name in same}
-        given |= {"banned": tuple(self.ban or ()), "vocabulary": self.vocabulary.value, **more}
-        Options(**given)
+        given = {name: v.value if isinstance(v, Enum) else v for name, v in self.config.items()}
+        given |= {"banned": tuple(self.ban or ()), **more}
+        SearchConfig(**given)
         return given
+
+    @property
+    def steps(self) -> int:
+        return self.config.get("steps", SearchConfig.steps)
 
     def load(self) -> ClipEncoder:
         """The model; says so before, since it can take a minute."""
@@ -117,25 +104,33 @@ class Search:
         return PAPER_WEIGHTS if self.model == PAPER_MODEL and self.pretrained is None else self.pretrained
 
 
+def parameter(name: str) -> inspect.Parameter:
+    """A field of `SearchConfig` as an option of a command."""
+    hint, default = get_type_hints(SearchConfig)[name], getattr(SearchConfig, name)
+    if hint == Vocabulary:
+        hint, default = Tokens, Tokens[default]
+    annotation = Annotated[hint, option(explanation(name))]  # type: ignore[valid-type]
+    return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, annotation=annotation, default=default)
+
+
 def with_search(command: Callable[..., None]) -> Callable[..., None]:
-    """Give a command the fields of `Search` as options of its own; it receives them as its argument `search`."""
+    """Give a command the fields of `Search` and SHARED as options of its own; it receives them as its argument `search`."""
     own = inspect.signature(command, eval_str=True).parameters
     hints = get_type_hints(Search, include_extras=True)
-    shared = [
-        inspect.Parameter(
-            f.name,
-            inspect.Parameter.KEYWORD_ONLY,
-            annotation=hints[f.name],
-            default=inspect.Parameter.empty if f.default is MISSING else f.default,
-        )
+    first = [
+        inspect.Parameter(f.name, inspect.Parameter.KEYWORD_ONLY, annotation=hints[f.name], default=f.default)
         for f in fields(Search)
+        if f.name != "config"
     ]
+    shared = [parameter(name) for name in SHARED]
 
     @wraps(command)
     def run(**given: Any) -> None:
-        command(search=Search(**{p.name: given.pop(p.name) for p in shared}), **given)
+        config = {name: given.pop(name) for name in SHARED}
+        command(search=Search(**{p.name: given.pop(p.name) for p in first}, config=config), **given)
 
-    parameters = [p.replace(kind=inspect.Parameter.KEYWORD_ONLY) for p in own.values() if p.name != "search"] + shared
+    rest = [p.replace(kind=inspect.Parameter.KEYWORD_ONLY) for p in own.values() if p.name != "search"]
+    parameters = rest + first[:3] + shared + first[3:]
     run.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
     run.__annotations__ = {p.name: p.annotation for p in parameters}
     return run

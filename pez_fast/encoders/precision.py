@@ -9,8 +9,8 @@ import torch
 from torch import nn
 
 from pez_fast._torch.linear import bfloat16_is_native
+from pez_fast.config import DTYPES
 
-DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16, "float64": torch.float64}
 _NARROW = 256  # width of a tower up to which a CPU gains nothing from smaller weights: they stay in its caches
 
 
@@ -34,7 +34,7 @@ def search_dtype(wanted: str | None, model: torch.dtype, width: int, device: tor
         raise ValueError(f"dtype must be one of {', '.join(DTYPES)}; got {wanted!r}")
     if wanted == "float16" and device.type == "cpu":
         raise ValueError("dtype='float16' is for GPUs; on a CPU use 'bfloat16' or 'float32'")
-    return DTYPES[wanted]
+    return getattr(torch, wanted)
 
 
 def text_part(model: Any, dtype: torch.dtype) -> Any:

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from pez_fast.config import LEARNING_RATE, WEIGHT_DECAY
 from pez_fast.engine.steps import RowObjective
 from pez_fast.optimizer import PEZ
 from pez_fast.table import TokenTable
@@ -26,8 +27,8 @@ class Settings:
     """
 
     count: int
-    lr: float = 0.1
-    weight_decay: float = 0.1
+    lr: float = LEARNING_RATE
+    weight_decay: float = WEIGHT_DECAY
     patience: int | None = None
     keep: int = 1
     impl: str = "auto"
