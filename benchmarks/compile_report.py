@@ -26,7 +26,8 @@ from typing import Any
 import torch
 import triton
 from provenance import write
-from sass import functions, loads_by_width, longest_load_chain
+from sass import functions
+from sass_loads import loads_by_width, longest_load_chain
 from tables import aligned
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
@@ -154,7 +155,6 @@ def launches(
                     template, hard = torch.empty(4, 77, d, dtype=dtype), torch.empty(4, 16, d)
                     slots, owner = torch.empty(16, dtype=torch.int64), torch.empty(4, dtype=torch.int64)
                     splice.splice(template, hard, slots, owner)
-                    splice.splice(template, hard, slots, owner, torch.empty(77, d))
                     splice.splice_backward(template, slots, owner, 4)
     finally:
         tune.configuration, tune.multiprocessors, tune.capability = before

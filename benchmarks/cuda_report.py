@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import sass
+import sass_loads
 import triton
 from provenance import write
 from tables import aligned
@@ -182,10 +183,10 @@ def read(usage: Iterable[str], code: Iterable[str]) -> list[Kernel]:
         if not (kernel := found.get((function.arch, function.name))):
             continue
         counts = Counter(one.base for one in function.instructions if COUNTED.fullmatch(one.base))
-        kernel.instructions, kernel.spills = dict(sorted(counts.items())), sass.spills(function)
-        kernel.fences, kernel.loads = sass.fences_in_main_loops(function), sass.loads_by_width(function)
+        kernel.instructions, kernel.spills = dict(sorted(counts.items())), sass_loads.spills(function)
+        kernel.fences, kernel.loads = sass.fences_in_main_loops(function), sass_loads.loads_by_width(function)
         kernel.epilogue = sass.epilogue_instructions(function) if kernel.stated.scores else None
-        kernel.chain, kernel.rounds = sass.trips(function)
+        kernel.chain, kernel.rounds = sass_loads.trips(function)
     return sorted(found.values(), key=lambda k: (k.name, k.arch))
 
 

@@ -25,9 +25,9 @@ from provenance import write
 from torch import Tensor
 
 import pez_fast
+from pez_fast.config import SearchConfig
 from pez_fast.encoders import ClipEncoder
 from pez_fast.learner import learn
-from pez_fast.options import Options
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
@@ -44,7 +44,7 @@ LOOKS = (5, 10, 20, 50, 100, 200, 500, 1000, 3000)  # steps of the plain port at
 
 def ours(clip: ClipEncoder, targets: Tensor, way: str, steps: int) -> dict[str, Any]:
     begun = time.perf_counter()
-    found = learn(targets, clip, Options(prompt_len=16, steps=steps, **WAYS[way]))
+    found = learn(targets, clip, SearchConfig(prompt_len=16, steps=steps, **WAYS[way]))
     return point(way, steps, time.perf_counter() - begun, [r.text_score for r in found], [r.ids_score for r in found])
 
 
@@ -178,7 +178,7 @@ def main() -> None:
         if args.device == "cuda"
         else f"{(n := torch.get_num_threads())} thread{'s' * (n > 1)} of a CPU"
     )
-    learn(targets[:1], clip, Options(prompt_len=16, steps=1))  # whatever is made once
+    learn(targets[:1], clip, SearchConfig(prompt_len=16, steps=1))  # whatever is made once
     points = [ours(clip, targets, way, steps) for way in args.ways for steps in args.steps]
     points += plainly(clip, targets, args.plain_steps)
     answer = verdict(points)

@@ -22,7 +22,7 @@ def nearest_token(x: Tensor, table: TokenTable, impl: str = "auto") -> tuple[Ten
         impl: "auto", "torch", "cpu", "triton" or "cuda".
 
     Returns:
-        ids (…) int64, cosine (…) float32. On a GPU a row that is not finite gives id -1 and cosine NaN.
+        ids (…) int64, cosine (…) float32. On any device but a CPU a row that is not finite gives id -1 and cosine NaN.
 
     Raises:
         ValueError: widths or devices differ, or (on a CPU) a row of x is not finite.

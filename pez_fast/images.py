@@ -5,13 +5,15 @@ from __future__ import annotations
 import io
 import os
 import warnings
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar, overload
 
 import numpy as np
 from PIL import Image
 
 FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF", "PPM")
+T = TypeVar("T")
 
 
 def load_image(source: Any) -> Image.Image:
@@ -46,6 +48,23 @@ def load_image(source: Any) -> Image.Image:
         raise ValueError(f"image {name} is in none of the formats {', '.join(FORMATS)}, or damaged") from None
     except OSError as error:
         raise ValueError(f"image {name} cannot be read: {error}") from None
+
+
+@overload
+def image_or_error(source: Any) -> Image.Image | str: ...
+@overload
+def image_or_error(source: Any, prepare: Callable[[Image.Image], T]) -> T | str: ...
+def image_or_error(source: Any, prepare: Callable[[Image.Image], Any] | None = None) -> Any:
+    """`load_image(source)`, or the sentence of its error: one bad picture must not end the others.
+
+    Args:
+        prepare: is applied to the picture, such as a model's `preprocess`, which gives (3, H, W); it fails in the same way.
+    """
+    try:
+        image = load_image(source)
+        return image if prepare is None else prepare(image)
+    except (ValueError, TypeError) as error:
+        return str(error)
 
 
 def _rgb(image: Image.Image, name: str) -> Image.Image:

@@ -23,15 +23,23 @@ def info(device: str | torch.device | None = None) -> dict:
         "pez_fast": __version__,
         "torch": torch.__version__,
         "python": platform.python_version(),
-        "device": torch.cuda.get_device_name(device)
-        if device.type == "cuda"
-        else f"{device.type}, {torch.get_num_threads()} threads",
+        "device": _name(device),
         "instruction_set": ops.instruction_set(),
         "auto": {operation: ops.choose("auto", device) for operation in ops.OPERATIONS},
-        "implementations": {name: i.unusable(device.type) or True for name, i in ops.IMPLEMENTATIONS.items()},
+        "implementations": {name: i.unavailable_reason(device) or True for name, i in ops.IMPLEMENTATIONS.items()},
         "passed_over": {
-            name: i.passed_over(device.type)
+            name: i.auto_skip_reason(device)
             for name, i in ops.IMPLEMENTATIONS.items()
-            if not i.unusable(device.type) and i.passed_over(device.type)
+            if not i.unavailable_reason(device) and i.auto_skip_reason(device)
         },
     }
+
+
+def _name(device: torch.device) -> str:
+    """What its maker calls the device, where torch can tell; the type of the others, and the threads of the CPU."""
+    if device.type == "cpu":
+        return f"cpu, {torch.get_num_threads()} threads"
+    try:
+        return torch.get_device_module(device).get_device_name(device)
+    except (AttributeError, AssertionError, RuntimeError):  # no names, or no such device here
+        return device.type

@@ -13,12 +13,12 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor
 
+from pez_fast.config import Progress, SearchConfig
 from pez_fast.encoders import ClipEncoder
 from pez_fast.encoders.precision import search_dtype
 from pez_fast.engine import Cohort, Encode, Engine, Part, RowObjective, Settings, polish
 from pez_fast.memory import prompts_at_once
 from pez_fast.objectives import TargetSimilarity
-from pez_fast.config import Progress, SearchConfig
 from pez_fast.result import Candidate, PromptResult
 from pez_fast.table import TokenTable
 

@@ -19,7 +19,7 @@ from rich.text import Text
 from pez_fast.result import finite_or_none
 
 if TYPE_CHECKING:
-    from pez_fast.options import Progress as State
+    from pez_fast.config import Progress as State
     from pez_fast.result import PromptResult
 
 
@@ -40,6 +40,11 @@ def say(text: object) -> None:
     """One line on stderr, without colours."""
     if sys.stderr is not None:
         print(one_line(text), file=sys.stderr, flush=True)
+
+
+def stderr_is_terminal() -> bool:
+    """Whether stderr is a terminal on which lines can be drawn anew."""
+    return sys.stderr is not None and sys.stderr.isatty() and not Console(stderr=True).is_dumb_terminal
 
 
 class PlainProgress:
@@ -137,8 +142,7 @@ class LiveProgress:
 
 def watch(names: Sequence[str], steps: int) -> PlainProgress | LiveProgress:
     """The callback that suits stderr, to be entered as a context; `names` are those of the prompts to be learned."""
-    terminal = sys.stderr is not None and sys.stderr.isatty() and not Console(stderr=True).is_dumb_terminal
-    return (LiveProgress if terminal else PlainProgress)(names, steps)
+    return (LiveProgress if stderr_is_terminal() else PlainProgress)(names, steps)
 
 
 def show_one(result: PromptResult, as_json: bool) -> None:

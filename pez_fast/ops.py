@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cache
 from importlib import import_module
 from importlib.util import find_spec
 
@@ -18,49 +19,81 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Implementation:
-    """Where an implementation lives; why it cannot be used on a device, and why "auto" does not take it (None where it does)."""
+    """Where an implementation lives; why it cannot be used on a device, and why "auto" does not take it (None where it does).
+
+    Both reasons are asked for at every search, so they are cheap to find.
+    """
 
     package: str
-    unusable: Callable[[str], str | None]
-    passed_over: Callable[[str], str | None] = lambda device: None
+    unavailable_reason: Callable[[torch.device], str | None]
+    auto_skip_reason: Callable[[torch.device], str | None] = lambda device: None
     capturable: bool = False  # in a CUDA graph: it never looks at a value
 
 
-def _triton_unusable(device: str) -> str | None:
-    if find_spec("triton") is None:
-        return "triton is not installed"
-    if device == "cuda" or os.environ.get("TRITON_INTERPRET") == "1":
+@cache
+def _installed(module: str) -> bool:
+    return find_spec(module) is not None
+
+
+def _nvidia_unavailable_reason(device: torch.device) -> str | None:
+    """Why the GPU kernels cannot run on this device: the one place that knows which GPUs they are for."""
+    if device.type != "cuda":
+        return f"it runs on NVIDIA GPUs, not on {device.type}"
+    if device.index is None and torch.cuda.is_available():  # the current card, which may change
+        device = torch.device("cuda", torch.cuda.current_device())
+    return _card_unavailable_reason(device)
+
+
+@cache
+def _card_unavailable_reason(device: torch.device) -> str | None:
+    if torch.version.hip:  # torch calls AMD's GPUs "cuda" as well
+        return f"it runs on NVIDIA GPUs, not on AMD's; this torch was built for ROCm {torch.version.hip}"
+    if not torch.cuda.is_available():
+        return "it runs on NVIDIA GPUs; torch finds none here"
+    major, minor = torch.cuda.get_device_capability(device)
+    if (major, minor) >= (8, 0):
         return None
-    return f"it runs on NVIDIA GPUs, not on {device} (but for TRITON_INTERPRET=1, which is for tests)"
+    name = torch.cuda.get_device_name(device)
+    return f"it runs on NVIDIA GPUs from compute capability 8.0 on; {name} has {major}.{minor}"
 
 
-def _cpu_unusable(device: str) -> str | None:
-    if device != "cpu":
-        return f"it runs on the CPU, not on {device}"
-    if find_spec("pez_fast._C") is None:
+def _triton_unavailable_reason(device: torch.device) -> str | None:
+    if not _installed("triton"):
+        return "triton is not installed"
+    if os.environ.get("TRITON_INTERPRET") == "1":
+        return None
+    reason = _nvidia_unavailable_reason(device)
+    return reason and f"{reason} (but for TRITON_INTERPRET=1, which is for tests)"
+
+
+def _cpu_unavailable_reason(device: torch.device) -> str | None:
+    if device.type != "cpu":
+        return f"it runs on the CPU, not on {device.type}"
+    if not _installed("pez_fast._C"):
         return "the C++ extension was not built; PEZ_FAST_BUILD=cpu pip install . says why"
     return None
 
 
-def _cpu_passed_over(device: str) -> str | None:
+def _cpu_auto_skip_reason(device: torch.device) -> str | None:
     return None if instruction_set() != "portable" else "this CPU has neither AVX2 nor AVX512-VNNI"
 
 
-def _cuda_unusable(device: str) -> str | None:
-    if device != "cuda":
-        return f"it runs on NVIDIA GPUs, not on {device}"
-    if find_spec("pez_fast._C_cuda") is None:
+def _cuda_unavailable_reason(device: torch.device) -> str | None:
+    reason = _nvidia_unavailable_reason(device)
+    if not reason and not _installed("pez_fast._C_cuda"):
         return "the CUDA extension was not built; PEZ_FAST_BUILD=cuda pip install . says why"
-    return None
+    return reason
+
+
+def _not_yet_run(device: torch.device) -> str:
+    return "not yet run on hardware"
 
 
 # In the order in which "auto" prefers them.
 IMPLEMENTATIONS: dict[str, Implementation] = {
-    "cuda": Implementation("pez_fast._cuda", _cuda_unusable, lambda device: "not yet run on hardware", capturable=True),
-    "triton": Implementation(
-        "pez_fast._triton", _triton_unusable, lambda device: "not yet run on hardware", capturable=True
-    ),
-    "cpu": Implementation("pez_fast._cpu", _cpu_unusable, _cpu_passed_over),
+    "cuda": Implementation("pez_fast._cuda", _cuda_unavailable_reason, _not_yet_run, capturable=True),
+    "triton": Implementation("pez_fast._triton", _triton_unavailable_reason, _not_yet_run, capturable=True),
+    "cpu": Implementation("pez_fast._cpu", _cpu_unavailable_reason, _cpu_auto_skip_reason),
     "torch": Implementation("pez_fast._torch", lambda device: None),
 }
 OPERATIONS = ("nearest", "splice")
@@ -69,7 +102,7 @@ OPERATIONS = ("nearest", "splice")
 def choose(impl: str, device: torch.device) -> str:
     """The implementation to use: any name but "auto" is taken or refused.
 
-    "auto" is what PEZ_FAST_IMPL names, else the first that is usable and not passed over.
+    "auto" is what PEZ_FAST_IMPL names, else the first that is available and not skipped.
 
     Raises:
         ValueError: no such implementation.
@@ -78,14 +111,22 @@ def choose(impl: str, device: torch.device) -> str:
     if impl == "auto":
         impl = os.environ.get("PEZ_FAST_IMPL", "auto")
     if impl == "auto":
-        kind = device.type
-        return next(name for name, i in IMPLEMENTATIONS.items() if not i.unusable(kind) and not i.passed_over(kind))
+        return _preferred(device)
     if not isinstance(impl, str) or impl not in IMPLEMENTATIONS:
         raise ValueError(f"impl must be one of auto, {', '.join(reversed(IMPLEMENTATIONS))}; got {impl!r}")
-    reason = IMPLEMENTATIONS[impl].unusable(device.type)
+    reason = _unavailable_reason(impl, device)
     if reason:
         raise RuntimeError(f"impl={impl!r} cannot run here: {reason}")
     return impl
+
+
+def _preferred(device: torch.device) -> str:
+    usable = (name for name in IMPLEMENTATIONS if not _unavailable_reason(name, device))
+    return next(name for name in usable if not IMPLEMENTATIONS[name].auto_skip_reason(device))
+
+
+def _unavailable_reason(impl: str, device: torch.device) -> str | None:
+    return IMPLEMENTATIONS[impl].unavailable_reason(device)
 
 
 def capturable(impl: str, device: torch.device) -> bool:
@@ -95,7 +136,7 @@ def capturable(impl: str, device: torch.device) -> bool:
 
 def instruction_set() -> str | None:
     """What the C++ extension uses of this CPU: avx512vnni, avxvnni, avx2 or portable; None without it."""
-    return None if _cpu_unusable("cpu") else _load("nearest", "cpu").instruction_set()
+    return None if _cpu_unavailable_reason(torch.device("cpu")) else _load("nearest", "cpu").instruction_set()
 
 
 def _load(operation: str, impl: str):
@@ -107,7 +148,9 @@ def prepare(impl: str, weight: Tensor, ids: Tensor) -> list[Tensor]:
     return _load("nearest", impl).prepare(weight, ids)
 
 
-# What torch.compiler.assume_constant_result does, without importing the compiler: called as it is, not traced.
+# What torch.compiler.assume_constant_result does, without importing the compiler: called as they are, not traced.
+_preferred._dynamo_marked_constant = True  # type: ignore[attr-defined]
+_unavailable_reason._dynamo_marked_constant = True  # type: ignore[attr-defined]
 prepare._dynamo_marked_constant = True  # type: ignore[attr-defined]
 
 
@@ -129,7 +172,7 @@ def _(x, weight, ids, prepared, impl):
 def straight_through(x: Tensor, weight: Tensor, ids: Tensor) -> Tensor:
     """Forward weight[ids], (N, d) in weight's dtype; backward the incoming gradient, in x's dtype, onto x alone.
 
-    Where x was not finite the id is -1 (on a GPU, where nothing raises) and the row is NaN.
+    Where x was not finite the id is -1 (on every device but the CPU, where it raised) and the row is NaN.
     """
     rows = weight[ids.clamp_min(0)]
     return rows if x.device.type == "cpu" else rows.masked_fill((ids < 0)[:, None], torch.nan)

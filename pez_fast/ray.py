@@ -12,16 +12,18 @@ from typing import Any
 
 import numpy as np
 
+from pez_fast.config import SearchConfig, config_from
 from pez_fast.dataset.arrow import arrow
 from pez_fast.dataset.job import Job, Summary
-from pez_fast.dataset.learning import ahead, learn_all, pixels_of, read
+from pez_fast.dataset.learning import ahead, learn_all, read
 from pez_fast.dataset.manifest import check_manifest, ensure_manifest, model_part
-from pez_fast.dataset.progress import watch_batch
+from pez_fast.dataset.progress import last_prompt, watch_batch
+from pez_fast.dataset.rows import bytes_or_path
 from pez_fast.dataset.shards import Row, alone, columns, scan, write_shard
 from pez_fast.dataset.sources import digest
 from pez_fast.encoders import load_clip
+from pez_fast.images import image_or_error
 from pez_fast.live import say
-from pez_fast.options import Options, options_from
 
 
 def ray_inverter(
@@ -37,7 +39,7 @@ def ray_inverter(
         column: bytes, paths or uint8 arrays of the pictures, or structs of bytes and path.
         options: as `pez_fast.invert`.
     """
-    chosen = options_from(options)
+    chosen = config_from(options)
 
     class RayInverter:
         """Batches of pictures -> the same with learned prompts."""
@@ -49,7 +51,7 @@ def ray_inverter(
             names = [str(name) for name in getattr(batch, "column_names", batch)]
             if column not in names:
                 raise ValueError(f"column {column!r} is not in the batch; its columns are {', '.join(names)}")
-            pixels = [pixels_of(_plain(image), self.clip) for image in batch[column]]
+            pixels = [image_or_error(_plain(image), self.clip.preprocess) for image in batch[column]]
             return _with_columns(batch, learn_all(pixels, self.clip, chosen))
 
     return RayInverter
@@ -61,7 +63,7 @@ def _plain(image: Any) -> Any:
         image = image.as_py()
     elif hasattr(image, "to_numpy"):
         image = image.to_numpy()
-    return image.get("bytes") or image.get("path") if isinstance(image, dict) else image
+    return bytes_or_path(image)
 
 
 def _with_columns(batch: Any, rows: Sequence[Row]) -> Any:
@@ -86,7 +88,7 @@ class _ShardActor:
         model: str,
         weights: str | None,
         device: str,
-        options: Options,
+        options: SearchConfig,
         complete: dict[str, Any],
         out: str,
         stem: str,
@@ -114,10 +116,7 @@ class _ShardActor:
             ]
             ensure_manifest(self.out, self.complete, self.clip.name)
             write_shard(path, rows)
-        return {
-            "pictures": [len(rows)],
-            "last": [next((row["prompt"] for row in reversed(rows) if row.get("prompt")), "")],
-        }
+        return {"pictures": [len(rows)], "last": [last_prompt(rows)]}
 
 
 def run_on_ray(job: Job, model: str, weights: str | None, device: str | None, actors: int) -> Summary:

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from pez_fast import ops
+from pez_fast._shared.settle import gathered, wide_device, widely
 
 _FLOATS = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
 _CHUNK = 1 << 22  # elements prepared at once
@@ -28,6 +29,8 @@ class TokenTable:
 
     The table is frozen by contract: after changing `weight`, call `refresh()`. With `PEZ_FAST_DEBUG=1` every search
     checks that this was not forgotten.
+
+    It works on every device of torch. Where a device has no float64, the CPU prepares the rows, a few million elements at a time.
 
     Raises:
         TypeError: weight is no floating-point tensor or embedding.
@@ -90,7 +93,7 @@ class TokenTable:
             raise ValueError(f"weight must be finite; row {row} is not")
         self._fingerprint: int | None = None
         self.ids = self.allowed.nonzero()[:, 0]
-        self.ids = self.ids[self._first_of_equal_rows(self.ids)]
+        self.ids = self.ids[self._first_of_equal_rows(widely(self.ids)).to(self.device)]
         self._prepared: dict[str, list[Tensor]] = {}
         self.prepared(ops.choose("auto", self.device))
         if debugging():
@@ -103,26 +106,28 @@ class TokenTable:
         return self._prepared[impl]
 
     def _first_of_equal_rows(self, ids: Tensor) -> Tensor:
-        """(K,) bool: whether no lower id of `ids` has the same row."""
+        """ids (K,) int64 on the wide device -> (K,) bool there: whether no lower id of `ids` has the same row."""
         few = torch.linspace(0, self.dim - 1, min(8, self.dim), device=self.device).long()
-        _, group, size = _row_hashes(self.weight[ids[:, None], few]).unique(return_inverse=True, return_counts=True)
+        _, group, size = _row_hashes(self.weight[ids.to(self.device)[:, None], few]).unique(
+            return_inverse=True, return_counts=True
+        )
         first = torch.ones_like(ids, dtype=torch.bool)
         suspects = (size[group] > 1).nonzero()[:, 0]  # those that agree in a few columns with another
         if len(suspects):
             rows = ids[suspects]
-            _, group = _row_hashes(self.weight[rows]).unique(return_inverse=True)
+            _, group = _row_hashes(self.weight[rows.to(self.device)]).unique(return_inverse=True)
             lowest = torch.full_like(rows, len(self.weight)).scatter_reduce_(0, group, rows, "amin")[group]
             step = max(1, _CHUNK // self.dim)
             for start in range(0, len(rows), step):  # equal hashes are no proof
                 part = slice(start, start + step)
-                equal = (self.weight[rows[part]] == self.weight[lowest[part]]).all(-1)
+                equal = (gathered(self.weight, rows[part]) == gathered(self.weight, lowest[part])).all(-1)
                 first[suspects[part]] = (lowest[part] == rows[part]) | ~equal
         return first
 
     def fingerprint(self) -> int:
         """A number that changes with the weights."""
         hashes = _row_hashes(self.weight)
-        return int((hashes * (2 * torch.arange(len(hashes), device=self.device) + 1)).sum())
+        return int((hashes * (2 * torch.arange(len(hashes), device=hashes.device) + 1)).sum())
 
     def check_unchanged(self) -> None:
         """Under `PEZ_FAST_DEBUG=1`: raise RuntimeError if the weights changed since they were prepared."""
@@ -150,12 +155,13 @@ class TokenTable:
 
 
 def _row_hashes(rows: Tensor) -> Tensor:
-    """(N, d) -> (N,) int64: equal rows have equal hashes."""
+    """(N, d) -> (N,) int64 on the wide device of the rows: equal rows have equal hashes."""
     generator = torch.Generator().manual_seed(0x9E3779B9)
-    factors = torch.randint(-(2**62), 2**62, (rows.shape[1],), generator=generator).to(rows.device) * 2 + 1
+    factors = torch.randint(-(2**62), 2**62, (rows.shape[1],), generator=generator)
+    factors = factors.to(wide_device(rows.device)) * 2 + 1
     hashes = []
     for part in rows.split(max(1, _CHUNK // rows.shape[1])):
-        bits = (part.double() + 0.0).view(torch.int64)  # + 0.0: -0 is 0
+        bits = (widely(part).double() + 0.0).view(torch.int64)  # + 0.0: -0 is 0
         hashes.append(((bits ^ (bits >> 29)) * factors).sum(-1))
     return torch.cat(hashes)
 

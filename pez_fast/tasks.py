@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from pez_fast.config import SearchOptions, config_from, takes_config
 from pez_fast.encoders import ClipEncoder
-from pez_fast.images import load_image
+from pez_fast.images import image_or_error
 from pez_fast.learner import learn
 from pez_fast.objectives import weighted_goal
 from pez_fast.result import PromptResult
@@ -39,7 +39,7 @@ def invert(
     if not images:
         raise ValueError("images must hold at least one image; got an empty list")
     _check_clip(clip)
-    targets = clip.encode_images([load_image(image) for image in images])
+    targets = clip.encode_images(images)
     return learn(weighted_goal(targets, weights)[None], clip, config)[0]
 
 
@@ -62,15 +62,13 @@ def invert_batch(images: Sequence[Any], clip: ClipEncoder, **options: Unpack[Sea
         raise ValueError("images must hold at least one image; got an empty list")
     _check_clip(clip)
     results = [PromptResult(seed=config.seed, model=clip.name) for _ in images]
-    readable, opened = [], []
-    for k, image in enumerate(images):
-        try:
-            opened.append(load_image(image))
-            readable.append(k)
-        except (ValueError, TypeError) as error:
-            results[k].error = str(error)
+    read = [image_or_error(image, clip.preprocess) for image in images]
+    for result, found in zip(results, read, strict=True):
+        result.error = found if isinstance(found, str) else None
+    readable = {k: found for k, found in enumerate(read) if not isinstance(found, str)}
     if readable:
-        for k, result in zip(readable, learn(clip.encode_images(opened), clip, config), strict=True):
+        features = clip.encode_pixels(list(readable.values()))
+        for k, result in zip(readable, learn(features, clip, config), strict=True):
             results[k] = result
     return results
 

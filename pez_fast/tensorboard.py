@@ -15,7 +15,7 @@ from pez_fast import live
 if TYPE_CHECKING:
     from torch.utils.tensorboard import SummaryWriter
 
-    from pez_fast.options import Progress
+    from pez_fast.config import Progress
 
 MOST = 16  # targets with a curve of their own
 

@@ -9,8 +9,8 @@ import torch
 
 import pez_fast
 from pez_fast import learner, memory
+from pez_fast.config import SearchConfig
 from pez_fast.engine import Engine
-from pez_fast.options import Options
 
 OPTIONS = {"prompt_len": 5, "steps": 12, "restarts": 2, "polish": 2, "top_k": 3}
 
@@ -66,7 +66,7 @@ def test_goals_are_asked_for_when_there_is_room(tiny_clip, pictures):
             asked.append(k)
             yield k, goal
 
-    options = Options(**{**OPTIONS, "batch_size": 6})
+    options = SearchConfig(**{**OPTIONS, "batch_size": 6})
     stream = learner.Learner(tiny_clip, options).stream(goals())
     assert [k for k, _ in next(stream)] == [0, 1, 2] and asked == [0, 1, 2]
     assert [k for found in stream for k, _ in found] == [3, 4, 5, 6, 7]
@@ -173,7 +173,7 @@ def test_an_optimiser_for_some_of_the_rows():
 @pytest.mark.parametrize("polish", [0, 2])
 def test_a_target_without_finite_scores_is_an_error_of_its_own(tiny_clip, pictures, polish):
     goals = tiny_clip.encode_images(pictures[:3])
-    options = Options(prompt_len=4, steps=6, polish=polish)
+    options = SearchConfig(prompt_len=4, steps=6, polish=polish)
     whole = learner.learn(goals, tiny_clip, options)
     goals[1] = torch.nan
     for some, wrong in ((goals, [1]), (goals[1:2], [0])):

@@ -18,7 +18,7 @@ from typer.testing import CliRunner
 import pez_fast
 from pez_fast import live, sheet
 from pez_fast.cli import app
-from pez_fast.options import Progress
+from pez_fast.config import Progress
 from pez_fast.result import PromptResult
 
 PEZ_FAST = (sys.executable, "-m", "pez_fast.cli")

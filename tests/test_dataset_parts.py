@@ -13,7 +13,9 @@ import torch
 from test_cli import _Terminal
 from test_dataset import as_parquet
 
+from pez_fast import live
 from pez_fast.dataset import learning, open_source, progress, rows, shards
+from pez_fast.images import image_or_error
 
 pa = pytest.importorskip("pyarrow")
 pq = pytest.importorskip("pyarrow.parquet")
@@ -127,10 +129,9 @@ def test_reading_ahead_is_bounded_and_in_order():
 
 
 def test_pixels_are_encoded_as_pictures_are(tiny_clip, pictures):
-    pixels = [learning.pixels_of(picture, tiny_clip) for picture in pictures]
+    pixels = [image_or_error(picture, tiny_clip.preprocess) for picture in pictures]
     for picture, feature in zip(pictures, tiny_clip.encode_pixels(pixels), strict=True):
         assert torch.equal(feature, tiny_clip.encode_images([picture])[0])
-    assert learning.pixels_of(b"no picture", tiny_clip).startswith("image the given bytes is in none of the formats")
 
 
 def test_progress_says_rate_time_left_and_the_last_prompt(
@@ -159,3 +160,44 @@ def test_progress_says_rate_time_left_and_the_last_prompt(
         and "[bold] one" in terminal.getvalue()
         and "1.10 pictures/s" in terminal.getvalue()
     )
+
+
+@pytest.mark.parametrize("names", [["picture"], ["a", "b"]])
+@pytest.mark.parametrize("terminal", [True, False])
+def test_one_check_decides_what_is_drawn(monkeypatch: pytest.MonkeyPatch, terminal: bool, names: list[str]):
+    """For a search and for a data set alike: a terminal that can draw lines anew."""
+    monkeypatch.setattr(sys, "stderr", _Terminal())
+    for name in ("FORCE_COLOR", "TTY_COMPATIBLE", "TTY_INTERACTIVE"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("TERM", "xterm" if terminal else "dumb")
+    assert live.stderr_is_terminal() is terminal
+    assert isinstance(live.watch(names, 10), live.LiveProgress) is terminal
+    assert isinstance(progress.watch_batch(10, 0), progress.LiveBatchProgress) is terminal
+    monkeypatch.setattr(sys, "stderr", None)
+    assert live.stderr_is_terminal() is False
+
+
+def test_the_last_prompt():
+    found = [{"prompt": "one"}, {"prompt": "two"}, {"prompt": None, "error": "x"}, {"error": "y"}]
+    assert progress.last_prompt(found, "zero") == "two"
+    assert progress.last_prompt(found[2:], "zero") == "zero" and progress.last_prompt([]) == ""
+
+
+def test_a_struct_is_its_bytes_else_its_path():
+    assert rows.bytes_or_path({"bytes": b"data", "path": "a.png"}) == b"data"
+    assert rows.bytes_or_path({"bytes": None, "path": "a.png"}) == rows.bytes_or_path({"path": "a.png"}) == "a.png"
+    assert rows.bytes_or_path({"bytes": None, "path": None}) is None and rows.bytes_or_path(b"data") == b"data"
+
+
+@pytest.mark.parametrize(
+    ("line", "home"),
+    [
+        ("isatty()", "live.py"),
+        ('get("bytes")', "dataset/rows.py"),
+        ('in reversed(rows) if row.get("prompt")', "dataset/progress.py"),
+    ],
+)
+def test_what_these_do_stands_in_one_place(line: str, home: str):
+    package = Path(live.__file__).parent
+    found = {str(p.relative_to(package)): p.read_text().count(line) for p in package.rglob("*.py")}
+    assert {name: count for name, count in found.items() if count} == {home: 1}

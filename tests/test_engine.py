@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import pytest
 import torch
+from inputs import normal, seeded
 
+import pez_fast
 from pez_fast import reference
 from pez_fast.engine import Part, Settings, pez_steps, search
 from pez_fast.objectives import TargetSimilarity, weighted_goal
@@ -59,6 +61,38 @@ def test_search_keeps_each_prompts_best_the_last_projection_included(tiny_clip, 
     assert torch.equal(run(tiny_clip, pictures, count=1).history[:, 0], found.history[:, 0])
 
 
+UPDATES = {"the defaults": {}, "no decay": {"weight_decay": 0.0}, "much": {"weight_decay": 3.0}, "slow": {"lr": 0.02}}
+
+
+@pytest.mark.parametrize("update", UPDATES)
+def test_search_is_the_plain_loop_to_the_bit(tiny_clip, pictures, update):
+    """With the same lr and weight_decay; and not with the others', whose prompts differ."""
+    table, start, encode, goals = setting(tiny_clip, pictures, 3)
+    found = run(tiny_clip, pictures, **UPDATES[update])
+    for name, settings in UPDATES.items():
+        opt = PEZ(table.weight[start].clone(), table, **settings)
+        steps = list(pez_steps(opt, encode, TargetSimilarity(goals), 20))
+        scores = torch.stack([step.score for step in steps], 1)
+        best = torch.stack([steps[k].ids[row] for row, k in enumerate(scores.argmax(1).tolist())])
+        assert torch.equal(found.history, scores) == (name == update), name
+        assert torch.equal(found.best()[0], best) == (name == update), name
+
+
+@pytest.mark.parametrize("update", [{"weight_decay": 0.0}, {"weight_decay": 3.0}, {"lr": 0.02}], ids=str)
+def test_the_options_of_the_update_reach_the_search(tiny_clip, pictures, update):
+    """`invert` gives the scores of the plain loop, to the bit, and others than with the defaults."""
+    words = "a red apple on blue"
+    start = torch.tensor([tiny_clip.vocabulary.encode(words)])
+    options = {"prompt_len": start.shape[1], "init": words, "steps": 20, "polish": 0}
+    found = pez_fast.invert(pictures[0], tiny_clip, **options, **update)
+    table = tiny_clip.table("stable", ())
+    goals = weighted_goal(tiny_clip.encode_images(pictures[:1]))[None]
+    opt = PEZ(table.weight[start].clone(), table, **update)
+    steps = pez_steps(opt, tiny_clip.text_encoder(start.shape[1]), TargetSimilarity(goals), 20)
+    assert found.history == [float(step.score) for step in steps]
+    assert found.history != pez_fast.invert(pictures[0], tiny_clip, **options).history
+
+
 def test_one_update_is_scored_after_it(tiny_clip, pictures):
     found = run(tiny_clip, pictures, count=1)
     assert found.history.shape == (3, 2) and (found.best()[1] == found.history.max(1).values).all()
@@ -99,7 +133,7 @@ def test_an_error_in_a_callback_is_not_swallowed(tiny_clip, pictures):
 
 
 def test_weighted_goal():
-    targets = torch.nn.functional.normalize(torch.randn(3, 8), dim=-1)
+    targets = torch.nn.functional.normalize(normal(seeded("weighted goal"), 3, 8), dim=-1)
     torch.testing.assert_close(weighted_goal(targets), targets.mean(0))
     torch.testing.assert_close(weighted_goal(targets, [2, -1, 0]), (2 * targets[0] - targets[1]) / 3)
     for bad in ([1], [0, 0, 0], [float("nan"), 1, 1]):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 import torch.nn.functional as F
+from inputs import normal, seeded
 
 from pez_fast._torch import linear as module
 from pez_fast._torch.linear import FEW, FrozenLinear, linear
@@ -37,8 +38,9 @@ def test_equals_torch(library, shape, with_bias, dtype):
 
 
 def test_layouts_and_no_gradient_onto_the_weight(library):
-    x = torch.randn(6, 4, 8).transpose(0, 1).requires_grad_()
-    weight = torch.randn(8, 5).t()
+    generator = seeded("layouts")
+    x = normal(generator, 6, 4, 8).transpose(0, 1).requires_grad_()
+    weight = normal(generator, 8, 5).t()
     torch.testing.assert_close(linear(x, weight), F.linear(x, weight))
     linear(x, weight).sum().backward()
     assert weight.grad is None and x.grad is not None

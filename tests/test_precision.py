@@ -6,7 +6,7 @@ import copy
 
 import pytest
 import torch
-from inputs import refused
+from inputs import normal, refused, seeded
 
 import pez_fast
 from pez_fast.encoders import precision
@@ -62,7 +62,7 @@ def test_features_are_those_of_the_model_but_for_rounding(tiny_clip, truncate):
     assert second.dtype == torch.float32
     cosine = (first * second).sum(-1)
     assert (cosine > 0.995).all() and not torch.equal(first, second)
-    goal = torch.randn(5, first.shape[1])
+    goal = normal(seeded("goal"), 5, first.shape[1])
     gradients = [torch.autograd.grad((features * goal).sum(), hard)[0].flatten() for features in (first, second)]
     assert gradients[1].dtype == torch.float32 and torch.cosine_similarity(*gradients, dim=0) > 0.98
 
@@ -99,3 +99,29 @@ def test_a_compiled_tower_learns_the_same(tiny_clip, pictures):
     plain, compiled = (pez_fast.invert(pictures[0], tiny_clip, **options, compile=c) for c in (False, True))
     assert compiled.text_score == pytest.approx(plain.text_score, abs=0.05) and len(compiled.history) == 9
     assert compiled.history[0] == pytest.approx(plain.history[0], abs=1e-5)
+
+
+def test_compile_runs_the_tower_through_torch_compile(tiny_clip, pictures, monkeypatch):
+    """Once, and every step uses what it returned; without the option nothing is compiled."""
+    given, batches = [], []
+
+    def recorder(function, **settings):
+        given.append((function, settings))
+
+        def compiled(hard):
+            batches.append(tuple(hard.shape))
+            return function(hard)
+
+        return compiled
+
+    monkeypatch.setattr(torch, "compile", recorder)
+    options = {"prompt_len": 4, "steps": 8, "polish": 0}
+    plain = pez_fast.invert_batch(pictures[:2], tiny_clip, **options)
+    assert not given
+    results = pez_fast.invert_batch(pictures[:2], tiny_clip, **options, compile=True)
+    ((tower, settings),) = given
+    assert settings == {"dynamic": False}
+    assert batches == [(2, 4, 32)] * 9  # a projection before each update and after the last
+    hard = normal(seeded("embeddings"), 3, 4, 32)
+    assert torch.equal(tower(hard), tiny_clip.text_encoder(4)(hard))
+    assert [(r.ids, r.text_score, r.history) for r in results] == [(r.ids, r.text_score, r.history) for r in plain]

@@ -13,6 +13,7 @@ import pytest
 sys.path.append(str(Path(__file__).parents[1] / "benchmarks"))
 
 import sass
+import sass_loads
 
 
 def kernel(text: str) -> sass.Function:
@@ -192,37 +193,42 @@ def test_chain_and_rounds():
         STG.E [R6.64], R20
         EXIT
     """)
-    assert sass.longest_load_chain(made) == 3  # the load from shared memory waits for its address
-    assert sass.load_rounds(made) == 3
-    assert sass.loads_by_width(made) == {32: 2, 64: 1, 128: 1}
+    assert sass_loads.longest_load_chain(made) == 3  # the load from shared memory waits for its address
+    assert sass_loads.load_rounds(made) == 3
+    assert sass_loads.loads_by_width(made) == {32: 2, 64: 1, 128: 1}
 
 
 def test_shared_memory_is_not_looked_through():
     made = kernel("LDG.E R2, [R4.64]\n STS [R8], R2\n LDS R6, [R8]\n LDG.E R7, [R6]\n EXIT")
-    assert sass.longest_load_chain(made) == 1
+    assert sass_loads.longest_load_chain(made) == 1
 
 
 def test_loads_in_flight_together_are_one_round():
     apart = "LDG.E R2, [R10.64]\n FADD R1, R1, R2\n LDG.E R3, [R12.64]\n FADD R1, R1, R3\n EXIT"
     together = "LDG.E R2, [R10.64]\n LDG.E R3, [R12.64]\n FADD R1, R1, R2\n FADD R1, R1, R3\n EXIT"
-    assert [sass.load_rounds(kernel(text)) for text in (apart, together)] == [2, 1]
-    assert [sass.longest_load_chain(kernel(text)) for text in (apart, together)] == [1, 1]
+    assert [sass_loads.load_rounds(kernel(text)) for text in (apart, together)] == [2, 1]
+    assert [sass_loads.longest_load_chain(kernel(text)) for text in (apart, together)] == [1, 1]
 
 
 def test_each_loop_once():
     made = kernel("loop: LDG.E.64 R2, [R2.64]\n @P0 BRA loop\n EXIT")
-    assert sass.trips(made) == (1, 0)
+    assert sass_loads.trips(made) == (1, 0)
 
 
 def test_a_guard_is_waited_for():
     made = kernel("LDG.E R2, [R4.64]\n ISETP.NE.AND P0, PT, R2, RZ, PT\n @P0 LDG.E R3, [R6.64]\n EXIT")
-    assert sass.longest_load_chain(made) == 2
+    assert sass_loads.longest_load_chain(made) == 2
 
 
 def test_under_one_guard_the_new_value_is_seen():
     """R2 is an address again where it is read; only under another guard it may still be what was loaded."""
     text = "LDG.E.64 R2, [R2.64]\n @P0 MOV R2, R8\n @P0 MOV R3, R9\n {} LDG.E R4, [R2.64]\n EXIT"
-    assert [sass.longest_load_chain(kernel(text.format(guard))) for guard in ("@P0", "@P1", "@!P0", "")] == [1, 2, 2, 2]
+    assert [sass_loads.longest_load_chain(kernel(text.format(guard))) for guard in ("@P0", "@P1", "@!P0", "")] == [
+        1,
+        2,
+        2,
+        2,
+    ]
 
 
 def test_ways_that_exclude_one_another():
@@ -233,7 +239,7 @@ def test_ways_that_exclude_one_another():
         other: LDG.E.64 R4, [R2.64]
         end: EXIT
     """)
-    assert sass.trips(made) == (1, 0)
+    assert sass_loads.trips(made) == (1, 0)
 
 
 def test_subroutines_are_followed_from_where_they_are_called():
@@ -245,11 +251,11 @@ def test_subroutines_are_followed_from_where_they_are_called():
         sub: LDG.E R6, [R2.64]
         RET.REL.NODEC R20 0x0
     """)
-    assert sass.trips(made) == (3, 2)
+    assert sass_loads.trips(made) == (3, 2)
 
 
 def test_spills():
-    assert sass.spills(kernel("STL.64 [R1], R4\n LDL.LU R4, [R1]\n @!PT LDL R4, [R1]\n EXIT")) == 2
+    assert sass_loads.spills(kernel("STL.64 [R1], R4\n LDL.LU R4, [R1]\n @!PT LDL R4, [R1]\n EXIT")) == 2
 
 
 SOURCE = """
@@ -280,8 +286,8 @@ def test_what_nvcc_makes(arch, tmp_path):
     printed = subprocess.run(command, capture_output=True, text=True, check=True).stdout
     made = {("follow" if "follow" in f.name else "total"): f for f in sass.functions(printed.splitlines())}
     assert made["follow"].arch == arch
-    assert sass.trips(made["follow"]) == (3, 3) and sass.loads_by_width(made["follow"]) == {64: 3}
-    assert sass.longest_load_chain(made["total"]) == 1 and sass.loads_by_width(made["total"]) == {128: 1}
+    assert sass_loads.trips(made["follow"]) == (3, 3) and sass_loads.loads_by_width(made["follow"]) == {64: 3}
+    assert sass_loads.longest_load_chain(made["total"]) == 1 and sass_loads.loads_by_width(made["total"]) == {128: 1}
     (loop,) = sass.loops(made["total"])
     assert any(i.base == "MEMBAR" for i in made["total"].within(loop))
-    assert sass.main_loops(made["total"]) == [] and sass.spills(made["total"]) == 0
+    assert sass.main_loops(made["total"]) == [] and sass_loads.spills(made["total"]) == 0

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import ast
+from pathlib import Path
+
 import pytest
 import torch
 from inputs import DTYPES, each_impl, integers, normal, poisoned, refused, seeded
@@ -195,6 +198,34 @@ def test_operator_on_strided_arguments(impl, device):
     torch.library.opcheck(ops.splice, (template, hard.requires_grad_(), slots, owner, impl))
     torch.library.opcheck(ops.splice, (template[:1].expand(7, -1, -1), hard, slots, owner, impl))
     torch.library.opcheck(ops.splice_backward, (template, slots, owner, len(hard), impl))
+
+
+def test_implementations_take_what_the_operator_gives():
+    """In every file of that name, read and not imported: not all can be built everywhere."""
+    root = Path(__file__).parents[1]
+    files = [*(root / "pez_fast").glob("_*/splice.py"), root / "kernels" / "triton" / "splice.py"]
+    taken = {
+        path: {f.name: ast.unparse(f.args) for f in ast.parse(path.read_text()).body if isinstance(f, ast.FunctionDef)}
+        for path in files
+    }
+    assert len(taken) == len(ops.IMPLEMENTATIONS)
+    for path, functions in taken.items():
+        assert functions["splice"] == "template: Tensor, hard: Tensor, slots: Tensor, owner: Tensor", path
+        assert functions["splice_backward"] == "grad: Tensor, slots: Tensor, owner: Tensor, prompts: int", path
+
+
+@pytest.mark.parametrize("prompts_given", [True, False])
+def test_the_extension_takes_what_its_python_gives(prompts_given):
+    """No rows, so that nothing is launched where there is a GPU; where there is none, only the device is missing."""
+    extension = pytest.importorskip("pez_fast._C_cuda")
+    from pez_fast._cuda.splice import _spliced
+
+    template, hard, slots, owner = arguments("no rows")
+    spliced = _spliced(template, hard if prompts_given else None, slots, owner, 0)
+    try:
+        extension.splice(0, spliced, 0, 0)
+    except RuntimeError as error:  # a tuple that does not fit would be a TypeError
+        assert not torch.cuda.is_available() and str(error).startswith("splice: "), error
 
 
 GOOD = {

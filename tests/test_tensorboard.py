@@ -14,7 +14,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from test_cli import complaint, here, run, tiny  # noqa: F401
 
 import pez_fast
-from pez_fast.options import Progress
+from pez_fast.config import Progress
 from pez_fast.tensorboard import MOST, TensorBoard
 
 NAN = float("nan")

@@ -12,7 +12,6 @@ from inputs import (
     assert_exact,
     assert_level_with_the_best,
     case,
-    each_impl,
     hurting_pair,
     normal,
     oracle,
@@ -296,18 +295,3 @@ def test_graph(n):
         graph.replay()
         for got, want in zip(out, nearest_token(x, table, "triton"), strict=True):
             assert torch.equal(got, want)
-
-
-@each_impl
-def test_positions_are_added(impl, device):
-    if impl != "triton":
-        pytest.skip("an argument of this implementation alone")
-    from pez_fast._triton.splice import splice
-
-    g = seeded("positions")
-    for dtype in (torch.float32, torch.bfloat16, torch.float64):
-        template, hard, positions = normal(g, 3, 7, 10).to(dtype), normal(g, 2, 2, 10), normal(g, 7, 10)
-        slots, owner = torch.tensor([4, 1]), torch.tensor([1, 0, 1])
-        plain = splice(*(t.to(device) for t in (template, hard, slots, owner)))
-        added = splice(*(t.to(device) for t in (template, hard, slots, owner, positions)))
-        assert torch.equal(added, plain + positions.to(device, dtype))

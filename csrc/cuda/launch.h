@@ -43,15 +43,13 @@ cudaError_t nearest(const Matrix& x, const Vocabulary& v, const Prepared& p, con
 // What the launchers would choose on a card whose blocks may use so many bytes of shared memory: kernels and their dynamic part.
 std::vector<std::pair<std::string, int>> plans(int limit, int64_t width);
 
-struct Spliced {  // template or gradient (B, S, d) of any strides, in elements; hard (R, L, d) and added (S, d) contiguous
+struct Spliced {  // template or gradient (B, S, d) of any strides, in elements; hard (R, L, d) contiguous
   const void* base;
   Type type;
   int64_t row_stride, position_stride, column_stride;
   const void* hard;
   Type hard_type;
-  const void* added;  // or nullptr
-  Type added_type;
-  const int64_t *slot, *owner;                      // (L), (B)
+  const int64_t *slot, *owner;                     // (L), (B)
   int64_t rows, positions, width, prompts, slots;  // B, S, d, R, L
 };
 

@@ -36,13 +36,13 @@ pez::Matrix matrix(const MatrixTuple& m) {
 
 cudaStream_t stream(Address address) { return reinterpret_cast<cudaStream_t>(address); }
 
-// base, type, three strides; hard, its type; added or 0, its type; slots, owner; B, S, d, R, L
-using SplicedTuple = std::tuple<Address, int, std::array<int64_t, 3>, Address, int, Address, int, Address, Address, std::array<int64_t, 5>>;
+// base, type, three strides; hard or 0, its type; slots, owner; B, S, d, R, L
+using SplicedTuple = std::tuple<Address, int, std::array<int64_t, 3>, Address, int, Address, Address, std::array<int64_t, 5>>;
 
 pez::cuda::Spliced spliced(const SplicedTuple& s) {
-  const auto& [base, type, strides, hard, hard_type, added, added_type, slots, owner, sizes] = s;
-  return {at<void>(base),       pez::Type(type),     strides[0], strides[1],   strides[2], at<void>(hard), pez::Type(hard_type), at<void>(added),
-          pez::Type(added_type), at<int64_t>(slots), at<int64_t>(owner), sizes[0], sizes[1],   sizes[2],       sizes[3],             sizes[4]};
+  const auto& [base, type, strides, hard, hard_type, slots, owner, sizes] = s;
+  return {at<void>(base), pez::Type(type), strides[0], strides[1], strides[2], at<void>(hard), pez::Type(hard_type), at<int64_t>(slots), at<int64_t>(owner),
+          sizes[0],       sizes[1],        sizes[2],   sizes[3],   sizes[4]};
 }
 
 }  // namespace

@@ -39,12 +39,6 @@ __global__ void __launch_bounds__(kThreads) splice_kernel(Spliced s, T* out) {
     const bool inside = owner >= 0 && owner < s.prompts;  // nobody has looked: that would wait for the device
     for (int64_t k = threadIdx.x; k < s.width; k += kThreads) store(to + k, inside ? read(s.hard, s.hard_type, from + k) : double(NAN));
   }
-  if (s.added == nullptr) return;
-  for (int64_t k = threadIdx.x; k < s.width; k += kThreads) {  // each element by the thread that wrote it
-    T more;
-    store(&more, read(s.added, s.added_type, position * s.width + k));
-    store(to + k, double(to[k]) + double(more));
-  }
 }
 
 // One block: 128 columns of one prompt's slot. Sum is float or double; the rows that carry the prompt are added in ascending order. Bound by

@@ -32,7 +32,6 @@ def _splice_kernel(
     hard,
     slots,
     owner,
-    positions,
     out,
     rows,
     positions_length,
@@ -46,17 +45,14 @@ def _splice_kernel(
     stride_hd,
     stride_slots,
     stride_owner,
-    stride_ps,
-    stride_pd,
-    ADD: tl.constexpr,
     BLOCK_R: tl.constexpr,
     BLOCK_L: tl.constexpr,
     BLOCK_D: tl.constexpr,
 ):
-    """out[b, s] = hard[owner[b], l] where slots[l] == s, else template[b, s]; plus positions[s] if ADD.
+    """out[b, s] = hard[owner[b], l] where slots[l] == s, else template[b, s].
 
     One program: BLOCK_R of the `rows` = B S rows of out (B, S, d), which is contiguous, by BLOCK_D columns. S is
-    positions_length, L is length. Values are cast to out's dtype, then added.
+    positions_length, L is length. Values are cast to out's dtype.
     """
     dtype: tl.constexpr = out.dtype.element_ty
     row = tl.program_id(0).to(tl.int64) * BLOCK_R + tl.arange(0, BLOCK_R)
@@ -77,11 +73,6 @@ def _splice_kernel(
     source = hard + (prompt * stride_hr + slot * stride_hl)[:, None] + (column * stride_hd)[None, :]
     put = tl.load(source, mask=mask & (slot >= 0)[:, None], other=0.0)
     values = tl.where(free[:, None], kept, _cast(put, dtype))
-    if ADD:
-        source = positions + (s * stride_ps)[:, None] + (column * stride_pd)[None, :]
-        more = _cast(tl.load(source, mask=mask, other=0.0), dtype)
-        wide: tl.constexpr = tl.float64 if dtype == tl.float64 else tl.float32
-        values = _cast(values.to(wide) + more.to(wide), dtype)
     tl.store(out + row[:, None] * d + column[None, :], values, mask=mask)
 
 
@@ -134,10 +125,10 @@ def _splice_backward_kernel(
     tl.store(total + pair[:, None] * d + column[None, :], sums, mask=mask)
 
 
-def splice(template: Tensor, hard: Tensor, slots: Tensor, owner: Tensor, positions: Tensor | None = None) -> Tensor:
-    """Same as `out = template.clone(); out[:, slots] = hard[owner]`, then `out + positions.to(out.dtype)` if they are given.
+def splice(template: Tensor, hard: Tensor, slots: Tensor, owner: Tensor) -> Tensor:
+    """Same as `out = template.clone(); out[:, slots] = hard[owner]`.
 
-    template (B, S, d), hard (R, L, d), slots (L,), owner (B,), positions (S, d) -> (B, S, d) in the template's dtype.
+    template (B, S, d), hard (R, L, d), slots (L,), owner (B,) -> (B, S, d) in the template's dtype.
     """
     b, s, d = template.shape
     out = torch.empty(template.shape, dtype=template.dtype, device=template.device)
@@ -151,7 +142,6 @@ def splice(template: Tensor, hard: Tensor, slots: Tensor, owner: Tensor, positio
             hard,
             slots,
             owner,
-            out if positions is None else positions,
             out,
             b * s,
             s,
@@ -161,8 +151,6 @@ def splice(template: Tensor, hard: Tensor, slots: Tensor, owner: Tensor, positio
             *hard.stride(),
             *slots.stride(),
             *owner.stride(),
-            *((0, 0) if positions is None else positions.stride()),
-            ADD=positions is not None,
             BLOCK_R=block_r,
             BLOCK_L=BLOCK_L,
             BLOCK_D=block_d,

@@ -9,14 +9,11 @@ from pez_fast import _C_cuda
 from pez_fast._shared.memory import TYPES
 
 
-def splice(template: Tensor, hard: Tensor, slots: Tensor, owner: Tensor, positions: Tensor | None = None) -> Tensor:
-    """Same as the lines above, then `out + positions.to(out.dtype)` if they are given.
-
-    template (B, S, d), hard (R, L, d), slots (L,), owner (B,), positions (S, d) -> (B, S, d) in the template's dtype.
-    """
-    hard, added = hard.contiguous(), None if positions is None else positions.contiguous()
+def splice(template: Tensor, hard: Tensor, slots: Tensor, owner: Tensor) -> Tensor:
+    """template (B, S, d), hard (R, L, d), slots (L,), owner (B,) -> (B, S, d) in the template's dtype."""
+    hard = hard.contiguous()
     out = torch.empty(template.shape, dtype=template.dtype, device=template.device)
-    _launch(_C_cuda.splice, template, hard, added, slots, owner, hard.shape[0], out)
+    _launch(_C_cuda.splice, template, hard, slots, owner, hard.shape[0], out)
     return out
 
 
@@ -24,32 +21,20 @@ def splice_backward(grad: Tensor, slots: Tensor, owner: Tensor, prompts: int) ->
     """grad (B, S, d) -> (R, L, d): the gradient at the slots, summed over the rows of each owner in float32 or wider."""
     wide = torch.promote_types(grad.dtype, torch.float32)
     total = torch.empty(prompts, len(slots), grad.shape[2], dtype=wide, device=grad.device)
-    _launch(_C_cuda.splice_backward, grad, None, None, slots, owner, prompts, total)
+    _launch(_C_cuda.splice_backward, grad, None, slots, owner, prompts, total)
     return total
 
 
-def _launch(
-    kernel,
-    base: Tensor,
-    hard: Tensor | None,
-    added: Tensor | None,
-    slots: Tensor,
-    owner: Tensor,
-    prompts: int,
-    out: Tensor,
-) -> None:
+def _launch(kernel, base: Tensor, hard: Tensor | None, slots: Tensor, owner: Tensor, prompts: int, out: Tensor) -> None:
     slots, owner = slots.contiguous(), owner.contiguous()
-    given = [(0, 0) if t is None else (t.data_ptr(), TYPES[t.dtype]) for t in (hard, added)]
-    sizes = (*base.shape, prompts, len(slots))
-    spliced = (
-        base.data_ptr(),
-        TYPES[base.dtype],
-        base.stride(),
-        *given[0],
-        *given[1],
-        slots.data_ptr(),
-        owner.data_ptr(),
-        sizes,
-    )
+    spliced = _spliced(base, hard, slots, owner, prompts)
     with torch.cuda.device_of(base):
         kernel(base.device.index, spliced, out.data_ptr(), torch.cuda.current_stream(base.device).cuda_stream)
+
+
+def _spliced(base: Tensor, hard: Tensor | None, slots: Tensor, owner: Tensor, prompts: int) -> _C_cuda.Spliced:
+    """What the launchers take, as csrc/cuda/module.cpp lists it: base (B, S, d), and hard, slots and owner contiguous."""
+    given = (0, 0) if hard is None else (hard.data_ptr(), TYPES[hard.dtype])
+    rows, positions, width = base.shape
+    sizes = (rows, positions, width, prompts, len(slots))
+    return base.data_ptr(), TYPES[base.dtype], base.stride(), *given, slots.data_ptr(), owner.data_ptr(), sizes

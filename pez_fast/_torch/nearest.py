@@ -6,12 +6,14 @@ The scan compares unit rows. Both unit vectors are rounded to float32 (2^-24 rel
 adds at most d 2^-24, in whatever order, so a scanned cosine is within `scan_error(d)` of the true one. A token whose
 scanned cosine is more than twice that below the best scanned one cannot win; if one token is left it has won, and
 several are compared in float64, then (where that cannot tell either) in double-double, then exactly.
+
+On a device without float64 the scan runs there, on unit rows made on the CPU, and the CPU compares what the scan leaves.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import torch
@@ -48,7 +50,7 @@ def nearest(
     (unit,) = prepared
     found = torch.full((len(x),), -1, dtype=torch.int64, device=x.device)
     similarity = torch.full((len(x),), torch.nan, dtype=torch.float32, device=x.device)
-    with torch.autocast(x.device.type, enabled=False), _full_precision():
+    with _full_precision(x.device.type):
         for start in range(0, len(x), ROWS):
             part = slice(start, start + ROWS)
             _nearest_rows(x[part], weight, ids, unit, found[part], similarity[part], counts)
@@ -58,34 +60,38 @@ def nearest(
 def _nearest_rows(
     x: Tensor, weight: Tensor, ids: Tensor, unit: Tensor, found: Tensor, similarity: Tensor, counts: Tensor | None
 ) -> None:
+    x = settle.widely(x)
     finite = x.isfinite().all(-1)
     directed = (finite & (x != 0).any(-1)).nonzero()[:, 0]
-    winner = torch.where(finite, ids[0], -1)  # a zero row has cosine 0 with every token
-    cosine = torch.where(finite, 0, torch.nan).double()
+    winner = torch.where(finite, settle.widely(ids[0]), -1)  # a zero row has cosine 0 with every token
+    cosine = torch.where(finite, 0, torch.nan).float()
     if len(directed):
         x = x[directed]
-        q = settle.unit_rows(x).float()
+        q = settle.unit_rows(x).float().to(unit.device)
         rows, kept = settle.candidates(
             x, weight, ids, lambda start, stop: linear(q, unit[start:stop]), scan_error(x.shape[1])
         )
         if counts is not None:
-            several = (torch.bincount(rows, minlength=len(x)) > 1).sum()
-            counts += torch.stack([len(x) - several, several, torch.zeros_like(several)])
+            several = (torch.bincount(settle.widely(rows), minlength=len(x)) > 1).sum()
+            counts += torch.stack([len(x) - several, several, torch.zeros_like(several)]).to(counts.device)
         nearest_ids = settle.settle(x, weight, rows, ids[kept])
-        winner[directed], cosine[directed] = nearest_ids, settle.float64_cosine(x, weight[nearest_ids])
+        winner[directed] = nearest_ids
+        cosine[directed] = settle.float64_cosine(x, settle.gathered(weight, nearest_ids)).float()
     found.copy_(winner)
     similarity.copy_(cosine)
 
 
 @contextmanager
-def _full_precision() -> Iterator[None]:
+def _full_precision(device: str = "cpu") -> Iterator[None]:
     """The bound holds for float32 products, so not for TF32 or bfloat16 ones, which torch can be told to use instead."""
+    autocast = torch.autocast(device, enabled=False) if torch.amp.is_autocast_available(device) else nullcontext()
     backends: tuple[Any, ...] = (torch.backends.cuda.matmul, torch.backends.mkldnn.matmul)  # type: ignore[attr-defined]
     before = [b.fp32_precision for b in backends]
     try:
         for b in backends:
             b.fp32_precision = "ieee"
-        yield
+        with autocast:
+            yield
     finally:
         for b, p in zip(backends, before, strict=True):
             b.fp32_precision = p

@@ -11,6 +11,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from pez_fast.config import config_from
 from pez_fast.dataset.arrow import arrow
 from pez_fast.dataset.learning import ahead, learn_rows, read
 from pez_fast.dataset.manifest import check_manifest, configuration, ensure_manifest, model_part
@@ -19,7 +20,6 @@ from pez_fast.dataset.shards import Finished, ShardWriter, alone, scan
 from pez_fast.dataset.sources import Item, open_source
 from pez_fast.encoders import ClipEncoder
 from pez_fast.live import say
-from pez_fast.options import options_from
 
 
 @dataclass(frozen=True)
@@ -47,7 +47,7 @@ class Job:
     Args:
         source, column: as `open_source`.
         out: folder of the results; made if there is none, continued if there is one of the same configuration.
-        options: those of `pez_fast.tasks.Options`.
+        options: those of `pez_fast.SearchConfig`.
         batch_size: pictures learned at once.
         shard: "i/n": only every n-th picture, from the i-th on (0 to n - 1); for n runs that share the folder alone.
         workers: threads that read pictures ahead.
@@ -70,7 +70,7 @@ class Job:
         for name, value in (("batch_size", batch_size), ("workers", workers)):
             if not isinstance(value, int) or isinstance(value, bool) or value < 1:
                 raise ValueError(f"{name} must be a positive integer; got {value!r}")
-        self.batch_size, self.workers, self.options = batch_size, workers, options_from(options)
+        self.batch_size, self.workers, self.options = batch_size, workers, config_from(options)
         self.number, self.count = _shard(shard)
         arrow()
         opened = open_source(source, column)

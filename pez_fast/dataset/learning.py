@@ -10,11 +10,11 @@ from typing import Any, TypeVar
 
 from torch import Tensor
 
+from pez_fast.config import SearchConfig
 from pez_fast.dataset.shards import Row
 from pez_fast.encoders import ClipEncoder
-from pez_fast.images import load_image
+from pez_fast.images import image_or_error
 from pez_fast.learner import ROUND, Learner, State
-from pez_fast.options import Options
 from pez_fast.result import PromptResult
 
 LEARNED = ("prompt", "ids", "ids_score", "text_score", "steps")
@@ -22,21 +22,13 @@ T = TypeVar("T")
 U = TypeVar("U")
 
 
-def pixels_of(image: Any, clip: ClipEncoder) -> Tensor | str:
-    """What `load_image` takes -> (3, H, W) as the model wants it, or one sentence where it cannot be read."""
-    try:
-        return clip.preprocess(load_image(image))
-    except (ValueError, TypeError) as error:
-        return str(error)
-
-
 def read(item: Any, clip: ClipEncoder) -> Tensor | str:
-    """The same for an item of a data set."""
+    """An item of a data set -> (3, H, W) as the model wants it, or one sentence where it cannot be read."""
     try:
-        image = item.read()
+        source = item.read()
     except ValueError as error:
         return str(error)
-    return pixels_of(image, clip)
+    return image_or_error(source, clip.preprocess)
 
 
 def ahead(values: Sequence[T], work: Callable[[T], U], threads: int, most: int) -> Generator[tuple[T, U], None, None]:
@@ -62,7 +54,7 @@ def ahead(values: Sequence[T], work: Callable[[T], U], threads: int, most: int) 
 def learn_rows(
     items: Iterable[tuple[str, Tensor | str]],
     clip: ClipEncoder,
-    options: Options,
+    options: SearchConfig,
     together: int,
     callback: Callable[[float], object] | None = None,
 ) -> Iterator[list[Row]]:
@@ -120,7 +112,7 @@ def learn_rows(
         yield rows([])
 
 
-def learn_all(pixels: Sequence[Tensor | str], clip: ClipEncoder, options: Options) -> list[Row]:
+def learn_all(pixels: Sequence[Tensor | str], clip: ClipEncoder, options: SearchConfig) -> list[Row]:
     """`learn_rows` for pixels that are all there already: the rows in their order, with numbers for ids."""
     found = learn_rows([(str(k), p) for k, p in enumerate(pixels)], clip, options, max(1, len(pixels)))
     return sorted((row for rows in found for row in rows), key=lambda row: int(row["id"]))

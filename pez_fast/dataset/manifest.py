@@ -12,18 +12,18 @@ from typing import Any
 
 import torch
 
+from pez_fast.config import SearchConfig
 from pez_fast.dataset.shards import write_atomically
 from pez_fast.dataset.sources import Source, digest
 from pez_fast.encoders import ClipEncoder
 from pez_fast.encoders.precision import search_dtype
-from pez_fast.options import Options
 from pez_fast.version import __version__
 
 NAME = "_manifest.json"  # readers of Parquet folders pass over names that begin with _ or .
 _NO_EFFECT = {"batch_size", "callback", "every", "impl", "top_k"}  # every implementation finds the same tokens
 
 
-def configuration(source: Source, options: Options) -> dict[str, Any]:
+def configuration(source: Source, options: SearchConfig) -> dict[str, Any]:
     """All that decides on the results but the model: options and the data set, as plain values."""
     chosen = {
         k: v for k, v in dataclasses.asdict(options).items() if k not in _NO_EFFECT | {"dtype"}
@@ -31,7 +31,7 @@ def configuration(source: Source, options: Options) -> dict[str, Any]:
     return {**chosen, "banned": list(options.banned), **{f"source's {k}": v for k, v in source.identity.items()}}
 
 
-def model_part(clip: ClipEncoder, options: Options, device: str) -> dict[str, Any]:
+def model_part(clip: ClipEncoder, options: SearchConfig, device: str) -> dict[str, Any]:
     """The model's part: digests of weights, preprocessing and allowed tokens, and the type of device, which rounds its own way."""
     table = clip.table(options.vocabulary, options.banned)
     dtype = search_dtype(options.dtype, clip.dtype, table.dim, torch.device(device))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 import time
 from collections.abc import Sequence
 from datetime import timedelta
@@ -14,9 +13,14 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColum
 from rich.text import Text
 
 from pez_fast.dataset.shards import Row
-from pez_fast.live import one_line, say
+from pez_fast.live import one_line, say, stderr_is_terminal
 
 _SILENCE = 60.0  # seconds after which a finished batch is worth a line
+
+
+def last_prompt(rows: Sequence[Row], before: str = "") -> str:
+    """The prompt of the last row that has one; `before` where none has."""
+    return next((row["prompt"] for row in reversed(rows) if row.get("prompt")), before)
 
 
 class PlainBatchProgress:
@@ -43,12 +47,15 @@ class PlainBatchProgress:
 
     def add(self, rows: Sequence[Row]) -> None:
         """These are on the disk."""
-        self.finished += len(rows)
-        self.last = next((row["prompt"] for row in reversed(rows) if row.get("prompt")), self.last)
+        self._count(rows)
         now = time.monotonic()
         if self.finished >= self._next or now - self._said > _SILENCE:
             self._said, self._next = now, min(self.finished + -(-self.total // 10), self.total)
             say(f'{self.finished}/{self.total}  {self.speed()}  "{self.last}"')
+
+    def _count(self, rows: Sequence[Row]) -> None:
+        self.finished += len(rows)
+        self.last = last_prompt(rows, self.last)
 
     def speed(self, within: float = 0.0) -> str:
         """Rate of this run and time left; `within` pictures' worth of the current batch counts as done."""
@@ -85,8 +92,7 @@ class LiveBatchProgress(PlainBatchProgress):
         self._bar.update(self._task, completed=self.finished + self._within)
 
     def add(self, rows: Sequence[Row]) -> None:
-        self.finished += len(rows)
-        self.last = next((row["prompt"] for row in reversed(rows) if row.get("prompt")), self.last)
+        self._count(rows)
         self.within(0.0)
 
     def speed(self, within: float = 0.0) -> str:
@@ -110,5 +116,4 @@ class _Speed(ProgressColumn):
 
 def watch_batch(total: int, finished: int) -> PlainBatchProgress:
     """The one that suits stderr, to be entered as a context."""
-    terminal = sys.stderr is not None and sys.stderr.isatty() and not Console(stderr=True).is_dumb_terminal
-    return (LiveBatchProgress if terminal else PlainBatchProgress)(total, finished)
+    return (LiveBatchProgress if stderr_is_terminal() else PlainBatchProgress)(total, finished)

@@ -16,6 +16,11 @@ NAMES = ("image", "bytes", "path", "image_path", "file_name", "jpg", "png", "web
 _CHUNK, _CHUNKS = 32, 8  # rows decoded at once, and how many such chunks are kept for threads that come late
 
 
+def bytes_or_path(value: Any) -> Any:
+    """What a struct of bytes and path holds, as which Hugging Face's data sets hold pictures; any other value as it is."""
+    return value.get("bytes") or value.get("path") if isinstance(value, dict) else value
+
+
 @dataclass(frozen=True)
 class RowItem:
     """A picture in a row: `row` counts within the row group `group`."""
@@ -27,9 +32,7 @@ class RowItem:
     row: int
 
     def read(self) -> bytes | str:
-        value = _reader(self.path, self.column).value(self.group, self.row)
-        if isinstance(value, dict):  # as Hugging Face's data sets hold pictures
-            value = value.get("bytes") or value.get("path")
+        value = bytes_or_path(_reader(self.path, self.column).value(self.group, self.row))
         if not value:
             raise ValueError(f"row {self.id} holds no picture")
         return str(Path(self.path).parent / value) if isinstance(value, str) else value
