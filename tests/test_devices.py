@@ -290,7 +290,7 @@ def test_other_devices(kind):
     assert all(f"not on {kind}" in about["implementations"][impl] for impl in ("cuda", "cpu"))
 
 
-@pytest.mark.parametrize("impl", ["auto", "torch"])
+@pytest.mark.parametrize("impl", ["auto", *(i for i in ("cpu", "torch") if info("cpu")["implementations"][i] is True)])
 def test_the_choice_is_not_traced(impl, recwarn):
     """The compiler can follow neither an import nor a cache."""
     table, x = TokenTable(torch.eye(5)), torch.rand(3, 5, generator=seeded("traced"))

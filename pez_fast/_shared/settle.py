@@ -3,8 +3,8 @@
 Every implementation scans in its own way and hands the candidates that its scan could not tell apart to `settle`; where there
 are more of them than it has room for, it hands over the whole row to `exhaustive`.
 
-Some devices have no float64 (Apple's MPS). There the scan runs on the device, and all that is decided in float64 on the CPU, which
-gets the rows and the candidates' tokens. Elsewhere nothing moves.
+Some devices have no float64 (Apple's MPS). There the scan runs on the device, and the CPU decides in float64: it gets copies of the
+rows and of their candidates. Elsewhere nothing moves.
 """
 
 from __future__ import annotations
@@ -78,8 +78,8 @@ def candidates(
     """Every token of `ids` (K,) that may be the nearest of a row of x (N, d), as (row, position in ids).
 
     `score(start, stop)` gives the cosines (N, stop - start) with the tokens at these positions, each within `error` of the
-    true one: what is more than twice that below the best cannot win. They and the answer are on the device of `ids`; x may be on
-    its wide device.
+    true one: what is more than twice that below the best cannot win. They and the answer are on the device of `ids`, x is on
+    the wide device.
     """
     n, margin = len(x), 2 * error
     rows, kept = (torch.empty(0, dtype=torch.int64, device=ids.device) for _ in range(2))
@@ -100,7 +100,7 @@ def candidates(
         alive = scores >= best[rows] - margin
         rows, kept, scores = rows[alive], kept[alive], scores[alive]
         if len(rows) > CANDIDATES:  # many near ties: one winner a row stands for those met so far
-            winner = torch.searchsorted(widely(ids), widely(settle(x, weight, rows, ids[kept])))
+            winner = torch.searchsorted(widely(ids), settle(x, weight, rows, ids[kept]))
             present = torch.zeros(n, dtype=torch.bool, device=winner.device).index_fill_(0, widely(rows), True)
             rows, kept = (t.to(ids.device) for t in (present.nonzero()[:, 0], winner[present]))
             scores = best[rows]
@@ -108,17 +108,12 @@ def candidates(
 
 
 def settle(x: Tensor, weight: Tensor, rows: Tensor, tokens: Tensor) -> Tensor:
-    """The winner among each row's candidates, (N,) ids on the device of x (N, d); rows without a candidate get 0."""
-    home = x.device
-    x, rows, tokens = widely(x), widely(rows), widely(tokens)
-    winner = torch.zeros(len(x), dtype=torch.int64, device=x.device)
-    rows, tokens = _without_single(winner, rows, tokens)
-    return (_settled(x, weight, rows, tokens, winner) if len(rows) else winner).to(home)
-
-
-def _settled(x: Tensor, weight: Tensor, rows: Tensor, tokens: Tensor, winner: Tensor) -> Tensor:
-    """Write the winner of each row with several candidates; all but `weight` is on a wide device."""
+    """The winner among each row's candidates, (N,) ids; rows without a candidate get 0. x and the answer are on the wide device."""
     n, d = x.shape
+    winner = torch.zeros(n, dtype=torch.int64, device=x.device)
+    rows, tokens = _without_single(winner, widely(rows), widely(tokens))
+    if len(rows) == 0:
+        return winner
     cosine = torch.cat([float64_cosine(x[r], gathered(weight, t)) for r, t in _chunks(rows, tokens, d)])
     best = torch.full((n,), -torch.inf, dtype=torch.float64, device=x.device).scatter_reduce_(0, rows, cosine, "amax")
     near = cosine >= best[rows] - 2 * float64_error(d)
