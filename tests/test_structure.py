@@ -82,23 +82,7 @@ NEIGHBOURS = {
 CONSTANTS = {"__version__"}  # what any module may take from the package itself
 THIRD_PARTY = {0: {"torch", "triton"}, 1: {"torch"}, 2: {"torch"}}  # higher floors are bound by the quiet import alone
 MOST_LINES = 350
-SOURCE = {
-    ".py",
-    ".pyi",
-    ".c",
-    ".cc",
-    ".cpp",
-    ".cu",
-    ".cuh",
-    ".h",
-    ".hpp",
-    ".html",
-    ".css",
-    ".js",
-    ".sh",
-    ".toml",
-    ".md",
-}
+SOURCE = set(".py .pyi .c .cc .cpp .cu .cuh .h .hpp .html .css .js .sh .toml .md".split())
 
 
 def modules() -> dict[str, Path]:
