@@ -176,8 +176,8 @@ def takes_config(task: Callable[..., R]) -> Callable[..., R]:
         return task(**signature.bind(*arguments, **given).arguments)
 
     run.__signature__ = signature  # type: ignore[attr-defined]
-    lines = [f"        {p.name}: {explanation(p.name)} Default: {p.default!r}." for p in shared]
-    run.__doc__ = "\n".join([inspect.cleandoc(task.__doc__ or ""), "", "Options:", *(line[4:] for line in lines)])
+    lines = [f"    {p.name}: {explanation(p.name)} Default: {p.default!r}." for p in shared]
+    run.__doc__ = "\n".join([inspect.cleandoc(task.__doc__ or ""), "", "Options:", *lines])
     return run
 
 
