@@ -1,8 +1,9 @@
-"""Builds the extensions pez_fast._C (C++) and pez_fast._C_cuda (CUDA) with ninja; all else stands in pyproject.toml.
+"""Builds the extensions pez_fast._C (C++) and pez_fast._C_cuda (CUDA) with ninja; pyproject.toml holds everything else.
 
-PEZ_FAST_BUILD: "auto" (default) builds what this machine can build and says in one line what it cannot and why; "0" builds
-nothing; "cpu" builds the C++ extension or fails; "cuda" both or fails. CUDA code is built for TORCH_CUDA_ARCH_LIST, by
-default for what nvcc can build of 8.0;8.6;8.9;9.0a;10.0+PTX;12.0. No torch is needed: the extensions know addresses, not
+PEZ_FAST_BUILD says what is built. "auto" (the default) builds what this machine can build; for each extension that it
+cannot build, it prints one line with the reason. "0" builds nothing. "cpu" builds the C++ extension or fails. "cuda"
+builds both extensions or fails. TORCH_CUDA_ARCH_LIST says for which cards CUDA code is built; by default nvcc builds
+what it can of 8.0;8.6;8.9;9.0a;10.0+PTX;12.0. The build needs no torch, because the extensions take addresses and not
 tensors.
 """
 
@@ -15,7 +16,9 @@ import subprocess
 import sys
 import sysconfig
 from datetime import datetime, timezone
+from importlib import import_module
 from pathlib import Path
+from typing import Any
 
 from setuptools import Extension, setup
 from setuptools.command.build_ext import build_ext
@@ -25,12 +28,13 @@ CSRC = ROOT / "csrc"
 CHOICES = ("auto", "0", "cpu", "cuda")
 CXX_FLAGS = "-std=c++17 -O3 -DNDEBUG -fPIC -fvisibility=hidden -fno-math-errno -Wall -Wextra"
 CUDA_FLAGS = "-std=c++17 -O3 -DNDEBUG -Xcompiler -fPIC,-fvisibility=hidden -Xptxas -v -Wno-deprecated-gpu-targets"
-# Code for X.Y runs on X.Z with Z >= Y: 8.0 on 8.7, 10.0 on 10.3, 12.0 on 12.1. Code for 9.0a runs on 9.0 alone. Other
-# cards from 9.0 on (11.0, and what comes later) compile the PTX; it is of 9.0 at least: from there on kernels do more.
+# Code for X.Y runs on X.Z with Z >= Y: 8.0 on 8.7, 10.0 on 10.3, 12.0 on 12.1. Code for 9.0a runs on 9.0 alone. Every
+# other card from 9.0 on (11.0 and later ones) compiles the PTX. The PTX is of 9.0 at least, because the kernels do more
+# from 9.0 on.
 ARCHITECTURES = ("8.0", "8.6", "8.9", "9.0a", "10.0", "12.0")
-PTX = ("10.0", "9.0")  # the first of them that nvcc can build; 10.0 costs nothing beside its code
+PTX = ("10.0", "9.0")  # setup.py takes the first that nvcc can build; PTX of 10.0 costs nothing beside its code
 OLDEST_NVCC = (12, 0)
-FIRST_NVCC = {"10.0": "12.8", "12.0": "12.8"}  # where it is newer than the oldest
+FIRST_NVCC = {"10.0": "12.8", "12.0": "12.8"}  # architectures that need a newer nvcc than OLDEST_NVCC
 HOPPER_ONLY = "_sm90.cu"
 
 
@@ -46,7 +50,7 @@ HEADERS = sources("**/*.h", "**/*.cuh")
 
 
 class CannotBuild(Exception):
-    """Why: one line, and what a tool printed below it."""
+    """Says why in one line; the lines below it are what a tool printed."""
 
 
 def output(*command: str) -> str:
@@ -59,7 +63,7 @@ def first_line(*command: str) -> str:
 
 
 def release(version: str) -> tuple[int, int]:
-    """(13, 0) from what `nvcc --version` prints."""
+    """Reads (13, 0) from what `nvcc --version` prints."""
     match = re.search(r"release (\d+)\.(\d+)", version)
     if not match:
         raise CannotBuild(f"nvcc does not say its version: {version!r}")
@@ -67,21 +71,22 @@ def release(version: str) -> tuple[int, int]:
 
 
 def usable(version: str) -> str:
-    """The version of nvcc in words, if it is new enough."""
+    """Returns the version of nvcc in words; an nvcc that is too old raises CannotBuild."""
     if release(version) < OLDEST_NVCC:
         raise CannotBuild("nvcc {}.{} is too old: {}.{} is needed".format(*release(version), *OLDEST_NVCC))
     return "nvcc {}.{}".format(*release(version))
 
 
 def known(listed: str) -> set[str]:
-    """{"8.0", "10.0", …} from what `nvcc --list-gpu-arch` prints."""
+    """Reads {"8.0", "10.0", …} from what `nvcc --list-gpu-arch` prints."""
     return {f"{number[:-1]}.{number[-1]}" for number in re.findall(r"compute_(\d+)\b", listed)}
 
 
 def architectures(nvcc: str, can: set[str], wanted: str | None) -> tuple[list[tuple[str, str]], str]:
-    """[(number without the dot, "sm" for code or "compute" for PTX)], and a sentence on what is left out.
+    """Returns [(number without the dot, "sm" for code or "compute" for PTX)] and a sentence on what is left out.
 
-    `nvcc`: its name and version; `can`: what it can build; `wanted`: TORCH_CUDA_ARCH_LIST, all of which must be built."""
+    `nvcc` is its name and version, `can` is what it can build. `wanted` is TORCH_CUDA_ARCH_LIST; nvcc must be able to
+    build all of it."""
     if not (wanted or "").strip():
         out = [one for one in ARCHITECTURES if one.rstrip("a") not in can]
         ptx = next((one for one in PTX if one in can), None)
@@ -110,8 +115,115 @@ def code_flags(chosen: list[tuple[str, str]]) -> str:
 
 
 def serialised(printed: str) -> list[str]:
-    """The lines in which ptxas says that it serialises wgmma: the code is right, and several times slower."""
+    """Returns the lines in which ptxas says that it serialises wgmma: the code is right but several times slower."""
     return [line.strip() for line in printed.splitlines() if re.search(r"\bC75\d\d\b", line)]
+
+
+def find_compiler() -> str:
+    compiler = os.environ.get("CXX") or next((c for c in ("c++", "g++", "clang++") if shutil.which(c)), None)
+    if not compiler:
+        raise CannotBuild("there is no C++ compiler (c++, g++, clang++)")
+    return compiler
+
+
+def find_nvcc() -> str:
+    home = os.environ.get("CUDA_HOME") or "/usr/local/cuda"
+    nvcc = shutil.which("nvcc") or shutil.which("nvcc", path=f"{home}/bin")
+    if not nvcc:
+        raise CannotBuild("there is no nvcc, neither on the path nor in CUDA_HOME")
+    return nvcc
+
+
+def require_packages() -> None:
+    for name in ("pybind11", "ninja"):
+        try:
+            import_module(name)
+        except ImportError as missing:
+            raise CannotBuild(f"{missing.name} is not installed") from missing
+
+
+def chosen_architectures(nvcc: str) -> list[tuple[str, str]]:
+    """Returns what this nvcc builds, as `architectures` does; prints the sentence on what is left out."""
+    name = usable(output(nvcc, "--version"))
+    can = known(output(nvcc, "--list-gpu-arch"))
+    chosen, missing = architectures(name, can, os.environ.get("TORCH_CUDA_ARCH_LIST"))
+    if missing:
+        print(f"pez_fast: {missing}", file=sys.stderr)
+    return chosen
+
+
+def write_build_info(folder: Path, version: str, chosen: list[tuple[str, str]]) -> None:
+    """Writes build_info.h: the version of the compiler, the date and the architectures."""
+    names = " ".join(number + ("+PTX" if kind == "compute" else "") for number, kind in chosen)
+    (folder / "build_info.h").write_text(
+        f'#define PEZ_COMPILER "{version}"\n'
+        f'#define PEZ_BUILD_DATE "{datetime.now(timezone.utc):%Y-%m-%d}"\n'
+        f'#define PEZ_ARCHITECTURES "{names}"\n'
+    )
+
+
+def include_flags(folder: Path) -> str:
+    import pybind11
+
+    return f"-I{folder} -I{sysconfig.get_path('include')} -I{pybind11.get_include()} -I{CSRC}"
+
+
+def write_cxx_file(folder: Path, target: Path, files: list[str], compiler: str) -> list[str]:
+    """Writes build.ninja for a C++ extension, and returns the names of its objects."""
+    from ninja.ninja_syntax import Writer
+
+    compile_one = f"{compiler} {CXX_FLAGS} {include_flags(folder)} -MMD -MF $out.d -c $in -o $out"
+    shared = "-bundle -undefined dynamic_lookup" if sys.platform == "darwin" else "-shared"
+    with (folder / "build.ninja").open("w") as written:
+        ninja = Writer(written)
+        ninja.rule("cxx", compile_one, depfile="$out.d", deps="gcc")
+        ninja.rule("link", f"{compiler} {shared} $in -o $out")
+        objects = []
+        for name in files:
+            objects += ninja.build(f"{Path(name).name}.o", "cxx", str(ROOT / name))
+        write_goals(ninja, target, objects)
+    return objects
+
+
+def write_cuda_file(
+    folder: Path, target: Path, files: list[str], nvcc: str, chosen: list[tuple[str, str]]
+) -> list[str]:
+    """Writes build.ninja for a CUDA extension, and returns the names of its objects.
+
+    A source whose name ends in HOPPER_ONLY is built for 9.0a alone; without 9.0a it is left out."""
+    from ninja.ninja_syntax import Writer
+
+    hopper = [one for one in chosen if one[0] == "90a"]
+    define = "-DPEZ_SM90A" if hopper else ""
+    command = f"{nvcc} {CUDA_FLAGS} {define} {include_flags(folder)} $code -MMD -MF $out.d -c $in -o $out"
+    # What ptxas prints stays beside the object. A later build, which finds the object made, reads it again.
+    kept = f"{command} > $out.log 2>&1 || {{ cat $out.log; exit 1; }}"
+    with (folder / "build.ninja").open("w") as written:
+        ninja = Writer(written)
+        ninja.rule("nvcc", kept, depfile="$out.d", deps="gcc")
+        ninja.rule("link", f"{nvcc} -shared $in -o $out")
+        objects = []
+        for name in (file for file in files if hopper or not file.endswith(HOPPER_ONLY)):
+            code = code_flags(hopper if name.endswith(HOPPER_ONLY) else chosen)
+            objects += ninja.build(f"{Path(name).name}.o", "nvcc", str(ROOT / name), variables={"code": code})
+        write_goals(ninja, target, objects)
+    return objects
+
+
+def write_goals(ninja: Any, target: Path, objects: list[str]) -> None:
+    """Writes the two goals of a build: "objects" compiles, `target` links."""
+    ninja.build("objects", "phony", objects)
+    ninja.build(str(target), "link", objects)
+
+
+def run_ninja(folder: Path, goal: str, failure: str) -> None:
+    from ninja import BIN_DIR
+
+    command = [Path(BIN_DIR) / "ninja", "-C", folder, goal]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode:
+        sys.stderr.write(done.stdout + done.stderr)
+        raise CannotBuild(failure)
 
 
 class NinjaBuild(build_ext):
@@ -125,71 +237,35 @@ class NinjaBuild(build_ext):
             print(f"pez_fast: installed without {ext.name}, so impl={impl!r} is not usable: {reason}", file=sys.stderr)
 
     def _build(self, ext: Extension) -> None:
-        target, folder = Path(self.get_ext_fullpath(ext.name)).absolute(), Path(self.build_temp).absolute() / ext.name
-        cuda = ext.name.endswith("cuda")
         if sys.platform == "win32":
             raise CannotBuild("it is built by GCC or Clang, on Linux and macOS")
-        compiler = os.environ.get("CXX") or next((c for c in ("c++", "g++", "clang++") if shutil.which(c)), None)
-        if not compiler:
-            raise CannotBuild("there is no C++ compiler (c++, g++, clang++)")
-        home = os.environ.get("CUDA_HOME") or "/usr/local/cuda"
-        nvcc = shutil.which("nvcc") or shutil.which("nvcc", path=f"{home}/bin")
-        if cuda and not nvcc:
-            raise CannotBuild("there is no nvcc, neither on the path nor in CUDA_HOME")
-        try:
-            import pybind11
-            from ninja import BIN_DIR
-            from ninja.ninja_syntax import Writer
-        except ImportError as missing:
-            raise CannotBuild(f"{missing.name} is not installed") from missing
+        target, folder = Path(self.get_ext_fullpath(ext.name)).absolute(), Path(self.build_temp).absolute() / ext.name
+        compiler = find_compiler()  # nvcc needs it too
+        if ext.name.endswith("cuda"):
+            self._build_cuda(ext, find_nvcc(), folder, target)
+        else:
+            self._build_cxx(ext, compiler, folder, target)
+
+    def _build_cxx(self, ext: Extension, compiler: str, folder: Path, target: Path) -> None:
+        require_packages()
         folder.mkdir(parents=True, exist_ok=True)
         target.parent.mkdir(parents=True, exist_ok=True)
-        about, chosen = first_line(nvcc if cuda else compiler.split()[0], "--version"), []
-        if cuda:
-            name = usable(output(nvcc, "--version"))
-            can = known(output(nvcc, "--list-gpu-arch"))
-            chosen, missing = architectures(name, can, os.environ.get("TORCH_CUDA_ARCH_LIST"))
-            if missing:
-                print(f"pez_fast: {missing}", file=sys.stderr)
-        (folder / "build_info.h").write_text(
-            f'#define PEZ_COMPILER "{about}"\n'
-            f'#define PEZ_BUILD_DATE "{datetime.now(timezone.utc):%Y-%m-%d}"\n'
-            f'#define PEZ_ARCHITECTURES "{" ".join(n + ("+PTX" if kind == "compute" else "") for n, kind in chosen)}"\n'
-        )
-        includes = f"-I{folder} -I{sysconfig.get_path('include')} -I{pybind11.get_include()} -I{CSRC}"
-        hopper = [one for one in chosen if one[0] == "90a"]
-        names = [s for s in ext.sources if hopper or not s.endswith(HOPPER_ONLY)]
-        with (folder / "build.ninja").open("w") as file:
-            ninja = Writer(file)
-            ninja.rule(
-                "cxx", f"{compiler} {CXX_FLAGS} {includes} -MMD -MF $out.d -c $in -o $out", depfile="$out.d", deps="gcc"
-            )
-            define = "-DPEZ_SM90A" if hopper else ""
-            # What ptxas says stays beside the object, so that a build that finds it made reads it again.
-            command = f"{nvcc} {CUDA_FLAGS} {define} {includes} $code -MMD -MF $out.d -c $in -o $out"
-            kept = f"{command} > $out.log 2>&1 || {{ cat $out.log; exit 1; }}"
-            ninja.rule("nvcc", kept, depfile="$out.d", deps="gcc")
-            shared = "-bundle -undefined dynamic_lookup" if sys.platform == "darwin" else "-shared"
-            ninja.rule("link", f"{nvcc} -shared $in -o $out" if cuda else f"{compiler} {shared} $in -o $out")
-            objects = []
-            for name in names:
-                code = code_flags(hopper if name.endswith(HOPPER_ONLY) else chosen)
-                rule, variables = ("nvcc", {"code": code}) if cuda else ("cxx", None)
-                objects += ninja.build(f"{Path(name).name}.o", rule, str(ROOT / name), variables=variables)
-            ninja.build("objects", "phony", objects)
-            ninja.build(str(target), "link", objects)
-        self._ninja(Path(BIN_DIR) / "ninja", folder, "objects", f"{nvcc if cuda else compiler} failed")
-        logs = [(folder / f"{one}.log").read_text() for one in objects if cuda]
-        if lines := serialised("\n".join(logs)):
-            raise CannotBuild("\n  ".join(["ptxas serialises wgmma:", *lines]))
-        self._ninja(Path(BIN_DIR) / "ninja", folder, str(target), "the linker failed")
+        write_build_info(folder, first_line(compiler.split()[0], "--version"), [])
+        write_cxx_file(folder, target, ext.sources, compiler)
+        run_ninja(folder, "objects", f"{compiler} failed")
+        run_ninja(folder, str(target), "the linker failed")
 
-    @staticmethod
-    def _ninja(ninja: Path, folder: Path, goal: str, failure: str) -> None:
-        done = subprocess.run([ninja, "-C", folder, goal], capture_output=True, text=True, check=False)
-        if done.returncode:
-            sys.stderr.write(done.stdout + done.stderr)
-            raise CannotBuild(failure)
+    def _build_cuda(self, ext: Extension, nvcc: str, folder: Path, target: Path) -> None:
+        require_packages()
+        folder.mkdir(parents=True, exist_ok=True)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        chosen = chosen_architectures(nvcc)
+        write_build_info(folder, first_line(nvcc, "--version"), chosen)
+        objects = write_cuda_file(folder, target, ext.sources, nvcc, chosen)
+        run_ninja(folder, "objects", f"{nvcc} failed")
+        if lines := serialised("\n".join((folder / f"{one}.log").read_text() for one in objects)):
+            raise CannotBuild("\n  ".join(["ptxas serialises wgmma:", *lines]))
+        run_ninja(folder, str(target), "the linker failed")
 
 
 def main() -> None:

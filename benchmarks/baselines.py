@@ -1,8 +1,11 @@
-"""What the search is held against: other people's lines for the same question, each as its authors would write it.
+"""Holds other people's lines for the same question, each as its authors would write it.
 
-Every baseline takes a table weight (V, d) and queries x (N, d), both float32, prepares what may be prepared once, and gives the
-call that is timed: it returns ids (N,), or None where it computes less than the ids. Whatever depends on the queries alone is
-part of the call. None of them is exact; how many of their ids are wrong is measured beside their time.
+The benchmark holds the search against these lines.
+
+Every baseline takes a table weight (V, d) and queries x (N, d), both float32. It prepares what a user may prepare once,
+and gives the call that is timed. The call returns ids (N,), or None where it computes less than the ids. Whatever
+depends on the queries alone is part of the call. None of the baselines is exact; the benchmark counts their wrong ids
+beside their time.
 """
 
 from __future__ import annotations
@@ -18,12 +21,13 @@ import torch.nn.functional as F
 from torch import Tensor
 
 Call = Callable[[], Tensor | None]
-SCORES = {"cpu": 1 << 28, "cuda": 1 << 32}  # scores written at once: queries beyond are taken in parts, as anyone would
+# A baseline writes so many scores at once. It takes more queries in parts, as anyone would.
+SCORES = {"cpu": 1 << 28, "cuda": 1 << 32}
 
 
 @dataclass(frozen=True)
 class Baseline:
-    """How it is built, what it needs, and how many bytes an element of the table has where it is read."""
+    """Says how the call is built, what it needs, and how many bytes it reads for one element of the table."""
 
     build: Callable[[Tensor, Tensor], Call]
     scan_bytes: int
@@ -33,10 +37,10 @@ class Baseline:
 
     @property
     def whose(self) -> str:
-        return (self.build.__doc__ or "").strip()
+        return " ".join((self.build.__doc__ or "").split())
 
     def unavailable(self, device: str) -> str | None:
-        """Why it cannot run on this device, None where it can."""
+        """Says why the baseline cannot run on this device; returns None where it can."""
         if device not in self.devices:
             return f"runs on {' and '.join(self.devices)} alone"
         for name in self.needs:
@@ -68,6 +72,13 @@ def baseline(
     return add
 
 
+def usable_baselines(device: str, names: list[str] | None) -> tuple[list[str], dict[str, str]]:
+    """Returns those of the names (None: of all) that this device can run, and why it cannot run the others."""
+    reasons = {name: BASELINES[name].unavailable(device) for name in (BASELINES if names is None else names)}
+    left_out = {name: why for name, why in reasons.items() if why is not None}
+    return [name for name in reasons if name not in left_out], left_out
+
+
 def _naive(x: Tensor, weight: Tensor) -> Tensor:
     return (F.normalize(x, dim=-1) @ F.normalize(weight, dim=-1).T).argmax(-1)
 
@@ -85,13 +96,15 @@ def _in_parts(lines: Callable[[Tensor, Tensor], Tensor], x: Tensor, table: Tenso
 
 @baseline("naive")
 def naive(weight: Tensor, x: Tensor) -> Call:
-    """The three lines of the README: queries and table are normalised at every call, the scores are written out."""
+    """Runs the three lines of the README: every call normalises queries and table, and writes the scores out."""
     return _in_parts(_naive, x, weight)
 
 
 @baseline("original", needs=("sentence_transformers",), most_rows=4096)
 def original(weight: Tensor, x: Tensor) -> Call:
-    """The projection of the published PEZ code: the table is normalised at every call, then `semantic_search` of sentence-transformers."""
+    """Runs the projection of the published PEZ code.
+
+    Every call normalises the table, then calls `semantic_search` of sentence-transformers."""
     util = import_module("sentence_transformers.util")
 
     def search() -> Tensor:
@@ -104,13 +117,13 @@ def original(weight: Tensor, x: Tensor) -> Call:
 
 @baseline("cached-fp32")
 def cached_fp32(weight: Tensor, x: Tensor) -> Call:
-    """The same lines with the table normalised once, in float32."""
+    """Runs the naive lines with the table normalised once, in float32."""
     return _in_parts(_cached, x, F.normalize(weight, dim=-1))
 
 
 @baseline("cached-tf32", devices=("cuda",))
 def cached_tf32(weight: Tensor, x: Tensor) -> Call:
-    """As cached-fp32, its products in TF32."""
+    """Runs cached-fp32 with its products in TF32."""
     run = cached_fp32(weight, x)
 
     def search() -> Tensor | None:
@@ -132,27 +145,29 @@ def _tf32() -> Iterator[None]:
 
 @baseline("cached-bf16", scan_bytes=2)
 def cached_bf16(weight: Tensor, x: Tensor) -> Call:
-    """As cached-fp32, queries and table rounded to bfloat16."""
+    """Runs cached-fp32 with queries and table rounded to bfloat16."""
     return _in_parts(_cached, x, F.normalize(weight, dim=-1).bfloat16())
 
 
 @baseline("compiled-naive", needs=("c++",))
 def compiled_naive(weight: Tensor, x: Tensor) -> Call:
-    """torch.compile of the naive lines."""
+    """Runs torch.compile of the naive lines."""
     torch._dynamo.reset()
     return _in_parts(torch.compile(_naive, dynamic=False), x, weight)
 
 
 @baseline("compiled-cached", needs=("c++",))
 def compiled_cached(weight: Tensor, x: Tensor) -> Call:
-    """torch.compile of the lines with the table normalised once, in float32."""
+    """Runs torch.compile of the lines with the table normalised once, in float32."""
     torch._dynamo.reset()
     return _in_parts(torch.compile(_cached, dynamic=False), x, F.normalize(weight, dim=-1))
 
 
 @baseline("faiss", needs=("faiss",))
 def faiss_flat(weight: Tensor, x: Tensor) -> Call:
-    """`IndexFlatIP` of faiss over the unit rows: on the GPU where this faiss has GPUs, which then holds arrays of its own."""
+    """Searches `IndexFlatIP` of faiss over the unit rows.
+
+    On a GPU the search needs a faiss with GPU support, which then holds arrays of its own."""
     faiss = import_module("faiss")
     index = faiss.IndexFlatIP(weight.shape[1])
     if weight.device.type == "cuda":
@@ -167,7 +182,9 @@ def faiss_flat(weight: Tensor, x: Tensor) -> Call:
 
 @baseline("flash-kmeans", scan_bytes=2, needs=("flash_kmeans.assign_euclid_triton",), devices=("cuda",))
 def flash_kmeans(weight: Tensor, x: Tensor) -> Call:
-    """The assignment step of flash-kmeans (`cosine_assign_triton`): a fused scan in float16, no scores written, no rescoring."""
+    """Runs `cosine_assign_triton`, the assignment step of flash-kmeans.
+
+    It is a fused scan in float16, which writes no scores out and rescores nothing."""
     assign = import_module("flash_kmeans.assign_euclid_triton").cosine_assign_triton
     centroids = F.normalize(weight, dim=-1).half()[None]
     return lambda: assign(F.normalize(x, dim=-1).half()[None], centroids)[0].long()
@@ -175,17 +192,22 @@ def flash_kmeans(weight: Tensor, x: Tensor) -> Call:
 
 @baseline("cuvs", needs=("cuvs.neighbors.brute_force",), devices=("cuda",))
 def cuvs(weight: Tensor, x: Tensor) -> Call:
-    """`brute_force.search` of NVIDIA's cuVS by inner product over the unit rows."""
+    """Runs `brute_force.search` of NVIDIA's cuVS by inner product over the unit rows."""
     brute_force = import_module("cuvs.neighbors.brute_force")
     index = brute_force.build(F.normalize(weight, dim=-1), metric="inner_product")
-    return lambda: torch.as_tensor(brute_force.search(index, F.normalize(x, dim=-1), 1)[1], device=x.device)[
-        :, 0
-    ].long()
+
+    def search() -> Tensor:
+        found = brute_force.search(index, F.normalize(x, dim=-1), 1)[1]
+        return torch.as_tensor(found, device=x.device)[:, 0].long()
+
+    return search
 
 
 @baseline("cublas-fp16", scan_bytes=2, devices=("cuda",))
 def cublas_alone(weight: Tensor, x: Tensor) -> Call:
-    """cuBLAS's product alone, in float16, queries and table ready: no normalising, no argmax, no ids. The line to beat."""
+    """Runs cuBLAS's product alone, in float16, on unit rows that are ready.
+
+    The call normalises nothing, takes no argmax and returns no ids. It is the line to beat."""
     q, table = F.normalize(x, dim=-1).half(), F.normalize(weight, dim=-1).half()
 
     def product() -> None:

@@ -1,10 +1,10 @@
-"""Is a PEZ step replayed as a CUDA graph the same as the step run eagerly, to the bit?
+"""Checks that a PEZ step replayed as a CUDA graph gives the same bits as the step run eagerly.
 
     python benchmarks/captured.py --out captured.json
 
-One step: project the soft prompts, splice them into templates, the gradient of a loss, AdamW. Eager and replayed steps begin at the
-same prompts; after some steps the prompts, the ids met and the loss must be equal. Without a GPU (--device cpu) nothing is
-captured: the step runs twice.
+One step projects the soft prompts, splices them into templates, takes the gradient of a loss, and runs AdamW. Eager and
+replayed steps begin at the same prompts. After some steps the prompts, the ids of every step and the losses must be
+equal. Without a GPU (--device cpu) nothing is captured; the eager step runs twice.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ STEPS = 5
 
 
 class Loop:
-    """PEZ on prompts (R, L, d) whose target is a linear map of the spliced templates."""
+    """Runs PEZ on prompts (R, L, d); the loss is the squared distance of the spliced templates to a goal."""
 
     def __init__(self, impl: str, device: str, shape: tuple[int, int, int, int]) -> None:
         vocabulary, d, prompts, length = shape
@@ -41,7 +41,7 @@ class Loop:
         self.opt = PEZ(self.prompts, TokenTable(weight), impl=impl, capturable=device == "cuda")
 
     def step(self) -> tuple[Tensor, Tensor]:
-        """ids (R, L) and the loss before the update."""
+        """Returns ids (R, L) and the loss before the update."""
         hard, ids = self.opt.project()
         loss = (splice(self.template, hard, self.slots, self.owner, self.impl) - self.goal).square().sum()
         loss.backward()
@@ -60,7 +60,7 @@ class Loop:
                     value.zero_()
 
     def run(self, step: Callable[[], tuple[Tensor, Tensor]]) -> list[Tensor]:
-        """The ids and losses of STEPS steps from the start, and the prompts after them."""
+        """Runs STEPS steps from the start; returns their ids and losses, and the prompts after them."""
         self.reset()
         met = [t.clone() for _ in range(STEPS) for t in step()]
         return [*met, self.prompts.detach().clone()]

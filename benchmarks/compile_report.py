@@ -1,11 +1,12 @@
-"""What becomes of the Triton kernels on each chip: registers, spills, shared memory, loads, tensor-core instructions. Needs no GPU.
+"""The machine code of the Triton kernels on each chip: registers, spills, shared memory, loads. Needs no GPU.
 
     python benchmarks/compile_report.py --json benchmarks/results/triton_compile.json
 
-Every kernel is compiled ahead of time as the launches in `pez_fast._triton` would compile it, in the configurations that
-`tune.candidates` would choose by default; for most chips the scans and the decision only. Exits 1 where a kernel spills, takes
-more shared memory than the chip has, or scans without tensor cores. The chain is of loads that need what the one before it
-loaded, on the worst way through a kernel; what goes through shared memory, as the best key does, is not followed.
+It compiles every kernel ahead of time as the launches in `pez_fast._triton` would, in the default configurations of
+`tune.candidates`; for most chips only the scans and the decision. It exits with 1 if a kernel spills, takes more shared
+memory than the chip has, or scans without tensor cores. The chain is the number of loads that each need the result of
+the one before, on the worst path through a kernel; it does not follow values through shared memory, such as the best
+key.
 """
 
 from __future__ import annotations
@@ -37,7 +38,7 @@ from triton.tools.tensor_descriptor import TensorDescriptor
 from pez_fast._triton import nearest, splice, tune
 
 ARCHS = {"sm_80": (8, 0), "sm_86": (8, 6), "sm_89": (8, 9), "sm_90": (9, 0), "sm_100": (10, 0), "sm_120": (12, 0)}
-WHOLE = ("sm_80", "sm_90", "sm_100")  # of the others only kernels of these names:
+WHOLE = ("sm_80", "sm_90", "sm_100")  # on the other chips only kernels of these names:
 PART = re.compile("scan|decide")
 TENSOR_CORES = re.compile(r"wgmma\.mma_async|tcgen05\.mma|mma\.sync")
 POINTERS = {
@@ -52,7 +53,7 @@ POINTERS = {
 
 @dataclass
 class Launch:
-    """What determines a compiled kernel."""
+    """Everything that determines a compiled kernel."""
 
     function: JITFunction
     signature: dict[str, str]
@@ -61,7 +62,7 @@ class Launch:
     options: dict[str, Any]
 
 
-WORK: list[tuple[Launch, str]] = []  # what to compile, and for which chip
+WORK: list[tuple[Launch, str]] = []  # (what to compile, for which chip)
 
 
 @dataclass
@@ -88,7 +89,7 @@ class Compiled:
 
 
 def specialised(function: JITFunction, args: tuple, options: dict[str, Any]) -> Launch:
-    """A launch with these arguments, specialised to them as Triton does when it runs."""
+    """The launch with these arguments, specialised to them as Triton does at run time."""
     given = {
         **dict(zip(function.arg_names, args, strict=False)),
         **{k: v for k, v in options.items() if k in function.arg_names},
@@ -119,7 +120,7 @@ def specialised(function: JITFunction, args: tuple, options: dict[str, Any]) -> 
 
 @contextmanager
 def recorded(launches: list[Launch]) -> Iterator[None]:
-    """Kernels are not run: what they would be run with is noted."""
+    """Notes the arguments of each kernel instead of running it."""
     run = JITFunction.run
 
     def note(self, *args, grid, warmup, **options):
@@ -137,7 +138,7 @@ def recorded(launches: list[Launch]) -> Iterator[None]:
 def launches(
     capability: tuple[int, int], rows: list[int], widths: list[int], dtypes: list[torch.dtype], tokens: int
 ) -> list[Launch]:
-    """Everything that searches and splices of these sizes launch on such a chip."""
+    """All launches of searches and splices of these sizes on such a chip."""
     met: list[Launch] = []
     before = tune.configuration, tune.multiprocessors, tune.capability
     tune.configuration = lambda device, n, d, tokens, launch: tune.candidates(capability, n)[0]
@@ -196,7 +197,7 @@ def compiled(launch: Launch, arch: str) -> Compiled:
 
 
 def compiled_at(number: int) -> Compiled:
-    """For other processes: a kernel cannot be sent to one, but it has those from before it was forked."""
+    """For other processes: a kernel cannot be sent to a process, but a forked process has the kernels."""
     return compiled(*WORK[number])
 
 

@@ -1,4 +1,7 @@
-"""`pytest benchmarks --benchmark-only`, with `--device cuda` and `--big`: quick looks while a kernel is worked on."""
+"""Serves `pytest benchmarks --benchmark-only`: quick times while one works on a kernel.
+
+`--device cuda` and `--big` choose the device and the size.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +14,7 @@ from nearest import Setting
 
 from pez_fast import info
 
-ROWS = {False: (16, 256), True: (16, 1024, 4096)}  # by --big
+ROWS = {False: (16, 256), True: (16, 1024, 4096)}  # the key is --big
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -44,7 +47,7 @@ def setting(device: str, big: bool) -> Setting:
 
 @pytest.fixture
 def usable(device: str) -> Callable[[str], None]:
-    """Skips the test where an implementation cannot run."""
+    """Returns a function that skips the test where an implementation cannot run."""
 
     def check(impl: str) -> None:
         reason = info(device)["implementations"][impl]
@@ -56,7 +59,7 @@ def usable(device: str) -> Callable[[str], None]:
 
 @pytest.fixture
 def measure(benchmark: Any, device: str) -> Callable[[str, Callable[[], Any]], None]:
-    """Times a call, in a group with those it is to be compared with, until the GPU is done."""
+    """Returns a function that times a call until the GPU is done; the calls of a group are compared."""
 
     def run(group: str, call: Callable[[], Any]) -> None:
         def synchronised() -> None:

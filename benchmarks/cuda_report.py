@@ -1,9 +1,10 @@
-"""What the CUDA extension is made of on each chip: registers, stack, shared memory, what its code does. Needs no GPU.
+"""The machine code of the CUDA extension on each chip: registers, stack, shared memory, instructions. Needs no GPU.
 
     PEZ_FAST_BUILD=cuda pip install -e . && python benchmarks/cuda_report.py --json benchmarks/results/cuda_build.json
 
-Exits 1 where a kernel is missing, spills, multiplies without tensor cores, does not copy asynchronously, has a fence of
-the whole device in a main loop, takes more shared memory than a card has, or more instructions or loads than STATED.
+Exits with 1 if a kernel is missing, spills, multiplies without tensor cores, does not copy asynchronously, has a fence
+of the whole device in a main loop, takes more shared memory than a card has, or has more instructions or loads than
+EXPECTED.
 """
 
 from __future__ import annotations
@@ -28,25 +29,25 @@ from tables import aligned
 COUNTED = re.compile(r"HGMMA|HMMA|UTMALDG|LDGSTS|LDSM")
 
 
-class Stated(NamedTuple):
-    """What a kernel must be."""
+class Expected(NamedTuple):
+    """What the machine code of a kernel must be."""
 
     needs: tuple[str, ...] = ()
-    spills: bool = True  # it may
-    scores: int = 0  # that a thread holds of a tile …
-    instructions: float = 0  # … and instructions for each, at most
-    chain: int | None = None  # of loads that depend on one another, at most
+    spills: bool = True  # whether it may spill
+    scores: int = 0  # scores of a tile that a thread holds
+    instructions: float = 0  # the most instructions for each score
+    chain: int | None = None  # the most loads that depend on one another
 
 
-STATED = {
-    "nearest_query": Stated(spills=False),
-    "nearest_few": Stated(("HMMA", "LDGSTS"), spills=False),
-    "nearest_scan_sm80": Stated(("HMMA", "LDGSTS"), spills=False, scores=64, instructions=3.5),
-    "nearest_scan_sm90": Stated(("HGMMA", "UTMALDG"), spills=False, scores=128, instructions=3.0),
-    "nearest_decide": Stated(chain=4),
-    "nearest_decide d": Stated(),  # any types and strides
-    "splice": Stated(),
-    "splice_backward": Stated(),
+EXPECTED = {
+    "nearest_query": Expected(spills=False),
+    "nearest_few": Expected(("HMMA", "LDGSTS"), spills=False),
+    "nearest_scan_sm80": Expected(("HMMA", "LDGSTS"), spills=False, scores=64, instructions=3.5),
+    "nearest_scan_sm90": Expected(("HGMMA", "UTMALDG"), spills=False, scores=128, instructions=3.0),
+    "nearest_decide": Expected(chain=4),
+    "nearest_decide d": Expected(),  # any types and strides
+    "splice": Expected(),
+    "splice_backward": Expected(),
 }
 KIB = 1 << 10
 CARDS = {  # compute capability: shared memory that a block may ask for
@@ -81,13 +82,13 @@ class Kernel:
     loads: dict[int, int] = field(default_factory=dict)
 
     @property
-    def stated(self) -> Stated:
-        return STATED.get(self.name) or STATED.get(self.name.split()[0]) or Stated()
+    def expected(self) -> Expected:
+        return EXPECTED.get(self.name) or EXPECTED.get(self.name.split()[0]) or Expected()
 
     @property
     def per_score(self) -> float | None:
-        """Instructions of the epilogue, where that is made of scores."""
-        scores = self.stated.scores
+        """Instructions of the epilogue for each score."""
+        scores = self.expected.scores
         return None if self.epilogue is None or not scores else round(self.epilogue / scores, 2)
 
     @property
@@ -96,26 +97,26 @@ class Kernel:
         return int(number[:-1]), int(number[-1])
 
     def runs(self, card: tuple[int, int]) -> bool:
-        """As it is, or compiled from PTX of the same source; what is made for one chip (sm_90a) runs nowhere else."""
+        """Whether a card runs this code, or its PTX compiled. Code for one chip (sm_90a) runs nowhere else."""
         return self.capability == card if self.arch.endswith("a") else self.capability <= card
 
     def faults(self) -> list[str]:
         """What is wrong with it, in words."""
-        stated, wrong = self.stated, [f"has a fence in a main loop: {fence}" for fence in self.fences]
-        if not stated.spills and (self.stack_bytes or self.spills):
+        expected, wrong = self.expected, [f"has a fence in a main loop: {fence}" for fence in self.fences]
+        if not expected.spills and (self.stack_bytes or self.spills):
             wrong.append(f"spills: {self.stack_bytes} bytes of stack, {self.spills} instructions")
-        wrong += [f"holds no {name}" for name in stated.needs if not self.instructions.get(name)]
-        if stated.scores and self.per_score is None:
+        wrong += [f"holds no {name}" for name in expected.needs if not self.instructions.get(name)]
+        if expected.scores and self.per_score is None:
             wrong.append("has no epilogue that could be found")
-        elif stated.scores and self.per_score > stated.instructions:
-            wrong.append(f"takes {self.per_score} instructions for a score; {stated.instructions} are stated")
-        if stated.chain is not None and self.chain > stated.chain:
-            wrong.append(f"has a chain of {self.chain} dependent loads; {stated.chain} are stated")
+        elif expected.scores and self.per_score > expected.instructions:
+            wrong.append(f"takes {self.per_score} instructions for a score; {expected.instructions} are expected")
+        if expected.chain is not None and self.chain > expected.chain:
+            wrong.append(f"has a chain of {self.chain} dependent loads; {expected.chain} are expected")
         return wrong
 
 
 def shared_faults(kernels: list[Kernel], plans: Plans) -> list[str]:
-    """Where what the launches ask for, with what a kernel has anyway, is more than a card gives to a block."""
+    """Where static and dynamic shared memory of a launch exceed what a card gives to a block."""
     wrong = []
     for card, limit in CARDS.items():
         on = "{}.{}".format(*card)
@@ -136,7 +137,7 @@ def shared_faults(kernels: list[Kernel], plans: Plans) -> list[str]:
 def all_faults(kernels: list[Kernel], plans: Plans | None) -> list[str]:
     faults = [f"{k.name} on {k.arch} {fault}" for k in kernels for fault in k.faults()]
     present = {name for k in kernels for name in (k.name, k.name.split()[0])}
-    faults += [f"there is no {name}" for name in STATED if name not in present]
+    faults += [f"there is no {name}" for name in EXPECTED if name not in present]
     if plans is None:
         return [*faults, "the extension does not say how much shared memory its launches take: it has no plans()"]
     return faults + shared_faults(kernels, plans)
@@ -152,19 +153,19 @@ def tool(name: str, *options: str) -> Iterable[str]:
 
 
 def readable(mangled: str) -> str:
-    """_ZN3pez…nearest_few_kernelILi16ELi4EE… -> nearest_few 16 4; types of a template by their letters or names."""
+    """_ZN3pez…nearest_few_kernelILi16ELi4EE… -> nearest_few 16 4; a template's types become their letters or names."""
     match = re.search(r"\d+((?:nearest|splice)\w*?)_kernel(?:I(.*?)E(?:Ev|v))?", mangled)
     if not match:
         return mangled
     found = re.findall(r"L[ib](\d+)E|NS_\d+(\w+?)E|(__half|__nv_bfloat16|[fd])|(S\d*_)", match[2] or "")
     words: list[str] = []
-    for number, name, kind, again in found:  # S_, S1_, …: a type that was named before
+    for number, name, kind, again in found:  # S_, S1_, … repeat an earlier type
         words.append(number or name or kind or (words[-1] if words else again))
     return " ".join([match[1], *words])
 
 
 def read(usage: Iterable[str], code: Iterable[str]) -> list[Kernel]:
-    """From what cuobjdump prints with --dump-resource-usage and with --dump-sass."""
+    """Read what cuobjdump prints with --dump-resource-usage and with --dump-sass."""
     found: dict[tuple[str, str], Kernel] = {}
     arch = name = ""
     for line in usage:
@@ -176,7 +177,7 @@ def read(usage: Iterable[str], code: Iterable[str]) -> list[Kernel]:
             numbers = {key: int(value) for key, value in re.findall(r"(REG|STACK|SHARED|LOCAL):(\d+)", line)}
             stack = numbers["STACK"] + numbers["LOCAL"]
             kernel = Kernel(readable(name), arch, numbers["REG"], stack, numbers["SHARED"])
-            if kernel.capability >= (9, 0):  # a KiB of the driver's is counted there, which limits leave out
+            if kernel.capability >= (9, 0):  # cuobjdump counts a KiB of the driver's there; the limits do not
                 kernel.shared_bytes = max(0, kernel.shared_bytes - KIB)
             found[arch, name] = kernel
     for function in sass.functions(code):
@@ -185,8 +186,8 @@ def read(usage: Iterable[str], code: Iterable[str]) -> list[Kernel]:
         counts = Counter(one.base for one in function.instructions if COUNTED.fullmatch(one.base))
         kernel.instructions, kernel.spills = dict(sorted(counts.items())), sass_loads.spills(function)
         kernel.fences, kernel.loads = sass.fences_in_main_loops(function), sass_loads.loads_by_width(function)
-        kernel.epilogue = sass.epilogue_instructions(function) if kernel.stated.scores else None
-        kernel.chain, kernel.rounds = sass_loads.trips(function)
+        kernel.epilogue = sass.epilogue_instructions(function) if kernel.expected.scores else None
+        kernel.chain, kernel.rounds = sass_loads.load_chain_and_rounds(function)
     return sorted(found.values(), key=lambda k: (k.name, k.arch))
 
 

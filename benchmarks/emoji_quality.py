@@ -1,10 +1,10 @@
-"""Quality of learned prompts on held-out pictures whose right answer is known, beside the plain port of the original.
+"""Quality of learned prompts on held-out images whose right answer is known, beside the plain port of the original.
 
     python benchmarks/emoji_quality.py --out benchmarks/results/emoji_quality.json
 
-The pictures (`benchmarks/heldout/`) show one emoji each, on the one background colour that the bundled model never saw it
+The images (`benchmarks/heldout/`) show one emoji each, on the one background colour that the bundled model never saw it
 on. A prompt counts for the name if it holds a word of it, for the colour if it holds the colour's name. The plain port
-(`pez_fast.reference.optimize_prompt`) learns from the whole vocabulary as the original does, one picture at a time, for the same
+(`pez_fast.reference.optimize_prompt`) learns from the whole vocabulary as the original does, one image at a time, for the same
 number of steps.
 """
 
@@ -23,7 +23,7 @@ from torch import Tensor
 
 import pez_fast
 from pez_fast import reference
-from pez_fast.encoders import ClipEncoder
+from pez_fast.models import ClipEncoder
 
 HELD_OUT = Path(__file__).parent / "heldout"
 SMALL_WORDS = {"a", "and", "at", "for", "in", "of", "on", "the", "with", "&"}
@@ -36,7 +36,7 @@ def names_in(prompt: str, name: str) -> bool:
 
 
 def held_out(count: int) -> tuple[list[dict], list[Image.Image]]:
-    """Labels and pictures."""
+    """Labels and images."""
     labels = json.loads((HELD_OUT / "labels.json").read_text())[:count]
     return labels, [Image.open(HELD_OUT / label["file"]).convert("RGB") for label in labels]
 
@@ -59,7 +59,7 @@ def summary(
     either = [a or b for a, b in zip(name, colour, strict=True)]
     row = {
         "name": who,
-        "pictures": len(prompts),
+        "images": len(prompts),
         "name_share": sum(name) / len(name),
         "colour_share": sum(colour) / len(name),
         "name_or_colour_share": sum(either) / len(name),
@@ -77,15 +77,15 @@ def summary(
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", default="emoji")
-    parser.add_argument("--pictures", type=int, default=100)
+    parser.add_argument("--images", type=int, default=100)
     parser.add_argument("--steps", type=int, default=300)
     parser.add_argument("--restarts", type=int, nargs="+", default=[1])
-    parser.add_argument("--polish", type=int, default=32, help="rounds behind the search")
+    parser.add_argument("--refine", type=int, default=32, help="rounds behind the search")
     parser.add_argument("--no-plain", action="store_true", help="leave the plain port out")
     parser.add_argument("--out", type=Path)
     args = parser.parse_args()
 
-    labels, images = held_out(args.pictures)
+    labels, images = held_out(args.images)
     clip = pez_fast.load_clip(args.model)
     targets = clip.encode_images(images)
 
@@ -97,7 +97,7 @@ def main() -> None:
     for restarts in args.restarts:
         begun = time.perf_counter()
         found = pez_fast.invert_batch(
-            images, clip, prompt_len=16, steps=args.steps, seed=0, restarts=restarts, polish=args.polish
+            images, clip, prompt_len=16, steps=args.steps, seed=0, restarts=restarts, refine=args.refine
         )
         rows.append(
             summary(
@@ -118,7 +118,7 @@ def main() -> None:
         scores = [trace.best_score for trace in traces]
         rows.append(summary("plain port", prompts, labels, scores, cosines(prompts), time.perf_counter() - begun))
     if args.out:
-        write(args.out, {"steps": args.steps, "polish": args.polish, "prompt_len": 16, "rows": rows})
+        write(args.out, {"steps": args.steps, "refine": args.refine, "prompt_len": 16, "rows": rows})
 
 
 if __name__ == "__main__":

@@ -1,16 +1,16 @@
-"""All that only a GPU can tell, in three calls of under ten minutes, without a network, without installing the package.
+"""Everything that only a GPU can tell, in three calls of under ten minutes, without network or installation.
 
     python benchmarks/hardware.py --call A --out $OUT --commit 1a2b3c4    build, smoke, times, graphs, kernels, targets
     python benchmarks/hardware.py --call B --out $OUT --commit 1a2b3c4    stages, parity, tests, compute-sanitizer
     python benchmarks/hardware.py --call C --out $OUT --commit 1a2b3c4    tuned, whole steps, quality, more baselines
     python benchmarks/hardware.py --rehearse --out FOLDER                 anywhere: all three, on a CPU with tiny shapes
 
-Every call builds the extensions, so each may run on a fresh machine; packages that it lacks (for C open_clip_torch,
-ftfy, wcwidth) come in a folder: --wheels DIR. What comes back is hardware_A.json, written after every piece of a step,
-and hardware_A.log, all that was printed. Each implementation is measured in processes of its own with time limits. The
-step "smoke" comes first: what crashes, hangs or raises there is struck from the others, with the reason; what finds
-wrong ids is marked, timed all the same, and its stages are looked at. `--inject torch=wrong` (crash, raise, hang)
-rehearses that.
+Every call builds the extensions, so each may run on a fresh machine. --wheels DIR names a folder of packages that the
+machine lacks (for C open_clip_torch, ftfy, wcwidth). The results are hardware_A.json, written after every piece of a
+step, and hardware_A.log, everything that was printed. Each implementation is measured in processes of its own with time
+limits. The step "smoke" comes first: an implementation that crashes, hangs or raises there is struck from the other
+steps, with the reason; one that finds wrong ids is marked, is timed all the same, and its stages are examined.
+`--inject torch=wrong` (crash, raise, hang) rehearses that.
 """
 
 from __future__ import annotations
@@ -54,12 +54,12 @@ CALLS = {
         steps.more_engine,
     ],
 }
-ALWAYS = ("build", "provenance", "smoke")  # the other steps need to know what they find
+ALWAYS = ("build", "provenance", "smoke")  # the other steps need their results
 FAULTS = ("wrong", "crash", "raise", "hang")
 
 
 def perform(s: Session, chosen: list[str] | None) -> bool:
-    """The steps of a call, each written piece by piece; whether anything could run."""
+    """Run the steps of a call, each written piece by piece; returns whether anything could run."""
     for step in CALLS[s.results["call"]]:
         name = step.__name__
         if chosen and name not in (*chosen, *ALWAYS):
@@ -84,7 +84,7 @@ def perform(s: Session, chosen: list[str] | None) -> bool:
 
 
 def told(pieces: dict[str, Any]) -> str:
-    """What of a step did not go well, a line for each."""
+    """What went wrong in a step, one line for each problem."""
     plain = [key for key in ("skipped", "error", "why_not") if key in pieces]
     lines = [f"{key}: {str(pieces[key]).splitlines()[-1][:160]}" for key in plain]
     for key, piece in pieces.items():
@@ -100,7 +100,7 @@ def told(pieces: dict[str, Any]) -> str:
 
 
 def summary(s: Session) -> None:
-    """The targets as a table, and what is struck or wrong."""
+    """The targets as a table, and the implementations that are struck or wrong."""
     for kind in ("struck", "wrong"):
         for impl, reason in s.results[kind].items():
             print(f"{kind}: {impl}: {reason}")
@@ -119,7 +119,7 @@ def summary(s: Session) -> None:
 
 
 def ended(number: int, frame: object) -> None:
-    """By whoever called us: the children, which have groups of their own, must end too."""
+    """Handles a signal from the caller: the children, which have process groups of their own, must end too."""
     raise SystemExit(128 + number)
 
 

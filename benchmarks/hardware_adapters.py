@@ -1,7 +1,8 @@
-"""How each implementation is asked for the stages of its search, and how its keys are read: nothing else knows that.
+"""Adapters: they return the stages of each implementation's search and read its keys; no other module does.
 
-An adapter is made for a table. `query(x)` gives query (np, dp) fp16, error (np,) float32, norm (np,) float64 and state
-(np,) int32; `keys(x)` gives (n, tiles, 2) int32 bits, the better key of a tile first; `score` and `group` read these.
+An adapter is made for a table. `query(x)` returns query (np, dp) fp16, error (np,) float32, norm (np,) float64 and
+state (np,) int32. `keys(x)` returns (n, tiles, 2) int32 bits, the better key of a tile first; `score` and `group` read
+these.
 """
 
 from __future__ import annotations
@@ -13,21 +14,22 @@ import torch
 from torch import Tensor
 
 from pez_fast import TokenTable
-from pez_fast._shared import halves, settle
+from pez_fast._shared import halves, resolve_ties
 from pez_fast.ops import IMPLEMENTATIONS
 
 TILE = 128  # tokens of a tile
-PADDED, WIDTH = 512, 64  # tokens and elements to whose multiple the table is padded: any implementation's tiles fit
+# Tokens and elements are padded to these multiples, which fit the tiles of every implementation.
+PADDED, WIDTH = 512, 64
 
 
 def groups_of_lanes() -> Tensor:
-    """(32, 4): the tokens of a tile's groups. Group 4 p + t has those whose scores lane t of four has accumulated."""
+    """(32, 4): the tokens of a tile's groups. Lane t of a quad accumulates the scores of groups 4 p + t."""
     p, t = torch.arange(8)[:, None, None], torch.arange(4)[None, :, None]
     return (16 * p + 2 * t + torch.tensor([0, 1, 8, 9])).reshape(32, 4)
 
 
 class Adapter:
-    """Keys that are float32 scores whose low bits number a group of tokens of a tile: here 32 groups of 4."""
+    """Keys that are float32 scores; the low bits number a group of tokens of a tile, here 32 groups of 4."""
 
     impl: str
     tile = TILE
@@ -35,7 +37,7 @@ class Adapter:
     def __init__(self, table: TokenTable) -> None:
         self.table = table
         self.prepared = table.prepared(self.impl)
-        # Made here, so that neither the order nor the layout of what an implementation prepares matters.
+        # Made here, so that the order and the layout of what an implementation prepares do not matter.
         self.unit, self.residual = halves.half_unit_rows(table.weight, table.ids, PADDED, WIDTH)[:2]
         self.tokens = groups_of_lanes().to(table.device)
 
@@ -78,7 +80,7 @@ class Cuda(Adapter):
 
 
 class Triton(Adapter):
-    """Place p of a tile stands for its tokens p, p + places, p + 2 places, …; how many depends on the rows searched."""
+    """Group g of a tile has its tokens g, g + groups, g + 2 groups, …; the number of rows decides how many groups."""
 
     impl = "triton"
 
@@ -96,22 +98,22 @@ class Triton(Adapter):
         scan = tune.configuration(
             x.device, n, x.shape[1], tokens, lambda scan: scan_keys(query, self.unit, n, tokens, scan)
         )
-        self.tile, each = scan.block_v, tune.per_key(n)
-        places = self.tile // each
-        self.tokens = torch.arange(self.tile, device=x.device).view(each, places).T
+        self.tile, each = scan.block_v, tune.group_size(n)
+        groups = self.tile // each
+        self.tokens = torch.arange(self.tile, device=x.device).view(each, groups).T
         # The better key of a tile is the low half of its int64.
         return scan_keys(query, self.unit, n, tokens, scan).view(torch.int32).view(n, -1, 2)
 
 
 class Torch(Adapter):
-    """The same stages in plain torch, as CUDA has them: what a rehearsal looks at."""
+    """The same stages in plain torch, with CUDA's groups: for a rehearsal."""
 
     impl = "torch"
 
     def query(self, x: Tensor) -> dict[str, Tensor]:
         n, d = x.shape
         finite = x.isfinite().all(-1)
-        rows = settle.power_scaled(torch.where(finite[:, None], x, 0))
+        rows = resolve_ties.power_scaled(torch.where(finite[:, None], x, 0))
         norm = rows.norm(dim=-1)
         unit = rows / torch.where(norm > 0, norm, 1)[:, None]
         query = torch.zeros(n, self.unit.shape[1], dtype=torch.float16, device=x.device)

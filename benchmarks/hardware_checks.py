@@ -1,6 +1,6 @@
-"""The steps of hardware.py that ask what runs and is right: build, provenance, smoke, stages, parity, tests, sanitizer.
+"""The checking steps of hardware.py: build, provenance, smoke, stages, parity, tests, sanitizer.
 
-A step yields what it found piece by piece, with a name for each: every piece is written before the next is begun.
+A step yields its results piece by piece, each with a name; every piece is written before the next one begins.
 """
 
 from __future__ import annotations
@@ -17,14 +17,14 @@ from session import LEAST, ROOT, Session, fault
 
 Pieces = Iterator[tuple[str, Any]]
 SHARED_TESTS = ("nearest", "splice", "project", "table", "triton")
-PARITY_ROWS = {"triton": 20_000}  # it compiles for every kind of table; the others 100,000
+PARITY_ROWS = {"triton": 20_000}  # it compiles for every kind of table; the others take 100,000
 FEW_KINDS = ("gaussian", "zero rows")  # of parity.py's tables, in a rehearsal
-STAGED = ("cuda", "triton", "torch")  # those that hardware_adapters.py knows
-SANITIZING = 130  # seconds that the tests leave to it
+STAGED = ("cuda", "triton", "torch")  # the implementations that hardware_adapters.py knows
+SANITIZING = 130  # seconds that the tests leave to the sanitizer
 
 
 def build(s: Session) -> Pieces:
-    """The extensions, for this machine's Python and its card alone, beside the symlinks to the tree."""
+    """Build the extensions for this machine's Python and its card alone, beside the symlinks to the tree."""
     if s.rehearse:
         yield "skipped", "the extensions are taken as they were built"
         return
@@ -42,7 +42,7 @@ def build(s: Session) -> Pieces:
 
 
 def _architecture() -> dict[str, str]:
-    """The card's, as TORCH_CUDA_ARCH_LIST names it; nothing where nvidia-smi does not say."""
+    """The card's architecture, as TORCH_CUDA_ARCH_LIST names it; nothing if nvidia-smi does not say."""
     query = ["nvidia-smi", "--query-gpu=compute_cap", "--format=csv,noheader"]
     try:
         told = subprocess.run(query, capture_output=True, text=True, timeout=30, check=False).stdout.split()
@@ -62,7 +62,7 @@ def provenance(s: Session) -> Pieces:
 
 
 def smoke(s: Session) -> Pieces:
-    """What crashes, hangs or raises is struck from the steps that follow; what finds wrong ids is marked, and timed."""
+    """Strikes an implementation that crashes, hangs or raises from later steps; marks one with wrong ids."""
     for impl in s.usable():
         silent = s.silence * (2 if impl == "triton" else 1)  # it compiles first
         answer = s.child("smoke", "--impl", impl, seconds=60 + silent, silent=silent)
@@ -75,7 +75,7 @@ def smoke(s: Session) -> Pieces:
 
 
 def _wrong(found: list[dict[str, Any]]) -> str | None:
-    """What a smoke step's results say is wrong, in one line."""
+    """What is wrong in the results of a smoke step, in one line."""
     said = []
     for one in found:
         bad = {key: one[key] for key in ("wrong", "similarities_off", "gradient_off") if one.get(key)}
@@ -87,7 +87,7 @@ def _wrong(found: list[dict[str, Any]]) -> str | None:
 
 
 def stages(s: Session) -> Pieces:
-    """Each stage of a search by itself. In call A only of what is wrong or struck."""
+    """Each stage of a search by itself; in call A only of implementations that are wrong or struck."""
     suspects = [name for name in s.usable() if name in s.results["struck"] or name in s.results["wrong"]]
     chosen = suspects if s.results["call"] == "A" else s.usable(gpu=True)
     for impl in STAGED:
@@ -115,14 +115,14 @@ def parity(s: Session) -> Pieces:
 
 
 def tests(s: Session) -> Pieces:
-    """The tests of each implementation in a process of its own, each with a limit where pytest-timeout is there."""
+    """The tests of each implementation in a process of its own, with time limits if pytest-timeout is installed."""
     if s.run(sys.executable, "-c", "import pytest, hypothesis", seconds=60)["rc"]:
         yield "skipped", "pytest or hypothesis cannot be imported"
         return
     files = [path for name in SHARED_TESTS if (path := ROOT / "tests" / f"test_{name}.py").exists()]
     plugins = {"xdist": ["-n", "6"], "pytest_timeout": ["--timeout", "60"]}
     options = [word for name, words in plugins.items() if not s.rehearse and _importable(s, name) for word in words]
-    # Where a test hangs, its stack is printed after so long.
+    # If a test hangs, its stack is printed after so many seconds.
     options += ["-o", "addopts=-q", "-o", "faulthandler_timeout=40", "-p", "no:cacheprovider"]
     options += ["-c", str(ROOT / "pyproject.toml"), "--rootdir", str(ROOT)]
 
@@ -149,7 +149,7 @@ def _importable(s: Session, name: str) -> bool:
 
 
 def _summary(report: Path) -> dict[str, Any]:
-    """How many tests did what, and the first lines of those that failed."""
+    """The number of tests by outcome, and the first lines of those that failed."""
     cases = list(ElementTree.parse(report).getroot().iter("testcase"))
     bad = [(case, found) for case in cases for kind in ("failure", "error") if (found := case.find(kind)) is not None]
     skipped = sum(case.find("skipped") is not None for case in cases)
@@ -159,7 +159,7 @@ def _summary(report: Path) -> dict[str, Any]:
 
 
 def sanitizer(s: Session) -> Pieces:
-    """compute-sanitizer over our kernels alone: also of what was struck, since it tells where a crash comes from."""
+    """compute-sanitizer over our kernels alone; it includes struck ones, to show where a crash comes from."""
     impls = s.usable(gpu=True)
     if s.rehearse:
         yield "skipped", "compute-sanitizer needs a GPU; its child runs without it"
@@ -171,7 +171,7 @@ def sanitizer(s: Session) -> Pieces:
         yield "skipped", "nothing has kernels of its own" if tool else "compute-sanitizer is not on this machine"
         return
     runs = [(check, impl) for impl in impls for check in ("memcheck", "racecheck")]
-    ours = ["--kernel-regex", "kns=nearest", "--kernel-regex", "kns=splice"]  # torch's kernels are not looked at
+    ours = ["--kernel-regex", "kns=nearest", "--kernel-regex", "kns=splice"]  # it skips torch's kernels
     for done, (check, impl) in enumerate(runs):
         child = [sys.executable, str(Path(__file__).with_name("hardware_child.py")), "--impl", impl, "sanitized"]
         seconds = min(120.0, max(60.0, s.left() / (len(runs) - done)))
@@ -180,12 +180,12 @@ def sanitizer(s: Session) -> Pieces:
             answer = s.run(*command, seconds=seconds, PYTORCH_NO_CUDA_MEMORY_CACHING="1")
             lines = s.output()
             if answer["rc"] == 0 or any("COMPUTE-SANITIZER" in line for line in lines):
-                break  # else it does not know these options
+                break  # otherwise it does not know these options
         told = [line for line in lines if line.startswith("=========")]
         yield f"{impl}, {check}", answer | {"filtered": bool(filters), "summary": told[-1:], "first": told[:60]}
 
 
 def wheels(s: Session, folder: Path) -> dict[str, Any]:
-    """Packages that this machine lacks, into a folder that the children look into."""
+    """Install packages that this machine lacks into a folder that the children import from."""
     pip = [sys.executable, "-m", "pip", "install", "-q", "--no-index", "--no-deps", "--no-compile"]
     return s.run(*pip, "--target", s.work / "site", *sorted(folder.resolve().glob("*.whl")), seconds=120)

@@ -1,11 +1,11 @@
-"""What hardware.py runs in processes of their own: one task, for one implementation.
+"""The tasks that hardware.py runs in processes of their own: one task, for one implementation.
 
     python benchmarks/hardware_child.py --impl triton --device cuda --out smoke.json smoke
     python benchmarks/hardware_child.py script benchmarks/parity.py --impl triton --rows 1000
     python benchmarks/hardware_child.py script pytest tests/test_nearest.py
 
-It prints "> …" before each piece of work, so that a silence tells where it hangs, and "! …" for an error; what is found
-is written after every piece. `--inject triton=wrong` puts a fault into an implementation.
+It prints "> …" before each piece of work, so that the last line tells where it hangs, and "! …" for an error. It writes
+the results after every piece. `--inject triton=wrong` puts a fault into an implementation.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ TASKS = {
 
 
 class Task:
-    """What a task is told, and where it says what it finds."""
+    """What a task is given, and where it reports."""
 
     def __init__(self, args: argparse.Namespace) -> None:
         self.impl, self.device, self.tiny, self.out = args.impl, args.device, args.device == "cpu", args.out
@@ -55,7 +55,7 @@ class Task:
 
 
 def _write(out: Path | None, results: Any) -> None:
-    """Whole at every moment: whoever kills this process may read it."""
+    """The file is complete at every moment, so this process may be killed."""
     if out:
         part = out.with_suffix(".part")
         part.write_text(json.dumps({"results": results}))
@@ -75,7 +75,7 @@ def about(device: str) -> dict[str, Any]:
 
 
 def model(rows: list[int]) -> dict[int, float | None]:
-    """What time_model.py says of so many rows: milliseconds on an H200."""
+    """The milliseconds on an H200 that time_model.py predicts for these numbers of rows."""
     from time_model import predicted_ms
 
     return {n: predicted_ms(n) for n in rows}

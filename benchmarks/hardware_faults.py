@@ -1,4 +1,4 @@
-"""Faults put into an implementation, its search and its splice, in this process: to see that hardware.py bears them."""
+"""Puts faults into an implementation's search and splice, in this process, to test that hardware.py survives them."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def put_in(impl: str, kind: str) -> None:
 
 
 def wrong_ids(search: Operation) -> Operation:
-    """The first row's id is that of the allowed token behind the right one."""
+    """The first row gets the id of the allowed token behind the right one."""
 
     def nearest(x, weight, ids, prepared, counts=None):
         found, similarity = search(x, weight, ids, prepared, counts)
@@ -53,7 +53,7 @@ def fail() -> None:
 
 
 def hang() -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # as where a kernel never ends: nothing but force helps
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # like a kernel that never ends: only SIGKILL helps
     while True:
         time.sleep(1)
 

@@ -1,4 +1,4 @@
-"""Does an implementation run at all, and are its ids right? Small shapes, round and ragged, then the full size."""
+"""Checks that an implementation runs and finds the right ids: small shapes, round and ragged, then the full size."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ import torch
 from splice import arguments, torch_lines
 
 import pez_fast
-from pez_fast._shared import settle
+from pez_fast._shared import resolve_ties
 
 if TYPE_CHECKING:
     from hardware_child import Task
 
-# Rows, tokens, width; of every seventh token of the ragged ones none may be found.
+# Rows, tokens, width. In the ragged tables every seventh token is banned.
 SMALL = [(256, 512, 128), (253, 507, 123), (5, 1003, 61), (130, 2000, 96)]
 LARGE = [(16, 49_408, 1024), (1024, 49_408, 1024)]
 TINY_SMALL, TINY_LARGE = [(16, 256, 64), (13, 203, 61)], [(4, 512, 64), (130, 512, 64)]
@@ -33,7 +33,7 @@ def smoke(task: Task) -> None:
 
 
 def sanitized(task: Task) -> None:
-    """Every kernel once or twice: what compute-sanitizer watches."""
+    """Runs every kernel once or twice, for compute-sanitizer."""
     for n, v, d in TINY_SMALL if task.tiny else SANITIZED:
         task.at(f"search of {n} rows in {v} tokens of {d}")
         task.add(searched(task.impl, task.device, n, v, d, near_ties=True))
@@ -51,11 +51,11 @@ def problem(n: int, v: int, d: int, near_ties: bool, device: str) -> tuple[torch
 
 
 def searched(impl: str, device: str, n: int, v: int, d: int, near_ties: bool) -> dict[str, Any]:
-    """How many ids are not the oracle's, how many of their similarities are off, and examples of rows."""
+    """The number of ids that are not the oracle's, the number of wrong similarities, and examples of rows."""
     x, table = problem(n, v, d, near_ties, device)
-    # First, so that an error of the kernels cannot touch it.
-    expected = settle.exhaustive(x, table.weight, table.ids)
-    cosine = settle.float64_cosine(x, table.weight[expected])
+    # The oracle runs first, so that an error of the kernels cannot affect it.
+    expected = resolve_ties.exhaustive(x, table.weight, table.ids)
+    cosine = resolve_ties.float64_cosine(x, table.weight[expected])
     found, similarity = pez_fast.nearest_token(x, table, impl)
     bad = found != expected
     off = ~bad & ~((similarity.double() - cosine).abs() <= SIMILARITY)
@@ -74,7 +74,7 @@ def searched(impl: str, device: str, n: int, v: int, d: int, near_ties: bool) ->
 
 
 def spliced(impl: str, device: str, name: str, shape: tuple[int, int, int, int, int]) -> dict[str, Any]:
-    """How many elements of the spliced templates and of the gradient are wrong."""
+    """The number of wrong elements of the spliced templates and of the gradient."""
     template, hard, slots, owner, grad = arguments(shape, device)
     exact = hard.detach().double().requires_grad_()
     want = torch_lines(template.double(), exact, slots, owner)

@@ -1,8 +1,8 @@
-"""Where a wrong id comes from: each stage of a search held by itself against torch, and where what differs lies.
+"""Finds where a wrong id comes from: compares each stage of a search with torch, and says which rows and tiles differ.
 
-The query: the rows as fp16 unit vectors, what rounding took, the norm, the state. The keys: of every tile the two best
-groups of tokens, against torch's own product of the fp16 operands. The decision: whether the keys allowed the right id.
-How each implementation is asked for its stages stands in `hardware_adapters.py` alone.
+The query: the rows as fp16 unit vectors, what rounding took, the norm, the state. The keys: the two best groups of
+every tile, compared with torch's own product of the fp16 operands. The decision: whether the keys allowed the right id.
+`hardware_adapters.py` returns the stages of each implementation.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from hardware_adapters import ADAPTERS, Adapter
 from hardware_smoke import problem
 from torch import Tensor
 
-from pez_fast._shared import settle
+from pez_fast._shared import resolve_ties
 
 if TYPE_CHECKING:
     from hardware_child import Task
@@ -23,8 +23,8 @@ if TYPE_CHECKING:
 SHAPES = [(16, 1003, 61), (300, 1500, 128), (16, 49_408, 1024), (300, 49_408, 1024)]  # rows, tokens, width
 TINY = [(7, 203, 61), (130, 512, 64)]
 SHOWN = 50
-ROWS = 128  # of a tile of the scan
-ZERO, NOT_A_NUMBER, INFINITE = 1, 2, 3  # rows with these
+ROWS = 128  # rows of a tile of the scan
+ZERO, NOT_A_NUMBER, INFINITE = 1, 2, 3  # the numbers of the rows that hold such values
 
 
 def stages(task: Task) -> None:
@@ -55,7 +55,7 @@ def stages(task: Task) -> None:
                 error = f"{type(e).__name__}: {(str(e).splitlines() or [''])[0]}"
                 task.add({"stage": stage.__name__, **shape, "error": error})
                 if task.device == "cuda":
-                    torch.cuda.synchronize()  # an error that stays ends this process
+                    torch.cuda.synchronize()  # a sticky CUDA error ends this process here
 
 
 def states(x: Tensor) -> Tensor:
@@ -64,13 +64,13 @@ def states(x: Tensor) -> Tensor:
 
 
 def check_query(x: Tensor, found: dict[str, Tensor]) -> dict[str, Any]:
-    """found: query (np, dp) fp16, error (np,), state (np,), norm (np,) where there is one, against x (n, d)."""
+    """Compare query (np, dp) fp16, error (np,), state (np,) and norm (np,), if there is one, with those of x (n, d)."""
     n, d = x.shape
     state = states(x)
     rows = torch.where((state == 0)[:, None], x, 0)
-    unit = settle.unit_rows(rows)
+    unit = resolve_ties.unit_rows(rows)
     half = found["query"][:n].double()
-    # Half a unit in the last place; rounding through float32 first may go one way where the exact value lies between.
+    # Half a unit in the last place. Rounding through float32 first may go either way at an exact middle.
     off = ~((half[:, :d] - unit).abs() <= unit.abs() * 2.0**-11 * (1 + 1e-3) + 2.0**-25 * (1 + 1e-3))
     lost = (half[:, :d] - unit).norm(dim=-1)
     error = found["error"][:n].double()
@@ -81,7 +81,7 @@ def check_query(x: Tensor, found: dict[str, Tensor]) -> dict[str, Any]:
         "state": found["state"][:n] != state,
     }
     if "norm" in found:
-        true = settle.power_scaled(rows).norm(dim=-1)
+        true = resolve_ties.power_scaled(rows).norm(dim=-1)
         bad["norm"] = (state == 0) & ~((found["norm"][:n].double() - true).abs() <= 1e-12 * true)
     at = torch.stack(list(bad.values())).any(0).nonzero()[:, 0]
     shown = [
@@ -101,10 +101,10 @@ def check_query(x: Tensor, found: dict[str, Tensor]) -> dict[str, Any]:
 
 
 def check_keys(adapter: Adapter, keys: Tensor, product: Tensor, slack: float) -> dict[str, Any]:
-    """keys (n, tiles, 2) against the product (n, Kp) of the same fp16 operands, off by up to `slack`.
+    """Compare keys (n, tiles, 2) with the product (n, Kp) of the same fp16 operands, off by up to `slack`.
 
-    A key is wrong if its group does not have its score, if a better group exists by more than both scores may be off,
-    or if both keys name one group.
+    A key is wrong if its group does not have its score, if another group is better by more than both scores may be off,
+    or if both keys name the same group.
     """
     n, tiles, _ = keys.shape
     score, group = adapter.score(keys).double(), adapter.group(keys)
@@ -118,8 +118,7 @@ def check_keys(adapter: Adapter, keys: Tensor, product: Tensor, slack: float) ->
         "twice": torch.stack([torch.zeros_like(group[..., 0], dtype=torch.bool), group[..., 0] == group[..., 1]], -1),
     }
     wrong = torch.stack(list(kinds.values())).any(0)
-    at = wrong.nonzero()
-    shown = []
+    at, largest, shown = wrong.nonzero(), (score - named).abs(), []
     for row, tile, which in at[:SHOWN].tolist():
         here, should = (int(t[row, tile, which]) for t in (group, top.indices))
         shown.append(
@@ -130,15 +129,14 @@ def check_keys(adapter: Adapter, keys: Tensor, product: Tensor, slack: float) ->
                 "which": ("best", "second")[which],
                 "what": [name for name, bad in kinds.items() if bad[row, tile, which]],
                 "group": here,
-                "places": adapter.tokens[here].tolist() if 0 <= here < len(adapter.tokens) else None,
+                "tokens": adapter.tokens[here].tolist() if 0 <= here < len(adapter.tokens) else None,
                 "score": float(score[row, tile, which]),
                 "product": float(named[row, tile, which]),
                 "best_group": should,
-                "best_places": adapter.tokens[should].tolist(),
+                "best_tokens": adapter.tokens[should].tolist(),
                 "best_product": float(top.values[row, tile, which]),
             }
         )
-    largest = (score - named).abs()
     return {
         "mismatches": len(at),
         "of": wrong.numel(),
@@ -155,17 +153,17 @@ def check_keys(adapter: Adapter, keys: Tensor, product: Tensor, slack: float) ->
 
 
 def check_decision(x: Tensor, adapter: Adapter, error: Tensor, keys: Tensor) -> dict[str, Any]:
-    """The ids found against the oracle's; where the keys allowed the right one, the decision is to blame."""
+    """Compare the ids with the oracle's. If the keys allowed the right id, the decision is to blame."""
     table, state = adapter.table, states(x)
     expected = torch.where(state == 2, -1, table.ids[0])
     directed = (state == 0).nonzero()[:, 0]
-    expected[directed] = settle.exhaustive(x[directed], table.weight, table.ids)
+    expected[directed] = resolve_ties.exhaustive(x[directed], table.weight, table.ids)
     found, similarity = adapter.found(x)
     allowed, candidates, whole = _allowed(adapter, error, keys, expected.clamp_min(0))
     wrong = found != expected
     shown = []
     for row in wrong.nonzero()[:SHOWN, 0].tolist():
-        place = int(torch.searchsorted(table.ids, expected[row].clamp_min(0)))
+        position = int(torch.searchsorted(table.ids, expected[row].clamp_min(0)))
         shown.append(
             {
                 "row": row,
@@ -174,8 +172,8 @@ def check_decision(x: Tensor, adapter: Adapter, error: Tensor, keys: Tensor) -> 
                 "expected": int(expected[row]),
                 "state": int(state[row]),
                 "similarity": float(similarity[row]),
-                "tile": place // adapter.tile,
-                "place": place % adapter.tile,
+                "tile": position // adapter.tile,
+                "in_tile": position % adapter.tile,
                 "candidates": int(candidates[row]),
                 "whole_tiles": int(whole[row]),
                 "to_blame": "the decision" if state[row] or allowed[row] else "the keys",
@@ -194,19 +192,19 @@ def check_decision(x: Tensor, adapter: Adapter, error: Tensor, keys: Tensor) -> 
 
 
 def _allowed(adapter: Adapter, error: Tensor, keys: Tensor, right: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Of each row: whether the keys leave the token `right` in, how many keys reach the limit, and how many tiles."""
+    """For each row: whether the keys allow the token `right`, the keys that reach the limit, tiles where both do."""
     score, group = adapter.score(keys), adapter.group(keys)
     eps = adapter.residual + error * (1 + adapter.residual) + adapter.slack()
     reaches = score >= (score[..., 0].amax(1) - 2 * eps)[:, None, None]
-    place = torch.searchsorted(adapter.table.ids, right)
+    position = torch.searchsorted(adapter.table.ids, right)
     row = torch.arange(len(right), device=right.device)
-    tile = place // adapter.tile
-    its_group = (adapter.tokens[None] == (place % adapter.tile)[:, None, None]).any(-1).int().argmax(-1)
+    tile = position // adapter.tile
+    its_group = (adapter.tokens[None] == (position % adapter.tile)[:, None, None]).any(-1).int().argmax(-1)
     inside = (reaches[row, tile] & (group[row, tile] == its_group[:, None])).any(-1) | reaches[row, tile, 1]
     return inside, reaches.sum((1, 2)), reaches[..., 1].sum(1)
 
 
 def _tally(values: Tensor) -> dict[int, int]:
-    """How often each value is there."""
+    """How often each value occurs."""
     kinds, counts = values.unique(return_counts=True)
     return dict(zip(kinds.tolist(), counts.tolist(), strict=True))

@@ -1,7 +1,7 @@
 """The steps of hardware.py that measure: searches, splices, graphs, kernels, whole steps, quality.
 
-Each implementation is measured in processes of its own, and so are the baselines. A step yields what it found piece by
-piece, with a name for each.
+Each implementation is measured in processes of its own, and so are the baselines. A step yields its results piece by
+piece, each with a name.
 """
 
 from __future__ import annotations
@@ -13,14 +13,14 @@ from typing import Any
 from session import LEAST, Session, fault
 
 Pieces = Iterator[tuple[str, Any]]
-FULL, TINY = (49_408, 1024), (512, 64)  # tokens and width of the targets; of a rehearsal
-TARGETS = {16: 0.029, 1024: 0.130, 4096: 0.55, 65536: 9.0}  # rows: milliseconds of an H200 for a table of that size
-ALSO = [8, 64, 128, 256]  # rows measured beside them
-TURNS = [8, 16, 64, 128, 256, 1024]  # rows whose calls are short beside a launch
+FULL, TINY = (49_408, 1024), (512, 64)  # tokens and width of the targets, and of a rehearsal
+TARGETS = {16: 0.029, 1024: 0.130, 4096: 0.55, 65536: 9.0}  # rows: milliseconds on an H200 for a table of that size
+ALSO = [8, 64, 128, 256]  # further numbers of rows to measure
+TURNS = [8, 16, 64, 128, 256, 1024]  # numbers of rows whose calls are short beside a launch
 BASELINES = ["cached-fp32", "cached-tf32", "cached-bf16", "cublas-fp16", "naive"]
 MORE_BASELINES = ["original", "compiled-naive", "compiled-cached", "faiss", "flash-kmeans", "cuvs", "cached-fp32"]
 SHAPES = ["49408x512", "49408x768", "49408x1280", "50257x1280", "152064x3584"]
-RESTARTS = 3  # processes for a list of cases of which some end theirs
+RESTARTS = 3  # processes for a list of cases if some cases end their process
 
 
 def size_of(s: Session) -> tuple[int, int]:
@@ -32,7 +32,7 @@ def shape_of(s: Session) -> str:
 
 
 def searches(s: Session, impl: str, rows: list[int], turns: list[int], seconds: float, **env: str) -> dict[str, Any]:
-    """The times of searches of so many rows. What ends the process is left out, and the others go on in a new one."""
+    """The times of searches of these numbers of rows; a case that ends its process is left out."""
     left, cases, faults, end = list(rows), [], {}, s.left() - seconds
     answer: dict[str, Any] = {}
     for _ in range(RESTARTS):
@@ -52,10 +52,10 @@ def searches(s: Session, impl: str, rows: list[int], turns: list[int], seconds: 
 
 
 def baselines(s: Session, shapes: list[str], rows: list[int], names: list[str], seconds: float) -> dict[str, Any]:
-    """nearest.py without implementations of ours; it stops beginning cases in time to write what it has."""
+    """nearest.py without our implementations; it begins no case that would leave no time to write the results."""
     seconds = min(seconds, s.left() - LEAST)
     options = ["--budget", max(1.0, seconds - 15), "--seconds", each_case(s)]
-    # On a CPU memory is measured in one more process for each case.
+    # On a CPU one more process for each case measures memory.
     options += ["--memory-rows", *([] if s.rehearse else rows), "--impls", "--baselines", *names]
     return s.script("nearest", "--shapes", *shapes, "--rows", *rows, *options, seconds=seconds)
 
@@ -88,7 +88,7 @@ def kernels(s: Session) -> Pieces:
 
 
 def second_try(s: Session) -> Pieces:
-    """What was struck, a process for each number of rows: of several ways through an implementation one may work."""
+    """Struck implementations, one process for each number of rows: one of several code paths may work."""
     rows = [16] if s.rehearse else [*TARGETS]
     for impl in s.results["struck"]:
         for n in rows:
@@ -100,7 +100,7 @@ def second_try(s: Session) -> Pieces:
 
 
 def targets(s: Session) -> Pieces:
-    """Of each number of rows the target, what the model of the time says, and the best of each implementation."""
+    """For each number of rows the target, the prediction of time_model.py, and the best times."""
     answer = s.child("model", "--rows", *TARGETS, *ALSO, seconds=60)
     model = answer.get("results", {})
     for n in [*TARGETS, *ALSO]:
@@ -127,7 +127,7 @@ def _best(cases: list[dict[str, Any]], target: float | None, wrong: str | None) 
 
 
 def tuned(s: Session) -> Pieces:
-    """Triton again with PEZ_FAST_AUTOTUNE=1: what was chosen, and the times with it, beside cuBLAS in the same call."""
+    """Triton again with PEZ_FAST_AUTOTUNE=1: the configurations and the times, beside cuBLAS in the same call."""
     if "triton" in s.sound():
         rows = [4, 16] if s.rehearse else [*TARGETS, *ALSO]
         turns = [] if s.rehearse else [16, 1024]
@@ -141,12 +141,12 @@ def tuned(s: Session) -> Pieces:
 
 
 def engine(s: Session) -> Pieces:
-    """Whole steps through text towers beside the plain port on the same card; replayed where they can be captured."""
+    """Whole steps through text towers beside the plain port on the same card, replayed where they can be captured."""
     yield from _engine(s, ["ViT-B-32"] if s.rehearse else ["ViT-H-14"])
 
 
 def more_engine(s: Session) -> Pieces:
-    """What is left of it: other towers, and torch.compile of one."""
+    """The rest of it: other towers, and torch.compile of one."""
     if s.rehearse:
         yield "skipped", "the same script as above"
         return
@@ -161,7 +161,7 @@ def _engine(s: Session, models: list[str]) -> Pieces:
         yield "skipped", "open_clip cannot be imported"
         return
     impls = ["auto"] if s.rehearse else (s.sound(gpu=True) or ["auto"])[:2]
-    # The file is written at a process's end: what takes long has one of its own.
+    # A process writes its file when it ends, so each long piece has a process of its own.
     parts = [([1], 2, 2)] if s.rehearse else [([1, 8], 50, 3), ([64, 256], 20, 3)]
     for model in models:
         for prompts, steps, repeats in parts:
@@ -173,10 +173,10 @@ def _engine(s: Session, models: list[str]) -> Pieces:
 
 
 def quality(s: Session) -> Pieces:
-    """The bundled model's prompts against time, beside the plain port; "auto" passes over what no card has run yet."""
-    given: list[object] = ["--pictures", 64, "--steps", 25, 100, 400, "--plain-steps", 40]
+    """Quality of the bundled model's prompts over time, beside the plain port; "auto" skips what no card has run."""
+    given: list[object] = ["--images", 64, "--steps", 25, 100, 400, "--plain-steps", 40]
     if s.rehearse:
-        given = ["--pictures", 2, "--steps", 2, "--plain-steps", 2, "--ways", "pez_fast"]
+        given = ["--images", 2, "--steps", 2, "--plain-steps", 2, "--ways", "pez_fast"]
     for impl in ["auto"] if s.rehearse else ["auto", *s.sound(gpu=True)[:1]]:
         yield impl, s.script("quality", *given, seconds=100, PEZ_FAST_IMPL=impl)
 

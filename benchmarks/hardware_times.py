@@ -1,4 +1,4 @@
-"""What an implementation takes: of the search and of splice, and of each kernel by itself."""
+"""The time of an implementation: of the search and of splice, and of each kernel by itself."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ from pez_fast.ops import IMPLEMENTATIONS
 if TYPE_CHECKING:
     from hardware_child import Task
 
-TABLES = 8  # of the full size, 800 MB in float16: an L2 cache of 50 MB holds nothing of the one that comes next
+TABLES = 8  # of the full size, 800 MB in float16, so that nothing of the next table is in an L2 cache of 50 MB
 KERNEL_CALLS = 8
 KERNELS_SHOWN = 16
 
 
 def search(task: Task) -> None:
-    """Entries as nearest.py's, for every shape and number of rows; wrong ids are counted, and timed all the same."""
+    """Entries as nearest.py's, for every shape and number of rows; wrong ids are counted, and timed too."""
     for shape in task.shapes:
         task.at(f"the table {shape}")
         setting = Setting(shape, max(task.rows), task.device)
@@ -39,7 +39,7 @@ def search(task: Task) -> None:
 
 @cache
 def tables(setting: Setting) -> list[TokenTable]:
-    """As many tables of the setting's size, its own the first; made once."""
+    """TABLES tables of the setting's size, the first its own; made once."""
     generator = torch.Generator(setting.device).manual_seed(1)
     more = TABLES - 1 if setting.device == "cuda" else 1
     others = [torch.empty_like(setting.weight).normal_(generator=generator) for _ in range(more)]
@@ -54,7 +54,7 @@ def calls(setting: Setting, impl: str, n: int) -> list[Any]:
 
 
 def by_turns(setting: Setting, impl: str, n: int, seconds: float, like: dict[str, Any]) -> dict[str, Any]:
-    """One call's time in a graph of calls with a table each: no launch between them, and no table in the cache."""
+    """The time of one call in a graph of calls with a table each: no launch between them, no table in the cache."""
     label = f"{impl} (graph of {len(tables(setting))} tables)"
     if setting.device == "cuda" and not IMPLEMENTATIONS[impl].capturable:
         return {"name": label, "rows": n, "skipped": "it looks at values, which a graph cannot"}
@@ -62,7 +62,7 @@ def by_turns(setting: Setting, impl: str, n: int, seconds: float, like: dict[str
         took = rotated(calls(setting, impl, n), setting.device, seconds)
     except RuntimeError as e:
         if setting.device == "cuda":
-            torch.cuda.synchronize()  # an error that stays ends this process
+            torch.cuda.synchronize()  # a sticky CUDA error ends this process here
         return {"name": label, "rows": n, "skipped": str(e).splitlines()[0]}
     floor = floor_ms(setting, n)
     kept = {key: like[key] for key in ("ours", "rows", "vocabulary", "d", "wrong_ids", "sampled_rows")}
@@ -70,7 +70,7 @@ def by_turns(setting: Setting, impl: str, n: int, seconds: float, like: dict[str
 
 
 def splices(task: Task) -> None:
-    """As splice.py, but that what is wrong is said and timed all the same."""
+    """As splice.py, except that a wrong result is reported and timed too."""
     for name, shape in (splices_of.TINY if task.tiny else splices_of.SHAPES).items():
         given = splices_of.arguments(shape, task.device)
         way = splices_of.ways(task.device, [task.impl])[task.impl]
@@ -96,7 +96,7 @@ def splices(task: Task) -> None:
 
 
 def kernels(task: Task) -> None:
-    """Mean microseconds of a search's kernels (on a CPU: torch's operators), tables by turns so that none is cached."""
+    """Mean microseconds of a search's kernels (on a CPU: torch's operators); tables take turns, so none is cached."""
     activities = [ProfilerActivity.CPU] + ([ProfilerActivity.CUDA] if task.device == "cuda" else [])
     for shape in task.shapes:
         setting = Setting(shape, max(task.rows), task.device)
@@ -116,7 +116,7 @@ def kernels(task: Task) -> None:
 
 
 def kernel_times(seen: Any, device: str) -> list[dict[str, Any]]:
-    """name, calls in a search, mean microseconds, the longest first."""
+    """Name, calls in a search, mean microseconds; the longest first."""
     found = []
     for event in seen.key_averages():
         on_gpu = event.device_type == torch.autograd.DeviceType.CUDA

@@ -1,7 +1,7 @@
 """`pez-fast batch` killed at random moments (SIGKILL) and started again: every id once, every value as in one undisturbed run.
 
-    python benchmarks/kill_batch.py                     20 kills over the 200 held-out pictures and 5 damaged ones
-    python benchmarks/kill_batch.py --kills 3 --pictures 24 --damaged 2
+    python benchmarks/kill_batch.py                     20 kills over the 200 held-out images and 5 damaged ones
+    python benchmarks/kill_batch.py --kills 3 --images 24 --damaged 2
 
 Prints a table; exits with 1 if anything differs.
 """
@@ -30,7 +30,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     for name, default in (
         ("kills", 20),
-        ("pictures", 200),
+        ("images", 200),
         ("damaged", 5),
         ("steps", 60),
         ("prompt-len", 4),
@@ -43,20 +43,20 @@ def main() -> int:
 
 
 def compare(folder: Path, asked: argparse.Namespace, chance: random.Random) -> int:
-    names = make_pictures(folder / "pictures", asked.pictures, asked.damaged)
+    names = make_images(folder / "images", asked.images, asked.damaged)
     command = [
         sys.executable,
         "-m",
         "pez_fast.cli",
         "batch",
-        str(folder / "pictures"),
+        str(folder / "images"),
         "--model",
         "emoji",
         "--device",
         "cpu",
         "--steps",
         str(asked.steps),
-        "--polish",
+        "--refine",
         "2",
         "--prompt-len",
         str(asked.prompt_len),
@@ -65,7 +65,7 @@ def compare(folder: Path, asked: argparse.Namespace, chance: random.Random) -> i
     # Small batches, so that there is something left to do until the last kill.
     size = max(1, len(names) // (2 * asked.kills))
     disturbed = [*command, "--out", str(folder / "killed"), "--batch-size", str(size)]
-    lines: list[tuple[Any, ...]] = [("start", "killed while", "after", "pictures finished", "files left half-written")]
+    lines: list[tuple[Any, ...]] = [("start", "killed while", "after", "images finished", "files left half-written")]
     kills = 0
     while kills < asked.kills and (end := killed(disturbed, folder / "killed", chance)) is not None:
         kills += 1
@@ -82,7 +82,7 @@ def compare(folder: Path, asked: argparse.Namespace, chance: random.Random) -> i
         "the undisturbed run too": sorted(row["id"] for row in calm) == names,
         "equal values": sorted(rows, key=by_id) == sorted(calm, key=by_id),
         f"{asked.damaged} error rows": sum(row["error"] is not None for row in rows) == asked.damaged,
-        "different prompts": len({row["prompt"] for row in rows}) > asked.pictures // 2,
+        "different prompts": len({row["prompt"] for row in rows}) > asked.images // 2,
         "no temporary files": not temporary(folder / "killed"),
     }
     print(
@@ -93,16 +93,16 @@ def compare(folder: Path, asked: argparse.Namespace, chance: random.Random) -> i
     return 0 if all(checks.values()) else 1
 
 
-def make_pictures(folder: Path, pictures: int, damaged: int) -> list[str]:
-    """Held-out pictures in two folders, and damaged ones among them; returns their ids, sorted."""
-    files = sorted(HELDOUT.glob("*.png"))[:pictures]
+def make_images(folder: Path, images: int, damaged: int) -> list[str]:
+    """Held-out images in two folders, and damaged ones among them; returns their ids, sorted."""
+    files = sorted(HELDOUT.glob("*.png"))[:images]
     for half in ("a", "b"):
         (folder / half).mkdir(parents=True)
     for k, file in enumerate(files):
         shutil.copy(file, folder / "ab"[k % 2] / file.name)
     for k in range(damaged):
         data = files[k].read_bytes()
-        (folder / "ab"[k % 2] / f"{k:03d}-damaged.png").write_bytes((data[: len(data) // 2], b"", b"no picture")[k % 3])
+        (folder / "ab"[k % 2] / f"{k:03d}-damaged.png").write_bytes((data[: len(data) // 2], b"", b"no image")[k % 3])
     return sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*.png"))
 
 

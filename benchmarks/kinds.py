@@ -1,4 +1,4 @@
-"""Kinds of tables and queries on which a search can go wrong, drawn at random: what parity.py sweeps."""
+"""Kinds of tables and queries on which a search can go wrong, drawn at random, for parity.py."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ import torch
 from torch import Generator, Tensor
 
 NARROW = (torch.float32, torch.float16, torch.bfloat16)
-WORK = 4e8  # multiplications of the oracle for one table: tables of many elements get few queries
+WORK = 4e8  # multiplications of the oracle for one table; large tables get few queries
 MOST_QUERIES = 1024  # of one table, so that there are many tables
 
 
 class Case(NamedTuple):
-    """A table, what may not be found in it, and queries."""
+    """A table, its banned tokens, and queries."""
 
     weight: Tensor  # (V, d)
     x: Tensor  # (N, d)
@@ -23,7 +23,7 @@ class Case(NamedTuple):
 
 
 class Kind(NamedTuple):
-    build: Callable[[Generator, int], Case]  # the int: no more queries than these
+    build: Callable[[Generator, int], Case]  # the int: the most queries
     share: float  # of all queries, in units of the sum
 
 
@@ -61,7 +61,7 @@ def count(weight: Tensor, most: int) -> int:
 
 
 def queries(g: Generator, weight: Tensor, most: int) -> Tensor:
-    """Normal deviates, tokens, points between two tokens and tokens with noise, a quarter each, in no order; float64."""
+    """Queries in random order, float64: a quarter each of normal deviates, tokens, points between two, noisy tokens."""
     n = count(weight, most)
     i, j = integers(g, 0, len(weight) - 1, 2, n)
     a, b = weight[i].double(), weight[j].double()
@@ -178,7 +178,7 @@ kind("columns from 1e-20 to 1e20", 2)(_columns(20))
 
 @kind("zero rows", 4)
 def _(g: Generator, most: int) -> Case:
-    """In a table whose tokens all lie on one side, and among the queries, half of which lie on the other."""
+    """All tokens, and half of the queries, lie on one side; the other queries lie opposite."""
     weight = normal(g, between(g, 1, 500), between(g, 1, 64)).abs()
     weight[torch.rand(len(weight), generator=g) < 0.1] = 0
     x = queries(g, weight, most)
@@ -189,14 +189,14 @@ def _(g: Generator, most: int) -> Case:
 
 @kind("integers with ties", 3)
 def _(g: Generator, most: int) -> Case:
-    most = min(most, 512)  # ties of different directions are settled row by row
+    most = min(most, 512)  # ties of different directions are resolved row by row
     weight = integers(g, -2, 2, between(g, 2, 400), between(g, 1, 5)).to(pick(g, NARROW))
     return Case(weight, integers(g, -3, 3, count(weight, most), weight.shape[1]).to(pick(g, NARROW)))
 
 
 @kind("permuted rows", 1)
 def _(g: Generator, most: int) -> Case:
-    """Rows of the same elements in another order, and queries that cannot see the order of many of them."""
+    """Rows with the same elements in another order, and queries that cannot see the order of many of them."""
     base = integers(g, -20, 20, 10)
     weight = torch.stack([base[torch.randperm(10, generator=g)] for _ in range(between(g, 2, 200))]).float()
     return Case(weight, integers(g, -2, 2, min(most, 128), 5).float().repeat_interleave(2, 1))
@@ -204,7 +204,7 @@ def _(g: Generator, most: int) -> Case:
 
 @kind("banned twins", 5)
 def _(g: Generator, most: int) -> Case:
-    """Each token has a twin and a parallel; half of all are banned."""
+    """Each token has a twin and a parallel row; half of all are banned."""
     rows = normal(g, between(g, 1, 500), between(g, 1, 128))
     weight = torch.cat([rows, rows, 2 * rows])
     return mixed(g, weight, most, torch.randperm(len(weight), generator=g)[: len(weight) // 2])

@@ -1,4 +1,4 @@
-"""What a call costs: time and memory."""
+"""The cost of a call: time and memory."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ CACHE = 1 << 28  # bytes, more than any GPU's L2
 
 
 class Timing(NamedTuple):
-    """Milliseconds of one call: the median and the 20% and 80% quantiles of so many."""
+    """Milliseconds of one call: the median and the 20% and 80% quantiles of `count` calls."""
 
     ms: float
     q20: float
@@ -31,7 +31,7 @@ class Timing(NamedTuple):
 def timed(run: Run, device: str, seconds: float, least: int = 5) -> Timing:
     """Repeats a call for about so many seconds, after two calls that do not count.
 
-    On CUDA each call is timed by events on the stream, with the L2 cache emptied before it: between two searches of an
+    On CUDA events on the stream time each call, and the L2 cache is emptied before it: between two searches of an
     optimisation a whole model is read.
     """
     runs = _repetitions(run, device, seconds, least)
@@ -39,9 +39,10 @@ def timed(run: Run, device: str, seconds: float, least: int = 5) -> Timing:
 
 
 def rotated(calls: list[Run], device: str, seconds: float, least: int = 5) -> Timing:
-    """One of several calls that read tables of their own, by turns: on CUDA they are one graph, whose time they share.
+    """The time of one of several calls, each with a table of its own; on CUDA all are one graph, whose time they share.
 
-    So no launch from the host is in the time of a short call, and nothing need empty a cache that the tables exceed.
+    So the time of a short call contains no launch from the host, and the cache need not be emptied because the tables
+    exceed it.
     """
 
     def all_of_them() -> list[Any]:
@@ -94,7 +95,7 @@ def _cuda_times(run: Run, runs: int, emptied: bool = True) -> list[float]:
 
 
 def _empty_cache() -> None:
-    """Reads more than the L2 cache holds. What was written would stay there and be written back during a call."""
+    """Reads more than the L2 cache holds. Written data would stay there and be written back during a call."""
     torch.sum(_buffer(), 0, out=_sum())
 
 
@@ -109,7 +110,7 @@ def _sum() -> Tensor:
 
 
 def captured(run: Run) -> tuple[Run, Any]:
-    """A call as a CUDA graph: what replays it, and where each replay leaves the call's result."""
+    """A call as a CUDA graph: the function that replays it, and where each replay leaves the call's result."""
     stream = torch.cuda.Stream()
     stream.wait_stream(torch.cuda.current_stream())
     with torch.cuda.stream(stream):
@@ -123,7 +124,10 @@ def captured(run: Run) -> tuple[Run, Any]:
 
 
 def peak_memory(run: Run, device: str) -> int | None:
-    """Bytes that a call needs beyond those held before it: of the GPU's allocator, or of the process (None where /proc does not say)."""
+    """Bytes that a call needs beyond those held before it: of the GPU's allocator, or of the process.
+
+    None if /proc does not say.
+    """
     if device == "cuda":
         torch.cuda.synchronize()
         before = torch.cuda.memory_allocated()
@@ -134,8 +138,8 @@ def peak_memory(run: Run, device: str) -> int | None:
     forget = Path("/proc/self/clear_refs")
     if not sys.platform.startswith("linux") or not forget.exists():
         return None
-    ctypes.CDLL(None).malloc_trim(0)  # what the preparation freed must not hide what the call takes
-    forget.write_text("5")  # the peak starts anew
+    ctypes.CDLL(None).malloc_trim(0)  # memory that the preparation freed must not hide what the call takes
+    forget.write_text("5")  # resets the peak
     before = _status("VmRSS")
     run()
     return max(0, _status("VmHWM") - before)
@@ -147,5 +151,5 @@ def _status(field: str) -> int:
 
 
 def sample(rows: int, most: int, device: str) -> Tensor:
-    """Up to `most` of so many rows, the first and the last among them: their numbers, ascending."""
+    """The numbers of up to `most` of so many rows, ascending, the first and the last included."""
     return torch.linspace(0, rows - 1, min(rows, most), dtype=torch.float64).round().long().unique().to(device)

@@ -1,11 +1,14 @@
-"""Are the ids those of the oracle? A sweep over a million queries in every kind of table.
+"""Compares the ids of an implementation with the oracle's, over a million queries in every kind of table.
 
     python benchmarks/parity.py --impl cpu --rows 1000000
 
-The oracle is the exhaustive search in float64, near ties settled exactly (`pez_fast._shared.settle`). It shares that last step with
-some implementations, so on some rows of each kind it is itself held to `pez_fast.reference`, which decides by fractions.
-Similarities must be within 1e-6 of the float64 cosine. On GPUs, cosines closer than double-double can tell count as equal: a row whose
-token is as good as the oracle's in this sense is "level". Exits with 1 if an id differs or a similarity is off.
+The oracle searches the whole table in float64 and decides near ties exactly (`pez_fast._shared.resolve_ties`). Some
+implementations share that last step. So the program also compares the oracle, on some rows of each kind, with
+`pez_fast.reference`, which decides by fractions. A similarity must be within 1e-6 of the float64 cosine.
+
+Double-double cannot tell the closest cosines apart, and on GPUs such cosines count as equal. A row is "level" where the
+implementation finds another token than the oracle, but one whose cosine counts as equal. The program exits with 1 if an
+id differs or a similarity is further off.
 """
 
 from __future__ import annotations
@@ -25,30 +28,29 @@ from provenance import write
 from torch import Generator, Tensor
 
 from pez_fast import TokenTable, ops, reference
-from pez_fast._shared import arithmetic, settle
+from pez_fast._shared import arithmetic, resolve_ties
 
 SIMILARITY = 1e-6
-REFERENCE_ROWS, REFERENCE_ELEMENTS = 8, 20_000  # rows of a kind compared with fractions, in tables no larger than that
+REFERENCE_ROWS, REFERENCE_ELEMENTS = 8, 20_000  # fractions decide so many rows of a kind, in tables up to this size
 COUNTS = ("certified", "rescored", "rescanned")
-SIMULATED = {
-    f"simulated-{card}": card for card in ("ampere", "ada", "hopper")
-}  # the CUDA kernels on the host, adding as such a card does
-EXACT = ("torch", "cpu")  # on GPUs cosines that double-double cannot tell apart count as equal
+# The host runs the CUDA kernels; it adds as the tensor cores of such a card do.
+SIMULATED = {f"simulated-{card}": card for card in ("ampere", "ada", "hopper")}
+EXACT = ("torch", "cpu")  # these decide all ties exactly; the others end with double-double
 
 
 def oracle(x: Tensor, table: TokenTable) -> tuple[Tensor, Tensor]:
-    """ids (N,), cosine (N,) float64; a zero row has the lowest allowed id."""
+    """Returns ids (N,) and their cosines (N,) in float64; a zero row of x (N, d) has the lowest allowed id."""
     ids = torch.full((len(x),), int(table.ids[0]), device=x.device)
     cosine = torch.zeros(len(x), dtype=torch.float64, device=x.device)
     directed = (x != 0).any(-1)
     if directed.any():
-        ids[directed] = settle.exhaustive(x[directed], table.weight, table.ids)
-        cosine[directed] = settle.float64_cosine(x[directed], table.weight[ids[directed]])
+        ids[directed] = resolve_ties.exhaustive(x[directed], table.weight, table.ids)
+        cosine[directed] = resolve_ties.float64_cosine(x[directed], table.weight[ids[directed]])
     return ids, cosine
 
 
 def differences(case: Case, impl: str, device: str, counts: Tensor) -> tuple[list[dict[str, Any]], int, float]:
-    """The rows whose id is wrong, how many others are as good as the oracle's, and the largest error of a similarity."""
+    """Returns the rows whose id is wrong, the number of level rows, and the largest error of a similarity."""
     x = case.x.to(device)
     table = TokenTable(case.weight.to(device), case.banned)
     search = import_module(f"{ops.IMPLEMENTATIONS[impl].package}.nearest").nearest
@@ -76,7 +78,7 @@ def differences(case: Case, impl: str, device: str, counts: Tensor) -> tuple[lis
 
 
 def _level(case: Case, row: int, found: int, expected: int) -> bool:
-    """Whether the cosines differ by less than double-double tells apart."""
+    """Says whether the cosines of the two tokens are too close for double-double to tell them apart."""
     if found < 0:
         return False
     with localcontext(Context(prec=1500)):
@@ -92,7 +94,7 @@ def _dot(a: list[Decimal], b: list[Decimal]) -> Decimal:
 
 
 def reference_differences(case: Case) -> int:
-    """Rows on which the oracle and the reference differ, of REFERENCE_ROWS."""
+    """Returns on how many of the first REFERENCE_ROWS rows the oracle and the reference differ."""
     x = case.x[:REFERENCE_ROWS]
     banned = () if case.banned is None else case.banned.tolist()
     expected, _ = reference.nearest_token(x, case.weight, banned)
@@ -100,7 +102,7 @@ def reference_differences(case: Case) -> int:
 
 
 def sweep(name: str, rows: int, impl: str, device: str, seed: int) -> dict[str, Any]:
-    """Tables of one kind until so many rows were searched for."""
+    """Draws tables of one kind until so many rows have been searched for, and returns the counts."""
     counts = torch.zeros(3, dtype=torch.int64, device=device)
     entry: dict[str, Any] = {"kind": name, "largest_error": 0.0}
     entry |= dict.fromkeys(("rows", "tables", "differ", "level", "oracle_rows", "oracle_differs"), 0)
@@ -123,71 +125,79 @@ def sweep(name: str, rows: int, impl: str, device: str, seed: int) -> dict[str, 
     return entry | ({"examples": examples[:5]} if examples else {})
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument(
-        "--impl", default="auto", help=f"an implementation, or that of CUDA on the host: {', '.join(SIMULATED)}"
-    )
-    parser.add_argument("--rows", type=int, default=1_000_000)
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--device", default="cpu")
-    parser.add_argument(
-        "--kinds", nargs="+", choices=KINDS, metavar="KIND", help=f"of {', '.join(KINDS)}; default: all"
-    )
-    parser.add_argument("--out", type=Path)
-    args = parser.parse_args()
-    if args.impl in SIMULATED:
-        ops.IMPLEMENTATIONS[args.impl] = ops.Implementation("pez_fast._cuda.simulated", lambda device: None)
-    impl = ops.choose(args.impl, torch.device(args.device))
-    names = args.kinds or list(KINDS)
-    shares = sum(KINDS[name].share for name in names)
-    print(f"impl {impl} on {args.device}, seed {args.seed}")
-    print(
-        f"{'':28}{'rows':>9}{'tables':>8}{'differ':>8}{'level':>8}{'error':>10}"
-        + "".join(f"{c:>11}" for c in COUNTS)
-        + f"{'seconds':>9}"
-    )
-    entries: list[dict[str, Any]] = []
+class Report:
+    """Holds the entries of the kinds that were swept; prints them and writes them to a file."""
 
-    def save(final: bool) -> dict[str, Any]:
+    def __init__(self, args: argparse.Namespace, impl: str) -> None:
+        self.out = args.out
+        self.about = {"impl": impl, "device": args.device, "seed": args.seed}
+        self.entries: list[dict[str, Any]] = []
+
+    def total(self) -> dict[str, Any]:
         keys = ("rows", "tables", "differ", "level", *COUNTS, "oracle_rows", "oracle_differs", "seconds")
-        total = {key: sum(e[key] for e in entries) for key in keys} | {
-            "kind": "all",
-            "largest_error": max(e["largest_error"] for e in entries),
-        }
-        if args.out:
-            results = {
-                "impl": impl,
-                "device": args.device,
-                "seed": args.seed,
-                "complete": final,
-                "kinds": entries,
-                "total": total,
-            }
-            write(args.out, results, final)
+        total: dict[str, Any] = {key: sum(e[key] for e in self.entries) for key in keys}
+        return total | {"kind": "all", "largest_error": max(e["largest_error"] for e in self.entries)}
+
+    def save(self, final: bool) -> None:
+        if self.out:
+            found = self.about | {"complete": final, "kinds": self.entries, "total": self.total()}
+            write(self.out, found, final)
+
+    def add(self, entry: dict[str, Any]) -> None:
+        self.entries.append(entry)
+        print_entry(entry)
+        self.save(final=False)
+
+    def finish(self) -> dict[str, Any]:
+        """Saves the file, prints the total and the rows that differ, and returns the total."""
+        self.save(final=True)
+        total = self.total()
+        print_entry(total)
+        print(f"the oracle and fractions differ on {total['oracle_differs']} of {total['oracle_rows']} rows")
+        for entry in self.entries:
+            for example in entry.get("examples", []):
+                print(f"{entry['kind']}: {example}")
         return total
 
-    for name in names:
-        entry = sweep(name, -int(-args.rows * KINDS[name].share // shares), impl, args.device, args.seed)
-        entries.append(entry)
-        print_entry(entry)
-        save(final=False)
-    total = save(final=True)
-    print_entry(total)
-    print(f"the oracle and fractions differ on {total['oracle_differs']} of {total['oracle_rows']} rows")
-    for entry in entries:
-        for example in entry.get("examples", []):
-            print(f"{entry['kind']}: {example}")
-    if total["differ"] or total["oracle_differs"] or total["largest_error"] > SIMILARITY:
-        raise SystemExit(1)
+
+def print_header(impl: str, device: str, seed: int) -> None:
+    print(f"impl {impl} on {device}, seed {seed}")
+    counts = "".join(f"{c:>11}" for c in COUNTS)
+    print(f"{'':28}{'rows':>9}{'tables':>8}{'differ':>8}{'level':>8}{'error':>10}{counts}{'seconds':>9}")
 
 
 def print_entry(e: dict[str, Any]) -> None:
     counts = "".join(f"{e[c]:11}" for c in COUNTS)
-    print(
-        f"{e['kind']:28}{e['rows']:9}{e['tables']:8}{e['differ']:8}{e['level']:8}{e['largest_error']:10.1e}{counts}{e['seconds']:9.1f}",
-        flush=True,
-    )
+    found = f"{e['rows']:9}{e['tables']:8}{e['differ']:8}{e['level']:8}{e['largest_error']:10.1e}"
+    print(f"{e['kind']:28}{found}{counts}{e['seconds']:9.1f}", flush=True)
+
+
+def parse_arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    add = parser.add_argument
+    add("--impl", default="auto", help=f"an implementation, or that of CUDA on the host: {', '.join(SIMULATED)}")
+    add("--rows", type=int, default=1_000_000)
+    add("--seed", type=int, default=0)
+    add("--device", default="cpu")
+    add("--kinds", nargs="+", choices=KINDS, metavar="KIND", help=f"of {', '.join(KINDS)}; default: all")
+    add("--out", type=Path)
+    return parser.parse_args()
+
+
+def main() -> None:
+    args = parse_arguments()
+    if args.impl in SIMULATED:
+        ops.IMPLEMENTATIONS[args.impl] = ops.Implementation("simulated", lambda device: None)
+    impl = ops.resolve_impl(args.impl, torch.device(args.device))
+    print_header(impl, args.device, args.seed)
+    report = Report(args, impl)
+    names = args.kinds or list(KINDS)
+    shares = sum(KINDS[name].share for name in names)
+    for name in names:
+        report.add(sweep(name, -int(-args.rows * KINDS[name].share // shares), impl, args.device, args.seed))
+    total = report.finish()
+    if total["differ"] or total["oracle_differs"] or total["largest_error"] > SIMILARITY:
+        raise SystemExit(1)
 
 
 if __name__ == "__main__":

@@ -14,6 +14,7 @@ from __future__ import annotations
 import argparse
 import itertools
 import statistics
+from functools import partial
 from pathlib import Path
 
 import open_clip
@@ -22,13 +23,14 @@ import torch.nn.functional as F
 from provenance import now, write
 
 from pez_fast import reference
-from pez_fast.encoders import TextEncoder
-from pez_fast.encoders.precision import DTYPES, search_dtype, text_part
-from pez_fast.encoders.text import Template
-from pez_fast.engine import Part, Settings, batch, pez_steps, search
-from pez_fast.objectives import TargetSimilarity
+from pez_fast.config import DTYPES
+from pez_fast.engine import BatchLimit, Request, Scheduler, SearchState, Stage, batch
+from pez_fast.methods import PEZMethod
+from pez_fast.models import TextEncoder
+from pez_fast.models.precision import search_dtype, text_part
+from pez_fast.models.text_tower import Template
+from pez_fast.objectives import Similarity
 from pez_fast.ops import capturable
-from pez_fast.optimizer import PEZ
 from pez_fast.table import TokenTable
 
 SHAPES = {"ViT-B-32": (512, 8, 12, 512), "ViT-L-14": (768, 12, 12, 768), "ViT-H-14": (1024, 16, 24, 1024)}
@@ -44,34 +46,61 @@ def build(name: str) -> torch.nn.Module:
     return open_clip.CLIP(embed_dim=dim, vision_cfg=vision, text_cfg=text).eval().requires_grad_(False)
 
 
-def setting(model: torch.nn.Module, prompts: int, dtype: torch.dtype = torch.float32):
-    ids = torch.tensor([SOT] + [0] * LENGTH + [EOT] + [0] * (CONTEXT - LENGTH - 2))
-    encode = TextEncoder(text_part(model, dtype), Template(ids, torch.arange(1, LENGTH + 1), LENGTH + 2))
-    generator = torch.Generator().manual_seed(1)
-    start = torch.randint(49406, (prompts, LENGTH), generator=generator)
-    goals = F.normalize(torch.randn(prompts, model.text_projection.shape[1], generator=generator), dim=-1)
-    device = model.token_embedding.weight.device
-    return encode, start.to(device), goals.to(device)
+class Setting:
+    """A tower in a dtype, and prompts with random targets to learn with it."""
+
+    def __init__(self, model: torch.nn.Module, prompts: int, dtype: torch.dtype = torch.float32) -> None:
+        ids = torch.tensor([SOT] + [0] * LENGTH + [EOT] + [0] * (CONTEXT - LENGTH - 2))
+        template = Template(ids, torch.arange(1, LENGTH + 1), LENGTH + 2)
+        encoder = TextEncoder(text_part(model, dtype), template)
+        self.tower = lambda embeds, ids: {"features": encoder(embeds)}
+        device, generator = model.token_embedding.weight.device, torch.Generator().manual_seed(1)
+        self.init_ids = torch.randint(49406, (prompts, LENGTH), generator=generator).to(device)
+        targets = torch.randn(prompts, model.text_projection.shape[1], generator=generator)
+        self.targets = F.normalize(targets, dim=-1).to(device)
+
+    def search(self, table: TokenTable, steps: int, impl: str = "auto", tower=None, objective=None) -> SearchState:
+        """What a task runs, less its last look at the texts."""
+        rows = len(self.init_ids)
+        requests = [Request(tuple(range(rows)), self.init_ids, objective or Similarity(self.targets))]
+        stages, limit = [Stage(PEZMethod(impl=impl), steps, top_k=4)], BatchLimit(rows, rows)
+        run = Scheduler(table, tower or self.tower, lambda room: requests.pop() if requests else None, stages, limit)
+        return next(iter(run.run()))
+
+
+class Recorded(Similarity):
+    """Keeps the ids and scores that it gives."""
+
+    def __init__(self, targets: torch.Tensor) -> None:
+        super().__init__(targets)
+        self.seen: list[tuple[torch.Tensor, torch.Tensor]] = []
+
+    def __call__(self, outputs, ids):
+        loss, score = super().__call__(outputs, ids)
+        self.seen.append((ids, score))
+        return loss, score
 
 
 def check_parity(model: torch.nn.Module, table: TokenTable, steps: int = 5) -> None:
-    encode, start, goals = setting(model, 2)
-    ours = list(pez_steps(PEZ(table.weight[start].clone(), table), encode, TargetSimilarity(goals), steps))
+    setting = Setting(model, 2)
+    objective = Recorded(setting.targets)
+    setting.search(table, steps, objective=objective)
     for row in range(2):
-        plain = reference.optimize_prompt(
-            model, goals[row : row + 1], prompt_len=LENGTH, steps=steps, start=start[row : row + 1]
-        )
+        one = slice(row, row + 1)
+        start, targets = setting.init_ids[one], setting.targets[one]
+        plain = reference.optimize_prompt(model, targets, prompt_len=LENGTH, steps=steps, start=start)
         for k in range(steps):
-            assert torch.equal(ours[k].ids[row], plain.ids[k][0]), f"other ids at step {k}"
-            assert abs(float(ours[k].score[row]) - plain.scores[k]) < 2e-5, f"another score at step {k}"
+            ids, score = objective.seen[k]
+            assert torch.equal(ids[row], plain.ids[k][0]), f"other ids at step {k}"
+            assert abs(float(score[row]) - plain.scores[k]) < 2e-5, f"another score at step {k}"
 
 
 def check_rounding(model: torch.nn.Module, table: TokenTable, dtype: torch.dtype) -> None:
-    exact, start, goals = setting(model, 8)
-    rounded, *_ = setting(model, 8, dtype)
-    with torch.no_grad():
-        hard = table.weight[start]
-        scores = [TargetSimilarity(goals)(encode(hard))[1] for encode in (exact, rounded)]
+    scores = []
+    for kind in (torch.float32, dtype):
+        setting = Setting(model, 8, kind)
+        with torch.no_grad():
+            scores.append(Similarity(setting.targets)(setting.tower(table.weight[setting.init_ids], None), None)[1])
     assert (scores[0] - scores[1]).abs().max() < 0.02, f"scores in {dtype} are too far from those in float32"
 
 
@@ -79,17 +108,15 @@ def check_capture(model: torch.nn.Module, table: TokenTable, dtype: torch.dtype,
     """Whether steps replayed as a CUDA graph find what eager ones do, to the bit; None where nothing is captured."""
     if not table.weight.is_cuda or not capturable(impl, table.device):
         return None
-    encode, start, goals = setting(model, 4, dtype)
-    found = []
+    setting, found = Setting(model, 4, dtype), []
     for warm in (batch.WARM, 1 << 30):
         before, batch.WARM = batch.WARM, warm
         try:
-            found.append(
-                search(Part((0, 1, 2, 3), start, TargetSimilarity(goals)), table, encode, Settings(20, impl=impl))
-            )
+            found.append(setting.search(table, 20, impl))
         finally:
             batch.WARM = before
-    return torch.equal(found[0].best()[0], found[1].best()[0]) and torch.equal(found[0].scores, found[1].scores)
+    same_ids = torch.equal(found[0].best_rows()[0], found[1].best_rows()[0])
+    return same_ids and torch.equal(found[0].scores, found[1].scores)
 
 
 def timed(run, repeats: int, per: int) -> list[float]:
@@ -103,7 +130,42 @@ def timed(run, repeats: int, per: int) -> list[float]:
     return times
 
 
-def main() -> None:
+class Report:
+    """Rows of the results, printed as they come."""
+
+    def __init__(self, args: argparse.Namespace) -> None:
+        self.args, self.rows = args, []
+
+    def add(self, name: str, prompts: int, times: list[float], plain: float | None, dtype: torch.dtype) -> float:
+        fifths, middle = statistics.quantiles(times, n=5), statistics.median(times)
+        ratio = plain / middle if plain else 1.0
+        row = {
+            "name": name,
+            "model": self.args.model,
+            "impl": self.args.impl,
+            "dtype": str(dtype).removeprefix("torch."),
+            "prompts": prompts,
+            "ratio": ratio,
+            "ms_per_step_and_prompt": middle,
+            "q20": fifths[0],
+            "q80": fifths[3],
+            "ms_per_step": middle * prompts,
+            "prompts_per_second_at_3000_steps": 1000 / (3000 * middle),
+        }
+        if self.args.device == "cuda":
+            row["peak_memory_mib"] = torch.cuda.max_memory_allocated() / 2**20
+        self.rows.append(row)
+        spread = f"({fifths[0]:.3f} to {fifths[3]:.3f})"
+        print(f"{name:44} {middle:9.3f} ms per step and prompt  {spread}  {ratio:6.1f} x", flush=True)
+        return middle
+
+    def add_capture(self, same: bool | None, dtype: torch.dtype) -> None:
+        facts = {"model": self.args.model, "impl": self.args.impl, "dtype": str(dtype), "equal": same}
+        self.rows.append({"name": "captured steps equal eager ones", **facts})
+        assert same is not False, "captured steps differ from eager ones"
+
+
+def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", choices=SHAPES, default="ViT-B-32")
     parser.add_argument("--prompts", type=int, nargs="+", default=[1, 8, 32, 64])
@@ -118,79 +180,42 @@ def main() -> None:
         "--impl", default="auto", help="of the projection; on a GPU, cuda and triton are captured as a graph"
     )
     parser.add_argument("--out", type=Path)
-    args = parser.parse_args()
+    return parser.parse_args()
 
+
+def main() -> None:
+    args = parse_arguments()
     model = build(args.model).to(args.device)
     table = TokenTable(model.token_embedding)
     check_parity(model, table)
     default = search_dtype(None, torch.float32, table.dim, torch.device(args.device))
-    dtypes = [DTYPES[name] for name in args.dtypes] if args.dtypes else list(dict.fromkeys([default, torch.float32]))
+    named = [getattr(torch, name) for name in args.dtypes or ()]
+    dtypes = named or list(dict.fromkeys([default, torch.float32]))
     for dtype in dtypes:
         check_rounding(model, table, dtype)
     print(f"{args.model}, {LENGTH} tokens, {args.device}, {torch.get_num_threads()} threads; parity holds")
-    rows = []
-
-    def report(name: str, prompts: int, times: list[float], plain: float | None, dtype: torch.dtype) -> float:
-        low, middle, high = (
-            statistics.quantiles(times, n=5)[0],
-            statistics.median(times),
-            statistics.quantiles(times, n=5)[3],
-        )
-        ratio, kind = plain / middle if plain else 1.0, str(dtype).removeprefix("torch.")
-        row = {
-            "name": name,
-            "model": args.model,
-            "impl": args.impl,
-            "dtype": kind,
-            "prompts": prompts,
-            "ratio": ratio,
-            "ms_per_step_and_prompt": middle,
-            "q20": low,
-            "q80": high,
-            "ms_per_step": middle * prompts,
-            "prompts_per_second_at_3000_steps": 1000 / (3000 * middle),
-        }
-        if args.device == "cuda":
-            row["peak_memory_mib"] = torch.cuda.max_memory_allocated() / 2**20
-        rows.append(row)
-        print(f"{name:44} {middle:9.3f} ms per step and prompt  ({low:.3f} to {high:.3f})  {ratio:6.1f} x", flush=True)
-        return middle
-
-    _, start, goals = setting(model, 1)
+    report, one = Report(args), Setting(model, 1)
 
     def plainly() -> None:
-        reference.optimize_prompt(model, goals, prompt_len=LENGTH, steps=args.steps, start=start)
+        reference.optimize_prompt(model, one.targets, prompt_len=LENGTH, steps=args.steps, start=one.init_ids)
 
-    plain = report("plain port, one prompt", 1, timed(plainly, args.repeats, args.steps), None, torch.float32)
+    plain = report.add("plain port, one prompt", 1, timed(plainly, args.repeats, args.steps), None, torch.float32)
     for dtype, compiled, prompts in itertools.product(dtypes, [False, True] if args.compile else [False], args.prompts):
-        encode, starts, targets = setting(model, prompts, dtype)
-        encode(table.weight[starts])  # prepares the weights
-        run = torch.compile(encode, dynamic=False) if compiled else encode
+        setting = Setting(model, prompts, dtype)
+        setting.tower(table.weight[setting.init_ids], None)  # prepares the weights
+        tower = torch.compile(setting.tower, dynamic=False) if compiled else setting.tower
         if prompts == args.prompts[0] and not compiled:
-            same = check_capture(model, table, dtype, args.impl)
-            rows.append(
-                {
-                    "name": "captured steps equal eager ones",
-                    "model": args.model,
-                    "impl": args.impl,
-                    "dtype": str(dtype),
-                    "equal": same,
-                }
-            )
-            assert same is not False, "captured steps differ from eager ones"
-        settings = Settings(args.steps, keep=4, impl=args.impl)
-        part = Part(tuple(range(prompts)), starts, TargetSimilarity(targets))
-
-        def ours(part=part, run=run, settings=settings) -> None:
-            search(part, table, run, settings)
-
+            report.add_capture(check_capture(model, table, dtype, args.impl), dtype)
         if args.device == "cuda":
             torch.cuda.reset_peak_memory_stats()
-        # `search` scores the projection after the last update too: one pass more than it has steps.
-        name = f"pez_fast, {prompts} prompt{'s' * (prompts > 1)}, {str(dtype).removeprefix('torch.')}{', compiled' * compiled}"
-        report(name, prompts, timed(ours, args.repeats, args.steps * prompts), plain, dtype)
+        kind = str(dtype).removeprefix("torch.") + ", compiled" * compiled
+        # A search scores the projection after the last update too: one pass more than it has steps.
+        times = timed(
+            partial(setting.search, table, args.steps, args.impl, tower=tower), args.repeats, args.steps * prompts
+        )
+        report.add(f"pez_fast, {prompts} prompt{'s' * (prompts > 1)}, {kind}", prompts, times, plain, dtype)
     if args.out:
-        write(args.out, rows)
+        write(args.out, report.rows)
 
 
 if __name__ == "__main__":

@@ -1,8 +1,9 @@
-"""Draws what nearest.py measured: time against the number of rows.
+"""Draws the times that nearest.py measured against the number of rows.
 
     python benchmarks/plot.py benchmarks/results/nearest_cpu.json benchmarks/results/nearest_cpu.png
 
-One panel for each table, one line for each implementation (bold) and baseline (thin), the floor where it is known.
+Each table has a panel. A panel has a bold line for each implementation and a thin one for each baseline, and a dashed
+line for the floor where nearest.py knows it.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from matplotlib.ticker import FuncFormatter, NullLocator
 
 OURS = {"torch": "#e0861a", "cpu": "#c2185b", "triton": "#6a3fc4", "cuda": "#1967d2"}
 THEIRS = ["#8c8c8c", "#5f7f8f", "#a08a5b", "#6f9f7f", "#9a7fa0", "#b07f7f", "#4f6f6f", "#7f8fbf", "#5f5f5f", "#a9a95f"]
-GAP = 12  # points between labels
+GAP = 12  # two labels are so many points apart, or more
 
 
 def plot(cases: list[dict[str, Any]], path: Path, device: str) -> None:
@@ -42,7 +43,7 @@ def plot(cases: list[dict[str, Any]], path: Path, device: str) -> None:
         row[0].set_ylabel("milliseconds a call")
     figure.suptitle(f"Nearest token by cosine, {device}", fontsize=12, x=0.01, ha="left")
     figure.tight_layout()
-    for axis in axes.flat[: len(shapes)]:  # the labels' places depend on the final scale
+    for axis in axes.flat[: len(shapes)]:  # the places of the labels depend on the final scale
         _label_ends(axis)
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=130)
@@ -89,7 +90,7 @@ def _panel(axis: Axes, cases: list[dict[str, Any]], theirs: list[str]) -> None:
 
 
 def _label_ends(axis: Axes) -> None:
-    """Each line's name behind its last point, the names pushed apart."""
+    """Writes each line's name behind its last point, and pushes the names apart."""
     points_per_pixel = 72 / axis.figure.dpi
     ends = []
     for line in axis.get_lines():
@@ -127,8 +128,8 @@ def _offset(axis: Axes, x: float, right: float) -> float:
 
 
 def _apart(wanted: list[float], bottom: float) -> list[float]:
-    """Ascending places, GAP apart at least, near those wanted: groups that touch share their middle."""
-    groups: list[tuple[list[float], float]] = []  # what its members want, and its lowest place
+    """Returns ascending places near those wanted, at least GAP apart; the labels of a group lie around their mean."""
+    groups: list[tuple[list[float], float]] = []  # (the places that its members want, its lowest place)
     for value in wanted:
         members, lowest = [value], value
         while True:

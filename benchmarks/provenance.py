@@ -1,4 +1,4 @@
-"""Where a figure comes from: hardware, versions, commit."""
+"""Says where a result comes from: hardware, versions, commit."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ import torch
 
 
 def provenance() -> dict[str, Any]:
-    """Plain values that go beside every result."""
+    """Returns the plain values that stand beside every result."""
     return {
         "date": datetime.now(timezone.utc).strftime("%Y-%m-%d"),
         "commit": _commit(),
@@ -29,14 +29,14 @@ def provenance() -> dict[str, Any]:
 
 
 def now() -> float:
-    """Seconds, once the GPU (where there is one in use) has done all that it was given."""
+    """Waits until the GPU, if one is in use, has finished its work, and returns the time in seconds."""
     if torch.cuda.is_initialized():
         torch.cuda.synchronize()
     return time.perf_counter()
 
 
 def write(path: Path, results: Any, final: bool = True) -> None:
-    """A JSON file of the results with their provenance; what is not final is written without a word."""
+    """Writes the results and their provenance as a JSON file; it prints the path of a final file."""
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps({"provenance": provenance(), "results": results}, indent=1) + "\n")
     if final:
@@ -51,7 +51,7 @@ def _version(name: str) -> str | None:
 
 
 def _commit() -> str:
-    """As git says; a copy of the tree without its history is told by PEZ_FAST_COMMIT."""
+    """Returns the commit that git names; PEZ_FAST_COMMIT names it for a copy of the tree that has no history."""
 
     def git(*words: str) -> str:
         try:

@@ -1,11 +1,11 @@
-"""Quality against time on held-out pictures: the plain port of the original beside pez_fast, with and without its parts.
+"""Quality against time on held-out images: the plain port of the original beside pez_fast, with and without its parts.
 
     python benchmarks/quality.py --out benchmarks/results/quality_cpu.json
 
-200 pictures of the bundled model (`benchmarks/heldout/`), 16 tokens each. A point of the curve is the median cosine of the prompts
-typed in again (text_score) after so many seconds for all pictures together: of the plain port (`pez_fast.reference.optimize_prompt`,
-one picture at a time over the whole vocabulary, as the original does) after so many of its steps; of pez_fast from a run of its own
-for each number of steps, everything included. Median and time of all are from the same run, on as many threads. Writes a picture of
+200 images of the bundled model (`benchmarks/heldout/`), 16 tokens each. A point of the curve is the median cosine of the prompts
+typed in again (text_score) after so many seconds for all images together: of the plain port (`pez_fast.reference.optimize_prompt`,
+one image at a time over the whole vocabulary, as the original does) after so many of its steps; of pez_fast from a run of its own
+for each number of steps, everything included. Median and time of all are from the same run, on as many threads. Writes an image of
 the curves beside the JSON.
 """
 
@@ -25,9 +25,8 @@ from provenance import write
 from torch import Tensor
 
 import pez_fast
-from pez_fast.config import SearchConfig
-from pez_fast.encoders import ClipEncoder
-from pez_fast.learner import learn
+from pez_fast.models import ClipEncoder
+from pez_fast.objectives import Similarity
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
@@ -35,8 +34,8 @@ import matplotlib.pyplot as plt
 WAYS: dict[str, dict[str, Any]] = {
     "pez_fast": {},
     "pez_fast, 4 restarts": {"restarts": 4},
-    "pez_fast, without polish": {"polish": 0},
-    "pez_fast, 4 restarts, without polish": {"restarts": 4, "polish": 0},
+    "pez_fast, without refine": {"refine": 0},
+    "pez_fast, 4 restarts, without refine": {"restarts": 4, "refine": 0},
 }
 COLOURS = dict(zip(WAYS, ("#c2185b", "#6a3fc4", "#e0861a", "#1967d2"), strict=True))
 LOOKS = (5, 10, 20, 50, 100, 200, 500, 1000, 3000)  # steps of the plain port at which its best so far is taken
@@ -44,7 +43,7 @@ LOOKS = (5, 10, 20, 50, 100, 200, 500, 1000, 3000)  # steps of the plain port at
 
 def ours(clip: ClipEncoder, targets: Tensor, way: str, steps: int) -> dict[str, Any]:
     begun = time.perf_counter()
-    found = learn(targets, clip, SearchConfig(prompt_len=16, steps=steps, **WAYS[way]))
+    found = pez_fast.search(Similarity(targets), clip, prompt_len=16, steps=steps, **WAYS[way])
     return point(way, steps, time.perf_counter() - begun, [r.text_score for r in found], [r.ids_score for r in found])
 
 
@@ -107,7 +106,7 @@ def verdict(points: list[dict[str, Any]]) -> dict[str, Any]:
             "better_on": better,
         }
         print(
-            f"{name} ({best['seconds']:.0f} of {plain['seconds']:.0f} s): median {answer[name]['margin']:+.4f}, better on {better} pictures"
+            f"{name} ({best['seconds']:.0f} of {plain['seconds']:.0f} s): median {answer[name]['margin']:+.4f}, better on {better} images"
         )
     return answer
 
@@ -137,12 +136,12 @@ def draw(points: list[dict[str, Any]], captions: float, path: Path, machine: str
             )
     axis.axhline(captions, color="#bbbbbb", linewidth=1, linestyle="--", label="the true captions")
     axis.set_xscale("log")
-    axis.set_xlabel(f"seconds for {len(points[0]['text_scores'])} pictures, {machine}")
+    axis.set_xlabel(f"seconds for {len(points[0]['text_scores'])} images, {machine}")
     axis.set_ylabel("median cosine of the text")
     axis.grid(alpha=0.25)
     axis.spines[["top", "right"]].set_visible(False)
     axis.legend(fontsize=8, frameon=False, loc="lower right")
-    axis.set_title("Prompts of 16 tokens for held-out pictures of the bundled model", fontsize=11, loc="left")
+    axis.set_title("Prompts of 16 tokens for held-out images of the bundled model", fontsize=11, loc="left")
     figure.tight_layout()
     figure.savefig(path, dpi=130)
     plt.close(figure)
@@ -151,7 +150,7 @@ def draw(points: list[dict[str, Any]], captions: float, path: Path, machine: str
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--pictures", type=int, default=200)
+    parser.add_argument("--images", type=int, default=200)
     parser.add_argument("--steps", type=int, nargs="+", default=[10, 25, 50, 100, 200, 400])
     parser.add_argument("--plain-steps", type=int, default=200)
     parser.add_argument("--ways", nargs="+", choices=WAYS, default=list(WAYS))
@@ -167,7 +166,7 @@ def main() -> None:
             args.redraw.with_suffix(".png"),
             held["results"]["machine"],
         )
-    labels, images = held_out(args.pictures)
+    labels, images = held_out(args.images)
     clip = pez_fast.load_clip("emoji", device=args.device)
     targets = clip.encode_images(images)
     captions = statistics.median(
@@ -178,12 +177,12 @@ def main() -> None:
         if args.device == "cuda"
         else f"{(n := torch.get_num_threads())} thread{'s' * (n > 1)} of a CPU"
     )
-    learn(targets[:1], clip, SearchConfig(prompt_len=16, steps=1))  # whatever is made once
+    pez_fast.search(Similarity(targets[:1]), clip, prompt_len=16, steps=1)  # whatever is made once
     points = [ours(clip, targets, way, steps) for way in args.ways for steps in args.steps]
     points += plainly(clip, targets, args.plain_steps)
     answer = verdict(points)
     if args.out:
-        facts = {"pictures": len(images), "prompt_len": 16, "machine": machine, "true_captions": captions}
+        facts = {"images": len(images), "prompt_len": 16, "machine": machine, "true_captions": captions}
         write(args.out, {**facts, "verdict": answer, "points": points})
         draw(points, captions, args.out.with_suffix(".png"), machine)
 

@@ -1,7 +1,7 @@
-"""SASS as cuobjdump prints it, read: loops, fences in them, the cost of an epilogue, and loads that wait for loads.
+"""Reads SASS as cuobjdump prints it: loops, fences in them, the cost of an epilogue, and loads that wait for loads.
 
-All of it is read from the graph of blocks that a kernel's branches make. Subroutines (reached by CALL alone) are
-followed for chains of loads only, which are those through registers and predicates: not through shared memory.
+Everything is derived from the graph of basic blocks that a kernel's branches form. Subroutines (reached by CALL alone)
+are followed for chains of loads only. A chain goes through registers and predicates, not through shared memory.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ WRITTEN = {JUMPS: "", "FCHK": "p", "U?[A-Z]+SETP|U?PLOP3": "pp", "VOTE": "p|r", 
 class Instruction:
     address: int
     guard: str  # "", "P0", "!UP1", …
-    opcode: str  # with what modifies it
+    opcode: str  # with its modifiers
     operands: str
 
     def __post_init__(self) -> None:
@@ -42,18 +42,18 @@ class Instruction:
 
     @property
     def idle(self) -> bool:
-        """Takes its turn and does nothing."""
+        """It takes an issue slot and does nothing."""
         return self.base == "NOP" or self.guard == "!PT"
 
     @cached_property
     def target(self) -> int | None:
-        """Where a branch or a call goes to."""
+        """The address that a branch or a call goes to."""
         found = re.findall(r"\b0x[0-9a-f]+", self.operands) if self.base in ("BRA", "CALL") else []
         return int(found[-1], 16) if found else None
 
     @property
     def leaves(self) -> bool:
-        """It may go elsewhere. A call over the next instruction is how the compiler leaves a loop."""
+        """Whether control may go elsewhere. The compiler leaves a loop by a call over the next instruction."""
         return self.base in ENDS or (self.base == "CALL" and self.target in (self.address + 16, self.address + 32))
 
     @cached_property
@@ -70,7 +70,7 @@ class Instruction:
 
 
 def named(operand: str, count: int) -> list[str]:
-    """Of a plain register so many from it on; of an address what it says itself."""
+    """The registers of an operand: of a plain register `count` from it on; of an address those that it names."""
     found = PREDICATE.findall(operand)
     for kind, first, pair in REGISTER.findall(operand):
         more = 4 if operand.startswith("gdesc") else 2 if pair else 1 if "[" in operand else count
@@ -80,7 +80,7 @@ def named(operand: str, count: int) -> list[str]:
 
 @cache
 def spans(base: str, *modifiers: str) -> tuple[int, tuple[int, ...]]:
-    """How many registers the result takes at most, and each source in turn; the last figure is of all further ones."""
+    """The most registers of the result, and the registers of each source; the last number holds for the rest."""
     if PRODUCTS.match(base):
         result = int(modifiers[0].split("x")[1]) // 2 if "G" in base else 4
         return result, (4, result) if "G" in base else (4, 2, 4)
@@ -122,7 +122,7 @@ class Function:
 
     @cached_property
     def numbers(self) -> dict[int, int]:
-        """Of the blocks, by the address at which each begins."""
+        """The numbers of the blocks, by the address at which each begins."""
         code = self.instructions
         starts = {0, *(one.target for one in code), *(one.address + 16 for one in code if one.leaves)}
         return {at: n for n, at in enumerate(one.address for one in code if one.address in starts)}
@@ -141,7 +141,7 @@ class Function:
             stays = last.base not in ENDS or last.guard not in ("", "PT") or "," in last.operands
             block.after.extend([n + 1] if stays and n + 1 < len(made) else [])
         known = {0, *map(self.called, self.instructions), *(n for block in made for n in block.after)}
-        for block in made:  # where a table leads is not printed: to all that nothing else leads to
+        for block in made:  # the targets of a jump table are not printed: every block that nothing else leads to
             block.after.extend(n for n in range(len(made)) if block.last.base in TABLES and n not in known)
         for n, block in enumerate(made):
             for other in block.after:
@@ -149,7 +149,7 @@ class Function:
         return made
 
     def order(self, entry: int = 0) -> dict[int, int]:
-        """The place of each block that is reached, behind all that lead to it but the ends of its own loops."""
+        """The position of each reachable block, behind all that lead to it except the ends of its own loops."""
         seen, done, stack = set(), [], [(entry, False)]
         while stack:
             block, left = stack.pop()
@@ -189,10 +189,11 @@ def functions(lines: Iterable[str]) -> Iterator[Function]:
 
 
 def loops(kernel: Function) -> list[Loop]:
-    """Innermost first. A backward branch makes one only where the loop is entered at its head alone: the way back from
-    code that was put behind the rest makes none."""
+    """Innermost first. A backward branch makes a loop only if the loop is entered at its head alone; a branch back from
+    code that was placed behind the rest makes none.
+    """
     place = kernel.order()
-    passed, before = {0: 1}, {}  # of each block those that every way to it passes, as bits
+    passed, before = {0: 1}, {}  # for each block, the blocks that every path to it passes, as bits
     while passed != before:
         before = dict(passed)
         for block in list(place)[1:]:
@@ -210,8 +211,9 @@ def loops(kernel: Function) -> list[Loop]:
 
 
 def main_loops(kernel: Function, wanted: re.Pattern[str] = MAIN) -> list[Loop]:
-    """The innermost around products and bulk copies. What only waits for a barrier within does not count, nor what
-    takes the lanes of a warp one after the other (it ends in BRA.U.ANY)."""
+    """The innermost loops around products and bulk copies. A loop that only waits for a barrier does not count, nor
+    does one that takes the lanes of a warp one after the other (it ends in BRA.U.ANY).
+    """
     blocks, holding = kernel.blocks, []
     for loop in loops(kernel):
         turns = all(blocks[b].last.opcode == "BRA.U.ANY" for b in loop.blocks if loop.head in blocks[b].after)
@@ -220,19 +222,22 @@ def main_loops(kernel: Function, wanted: re.Pattern[str] = MAIN) -> list[Loop]:
 
 
 def fences_in_main_loops(kernel: Function) -> list[str]:
-    """Those that wait for what the whole device sees, or throw away the level-1 cache."""
+    """The fences that wait for the whole device, or invalidate the level-1 cache."""
     inside = {i.address: i for loop in main_loops(kernel) for i in kernel.within(loop)}
     return [f"{i.opcode} at {i.address:#x}" for i in inside.values() if DEVICE_WIDE.match(i.opcode) and not i.idle]
 
 
 def epilogue_instructions(kernel: Function) -> int | None:
-    """Executed once per tile behind the loop over depth: on the cheapest way that stores a result, from where that loop
-    is left to the end of the loop around it, or of the kernel. A loop on that way counts once. None: no products."""
+    """The instructions executed once per tile behind the loop over K; None if there are no products.
+
+    They lie on the cheapest path that stores a result, from the exit of that loop to the end of the loop around it, or
+    of the kernel. A loop on that path counts once.
+    """
     inner = max(main_loops(kernel, PRODUCTS), key=lambda loop: len(loop.blocks), default=None)
     if inner is None:
         return None
     around = next((loop for loop in loops(kernel) if loop.blocks > inner.blocks), None)
-    best = {block: (0, inf) for block in inner.blocks}  # cost at a block's end, before and after something was stored
+    best = {block: (0, inf) for block in inner.blocks}  # cost at a block's end, before and after a store
     ends = []
     for n in (place := kernel.order()):
         block, ways = kernel.blocks[n], [best[b] for b in kernel.earlier(n, place) if b in best]
@@ -248,6 +253,6 @@ def epilogue_instructions(kernel: Function) -> int | None:
 
 
 def instructions_per_score(kernel: Function, scores: int) -> float | None:
-    """`scores`: those that a thread holds."""
+    """`scores`: the number that a thread holds."""
     count = epilogue_instructions(kernel)
     return None if count is None else count / scores

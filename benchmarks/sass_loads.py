@@ -7,7 +7,8 @@ from collections import Counter
 
 from sass import LOADS, Function, Instruction
 
-State = dict[str, tuple[int, int]]  # of each register: loads in the chain behind it, the round after which it is there
+# For each register: loads in the chain behind it, the round after which it is available.
+State = dict[str, tuple[int, int]]
 NEVER = (0, 0)
 
 
@@ -16,8 +17,10 @@ def merged(ways: list[State]) -> State:
 
 
 def step(one: Instruction, state: State, guarded: State) -> int:
-    """How long a chain an instruction ends; 0 if it loads nothing. `guarded`: registers written under a guard, as seen
-    under it."""
+    """The length of the chain that an instruction ends; 0 if it loads nothing.
+
+    `guarded`: registers written under a guard, as seen under that guard.
+    """
     writes, reads = one.moved
     load = one.base in LOADS
     seen = [guarded.get(f"{r}@{one.guard}", state.get(r, NEVER)) for r in reads]
@@ -34,9 +37,11 @@ def step(one: Instruction, state: State, guarded: State) -> int:
     return load * chain
 
 
-def trips(kernel: Function) -> tuple[int, int]:
-    """The longest chain of loads from global memory, and the rounds in which a thread waits for them: the body of each
-    loop once, of several ways the worst. A load waits for its guard too."""
+def load_chain_and_rounds(kernel: Function) -> tuple[int, int]:
+    """The longest chain of loads from global memory, and the number of rounds in which a thread waits for them.
+
+    The body of each loop counts once; of several paths the worst counts. A load waits for its guard too.
+    """
     longest = 0
 
     def walk(entry: int, given: State) -> State:
@@ -59,17 +64,17 @@ def trips(kernel: Function) -> tuple[int, int]:
 
 
 def longest_load_chain(kernel: Function) -> int:
-    """Loads of which each one's address or condition depends on the value of the one before."""
-    return trips(kernel)[0]
+    """The length of the longest chain of loads in which each address or condition depends on the load before."""
+    return load_chain_and_rounds(kernel)[0]
 
 
 def load_rounds(kernel: Function) -> int:
-    """How often something is used that was loaded since the last wait: each costs a way to memory and back."""
-    return trips(kernel)[1]
+    """How often a thread uses a value that it loaded since its last wait; each time costs a round trip to memory."""
+    return load_chain_and_rounds(kernel)[1]
 
 
 def loads_by_width(kernel: Function) -> dict[int, int]:
-    """{bits: how many}"""
+    """{bits: number of loads}"""
     loads = [one.modifiers for one in kernel.instructions if one.base in LOADS and not one.idle]
     widths = [[int(m.strip("US")) for m in each if re.fullmatch(r"[US]?(8|16|64|128|256)", m)] for each in loads]
     return dict(sorted(Counter(width[-1] if width else 32 for width in widths).items()))

@@ -1,6 +1,7 @@
-"""Processes of their own for the steps of hardware.py: with this tree importable, limits, a log, a file of results.
+"""Runs the steps of hardware.py in processes of their own.
 
-A child says "> …" where it is and "! …" what went wrong: `fault` reads that.
+Each process can import this tree and has a limit of time. Its output goes into a log, its results into a file. A child
+prints "> …" to say where it is and "! …" to say what went wrong; `fault` reads both.
 """
 
 from __future__ import annotations
@@ -19,17 +20,18 @@ from typing import Any
 
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parent
-LEAST = 5.0  # seconds: with less left nothing is begun
-LOGGED = 200_000  # characters of a child's output that are kept in the log
-GRACE = 3.0  # seconds between asking a child to end and ending it
+LEAST = 5.0  # no child is started with fewer seconds left
+LOGGED = 200_000  # the log keeps so many characters of a child's output
+GRACE = 3.0  # a child that is asked to end has so many seconds before it is killed
 PR_SET_PDEATHSIG = 1
 LIBC = ctypes.CDLL(None)
 
 
 def importable(folder: Path, extensions: bool) -> Path:
-    """A folder from which `import pez_fast` finds this tree, the Triton kernels where pyproject.toml maps them to.
+    """Returns a folder from which `import pez_fast` finds this tree; pyproject.toml maps the Triton kernels alike.
 
-    With the extensions that were built in it, or without: another Python cannot load them.
+    `extensions` says whether the folder holds the extensions that were built in this tree. Another Python cannot load
+    them.
     """
     package = folder / "tree" / "pez_fast"
     if package.exists():
@@ -43,7 +45,7 @@ def importable(folder: Path, extensions: bool) -> Path:
 
 
 def fault(answer: dict[str, Any]) -> str | None:
-    """Why a child did not end well, in one line; None where it did."""
+    """Says in one line why a child did not end well; returns None where it did."""
     if answer.get("rc") == 0 and "timed_out" not in answer:
         return None
     if "skipped" in answer:
@@ -56,7 +58,7 @@ def fault(answer: dict[str, Any]) -> str | None:
 
 
 class Session:
-    """One call: where its children run, with what environment, for how long, and what they have found so far."""
+    """Holds one call: where its children run, in what environment, for how long, and what they have found so far."""
 
     def __init__(self, args: argparse.Namespace, call: str, work: Path) -> None:
         self.work, self.rehearse, self.impls, self.inject = work, args.rehearse, args.impls, args.inject
@@ -89,15 +91,16 @@ class Session:
         return self.end - time.monotonic()
 
     def save(self) -> None:
-        """What is found so far, whole at every moment."""
+        """Writes what is found so far; at every moment the file is whole."""
         part = self.file.with_suffix(".part")
         part.write_text(json.dumps(self.results, indent=1) + "\n")
         os.replace(part, self.file)
 
     def run(self, *command: object, seconds: float, silent: float | None = None, **env: str) -> dict[str, Any]:
-        """A child from a folder where no other pez_fast is: exit status, seconds; where it failed, its end.
+        """Runs a child in a folder that holds no other pez_fast; returns its exit status, seconds and how it failed.
 
-        It is ended after so many seconds, or after `silent` seconds without a word since its first.
+        The session ends the child after `seconds`. It also ends a child that has printed something and then prints
+        nothing for `silent` seconds.
         """
         seconds = min(seconds, self.left())
         if seconds < LEAST:
@@ -130,13 +133,13 @@ class Session:
         return answer | _ending(text) if child.returncode or late else answer
 
     def output(self) -> list[str]:
-        """The lines that the last child printed."""
+        """Returns the lines that the last child printed."""
         return (self.work / "output").read_text(errors="replace").splitlines()
 
     def child(
         self, task: str, *options: object, rest: Sequence[object] = (), seconds: float, **more: Any
     ) -> dict[str, Any]:
-        """A task of hardware_child.py, and what it had found when it ended, or was ended."""
+        """Runs a task of hardware_child.py; returns what the child had found when it ended or was ended."""
         written = self.work / "child.json"
         written.unlink(missing_ok=True)
         faults = [word for fault in self.inject for word in ("--inject", fault)]
@@ -148,35 +151,35 @@ class Session:
         return answer
 
     def script(self, name: str, *arguments: object, seconds: float, **env: str) -> dict[str, Any]:
-        """A benchmark, and the results that it had written when it ended, or was ended."""
+        """Runs a benchmark; returns the results that it had written when it ended or was ended."""
         written = self.work / f"{name}.json"
         written.unlink(missing_ok=True)
         given = [HERE / f"{name}.py", "--device", self.device, "--out", written, *arguments]
-        # Some are silent for long: their whole time limits them.
+        # Some benchmarks print nothing for long; only the limit on their whole time ends them.
         answer = self.child("script", rest=given, seconds=seconds, silent=None, **env)
         if written.exists():
             answer["results"] = json.loads(written.read_text())["results"]
         return answer
 
     def usable(self, gpu: bool = False) -> list[str]:
-        """The implementations; with gpu, those made for GPUs (in a rehearsal all)."""
+        """Returns the usable implementations; with `gpu`, those made for GPUs. A rehearsal takes all of them."""
         about = self.results["steps"]["provenance"]["implementations"]
         names = [n for n, reason in about.items() if reason is True and (not self.impls or n in self.impls)]
         return [n for n in names if self.rehearse or not gpu or n not in ("cpu", "torch")]
 
     def sound(self, gpu: bool = False) -> list[str]:
-        """Those that the smoke step has not struck."""
+        """Returns those usable implementations that the smoke step has not struck."""
         return [name for name in self.usable(gpu) if name not in self.results["struck"]]
 
     def each(self, run: Callable[[str], dict[str, Any]], gpu: bool = False) -> Iterator[tuple[str, dict[str, Any]]]:
-        """What each implementation's own process finds; of a struck one, why there is none."""
+        """Yields what each implementation's own process finds; for a struck implementation, why it has no process."""
         for name in self.usable(gpu):
             reason = self.results["struck"].get(name)
             yield name, {"struck": reason} if reason else run(name)
 
 
 def _ending(text: str) -> dict[str, str]:
-    """Of the output of what did not end well: where it was, what it said last of an error, and its end."""
+    """Reads the output of a child that did not end well: where it was, its last error, and the end of the output."""
     lines = text.splitlines() or [""]
     where = next((line[2:] for line in reversed(lines) if line.startswith("> ")), "its start")
     said = next((line[2:] for line in reversed(lines) if line.startswith("! ")), lines[-1])
@@ -184,14 +187,14 @@ def _ending(text: str) -> dict[str, str]:
 
 
 def _in_a_group_that_dies_with_us() -> None:
-    """In the child: a group of its own, so that it ends with all that it started, and its end if we are killed."""
+    """Runs in the child. It makes a group, so that the child ends with all that it started; the child ends if we do."""
     os.setpgid(0, 0)
     if sys.platform.startswith("linux"):
         LIBC.prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
 def _watched(child: subprocess.Popen, output: Path, end: float, silent: float | None) -> str | None:
-    """Wait for a child: None when it has ended, else why it must be."""
+    """Waits for a child; returns None when it has ended, else why the session must end it."""
     begun = heard = time.monotonic()
     said = 0
     while child.poll() is None:
@@ -207,7 +210,7 @@ def _watched(child: subprocess.Popen, output: Path, end: float, silent: float | 
 
 
 def _end(child: subprocess.Popen, grace: float) -> None:
-    """End a child and its group: asked for its stacks, then to end (pytest writes its report), then killed."""
+    """Ends a child and its group: asks for its stacks, asks it to end (pytest writes its report), then kills it."""
     for sent, to in ((signal.SIGUSR1, os.kill), (signal.SIGINT, os.killpg), (signal.SIGKILL, os.killpg)):
         if child.poll() is None:
             to(child.pid, sent)
@@ -216,6 +219,6 @@ def _end(child: subprocess.Popen, grace: float) -> None:
             except subprocess.TimeoutExpired:
                 continue
     try:
-        os.killpg(child.pid, signal.SIGKILL)  # what it left behind
+        os.killpg(child.pid, signal.SIGKILL)  # processes that the child left behind
     except ProcessLookupError:
         pass

@@ -1,9 +1,10 @@
-"""Time of putting prompts into templates, forward alone and with its backward, beside torch's lines for it.
+"""Measures the time that splice takes, forward alone and with its backward, beside torch's lines for it.
 
     python benchmarks/splice.py --device cuda --out splice.json
 
-The lines are `out = template.clone(); out[:, slots] = hard[owner]` under autograd. Outputs must be equal, and gradients within
-rounding, before anything is timed. On CUDA "(graph)" is the same replayed as a CUDA graph.
+Splice puts prompts into templates. The lines are `out = template.clone(); out[:, slots] = hard[owner]` under autograd.
+Nothing is timed unless the outputs are equal and the gradients are equal within rounding. On CUDA "(graph)" is the same
+call replayed as a CUDA graph.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ from pez_fast import info, splice
 from pez_fast.ops import IMPLEMENTATIONS
 
 LINES = "torch's lines"
-# Templates, positions, width, prompts, slots.
+# Each shape is (templates, positions, width, prompts, slots).
 SHAPES = {
     "one prompt": (1, 77, 1024, 1, 16),
     "a batch": (32, 77, 1024, 32, 16),
@@ -36,7 +37,7 @@ Splice = Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]
 
 
 def arguments(shape: tuple[int, int, int, int, int], device: str) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """template (B, S, d), hard (R, L, d), slots (L,), owner (B,), and a gradient (B, S, d)."""
+    """Returns template (B, S, d), hard (R, L, d), slots (L,), owner (B,), and the gradient (B, S, d) of the output."""
     b, s, d, prompts, length = shape
     generator = torch.Generator().manual_seed(0)
     template, grad = (torch.randn(b, s, d, generator=generator).to(device) for _ in range(2))
@@ -56,7 +57,7 @@ def forward(way: Splice, given: tuple[Tensor, Tensor, Tensor, Tensor, Tensor]) -
 
 
 def both(way: Splice, given: tuple[Tensor, Tensor, Tensor, Tensor, Tensor]) -> Tensor:
-    """The gradient onto hard (R, L, d)."""
+    """Returns the gradient of hard (R, L, d)."""
     return torch.autograd.grad(way(*given[:4]), given[1], given[4])[0]
 
 
@@ -104,10 +105,8 @@ def main() -> None:
                 for label, each in calls.items():
                     took = timed(each, args.device, args.seconds)
                     results.append({"name": label, "what": what, "case": name, "shape": shape, **took._asdict()})
-                    print(
-                        f"  {label:24}{what:22}{took.ms * 1e3:10.1f} us  ({took.q20 * 1e3:.1f} to {took.q80 * 1e3:.1f})",
-                        flush=True,
-                    )
+                    quantiles = f"({took.q20 * 1e3:.1f} to {took.q80 * 1e3:.1f})"
+                    print(f"  {label:24}{what:22}{took.ms * 1e3:10.1f} us  {quantiles}", flush=True)
     if args.out:
         write(args.out, results)
 

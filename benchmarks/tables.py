@@ -7,7 +7,7 @@ from typing import Any
 
 
 def aligned(rows: Sequence[Sequence[Any]]) -> str:
-    """The first row is the header."""
+    """Align the columns; the first row is the header."""
     lines = [[str(cell) for cell in row] for row in rows]
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
     return "\n".join(

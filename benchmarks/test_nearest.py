@@ -1,4 +1,4 @@
-"""The search beside the lines it replaces."""
+"""Times the search beside the lines that it replaces."""
 
 from __future__ import annotations
 

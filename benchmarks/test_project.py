@@ -1,4 +1,4 @@
-"""The straight-through projection, forward and backward, beside the lines it replaces."""
+"""Times the straight-through projection, forward and backward, beside the lines that it replaces."""
 
 from __future__ import annotations
 

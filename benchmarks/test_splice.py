@@ -1,4 +1,4 @@
-"""Prompts into templates, forward and backward, beside torch's lines."""
+"""Times splice, which puts prompts into templates, forward and backward, beside torch's lines."""
 
 from __future__ import annotations
 

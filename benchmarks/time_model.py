@@ -1,10 +1,10 @@
-"""How long a search should take on an H200, from what its kernels are made of: what a first measurement is held against.
+"""Predicts the time of a search on an H200 from its machine code, for comparison with a first measurement.
 
     python benchmarks/time_model.py --json benchmarks/results/time_model.json
 
-Every assumption stands in ASSUMED or COUNTED; nothing here was measured on our kernels. Of a search: the query kernel, the scan that its number
-of rows takes, the decision. Kernels after the first are launched early (programmatic dependent launch), so that each costs its own
-latency but no gap.
+ASSUMED holds every assumption; nothing here was measured on our kernels. A search has three parts: the query kernel,
+the scan for its number of rows, the decision. Kernels after the first are launched early (programmatic dependent
+launch), so each costs its own latency but no gap.
 """
 
 from __future__ import annotations
@@ -31,10 +31,11 @@ ASSUMED = {
     "issue_clocks": 2.0,  # of an FMNMX or LOP3 of a warp: half the rate of a multiply-add
     "first_key_us": 0.5,  # barriers, tensor maps and the first stage of a block's first item
     "rows_decided_at_once": 12,  # of a multiprocessor: 168 registers, four warps a block
-    "rows_rounded_at_once": 28,  # likewise: 72 registers
+    "rows_rounded_at_once": 28,  # of a multiprocessor: 72 registers
 }
 ROWS_AT_ONCE = 16384  # pez_fast._cuda.nearest.ROWS
-DECISION_TRIPS = 4  # rounded and keys; the fp16 rows of the group and ids; norm and the row; and half of one each for the tile's key and the end
+# Rounded and keys; the group's fp16 rows and ids; norm and the row; half each for the tile's key and the end.
+DECISION_TRIPS = 4
 GROUPS_LOOKED_AT, TOKENS_COMPARED = 1.14, 1.14  # of a normal random row at width 1024
 
 
@@ -51,15 +52,15 @@ def query_us(rows: int, width: int) -> float:
 
 
 def few_us(vocabulary: int, width: int) -> float:
-    """Reading the table once; its first tiles are on their way while the queries are rounded."""
+    """Reading the table once; its first tiles load while the queries are rounded."""
     return vocabulary * width * 2 / ASSUMED["bytes_per_us"] + 2 * ASSUMED["trip_us"]
 
 
 def many_us(rows: int, vocabulary: int, width: int) -> float:
     """Items of 128 rows by 256 tokens, one after the other on each multiprocessor.
 
-    The two warp groups reach the end of an item half a stage apart (512 clocks), so that one multiplies while the other begins to look for
-    its keys; what the epilogue takes beyond that leaves the tensor cores idle.
+    The two warp groups reach the end of an item half a stage apart (512 clocks), so that one multiplies while the other
+    begins its epilogue. The rest of the epilogue leaves the tensor cores idle.
     """
     a = ASSUMED
     row_tiles, token_tiles = ceil(rows / 128), ceil(vocabulary / 256)
@@ -89,7 +90,7 @@ def decision_us(rows: int, vocabulary: int, width: int) -> float:
 
 
 def parts_us(rows: int, vocabulary: int = 49_408, width: int = 1024) -> dict[str, float]:
-    """Microseconds of each kernel and of all of them, for rows that are searched in one part."""
+    """Microseconds of each kernel and of all of them, for rows that fit into one chunk."""
     few = rows <= 32
     scan = few_us(vocabulary, width) if few else many_us(rows, vocabulary, width)
     parts = {
@@ -99,7 +100,7 @@ def parts_us(rows: int, vocabulary: int = 49_408, width: int = 1024) -> dict[str
         "decision": decision_us(rows, vocabulary, width),
     }
     if few:
-        parts["query"] = 0.0  # behind the table's first tiles
+        parts["query"] = 0.0  # hidden behind the table's first tiles
     return parts | {"all": sum(parts.values())}
 
 

@@ -42,8 +42,8 @@ pez::Matrix matrix(const MatrixTuple& m) {
 
 pez::Table table(const MatrixTuple& weight, const TableTuple& t) {
   const auto& [ids, count, values, scale, error, power, inverse] = t;
-  return {matrix(weight),   at<int64_t>(ids),  count, at<uint8_t>(values), at<float>(scale), at<float>(error), at<double>(power),
-          at<double>(inverse)};
+  return {matrix(weight),    at<int64_t>(ids),   count, at<uint8_t>(values), at<float>(scale), at<float>(error),
+          at<double>(power), at<double>(inverse)};
 }
 
 pez::Threads threads(const ThreadsTuple& t) { return {std::get<0>(t), std::get<1>(t)}; }
@@ -61,7 +61,9 @@ PYBIND11_MODULE(_C, m) {
     return info;
   });
   m.def("instruction_sets", &pez::kernel_names, "Those that this CPU has, best first.");
-  m.def("instruction_set", [] { return std::string(kernels().name); }, "What the scan uses: avx512vnni, avxvnni, avx2 or portable.");
+  m.def(
+      "instruction_set", [] { return std::string(kernels().name); },
+      "What the scan uses: avx512vnni, avxvnni, avx2 or portable.");
   m.def(
       "use",
       [](const std::string& name) {
@@ -76,43 +78,48 @@ PYBIND11_MODULE(_C, m) {
     pez::pack(table(weight, t), threads(pool));
   });
 
-  m.def("nearest", [](const MatrixTuple& x, const MatrixTuple& weight, const TableTuple& t, const ThreadsTuple& pool, Address found,
-                      Address cosine) {
+  m.def("nearest", [](const MatrixTuple& x, const MatrixTuple& weight, const TableTuple& t, const ThreadsTuple& pool,
+                      Address found, Address cosine) {
     pez::Undecided undecided;
     {
       const py::gil_scoped_release release;
-      undecided = pez::nearest(matrix(x), table(weight, t), kernels(), threads(pool), at<int64_t>(found), at<float>(cosine));
+      undecided =
+          pez::nearest(matrix(x), table(weight, t), kernels(), threads(pool), at<int64_t>(found), at<float>(cosine));
     }
-    return py::make_tuple(undecided.rows, undecided.tokens, undecided.crowded,
+    return py::make_tuple(undecided.rows, undecided.tokens, undecided.overflowed,
                           py::make_tuple(undecided.certified, undecided.rescored, undecided.rescanned));
   });
 
-  m.def("bounds", [](const MatrixTuple& x, const MatrixTuple& weight, const TableTuple& t, Address upper, Address lower) {
-    pez::bounds(matrix(x), table(weight, t), kernels(), at<float>(upper), at<float>(lower));
+  m.def("bounds",
+        [](const MatrixTuple& x, const MatrixTuple& weight, const TableTuple& t, Address upper, Address lower) {
+          pez::bounds(matrix(x), table(weight, t), kernels(), at<float>(upper), at<float>(lower));
+        });
+
+  m.def("splice",
+        [](Address base, int64_t row_stride, int64_t position_stride, Address hard, Address slots, Address owner,
+           const std::array<int64_t, 5>& s, int64_t item, Address out, const ThreadsTuple& pool) {
+          const py::gil_scoped_release release;
+          pez::splice(at<char>(base), row_stride, position_stride, at<char>(hard), at<int64_t>(slots),
+                      at<int64_t>(owner), {s[0], s[1], s[2], s[3], s[4]}, item, at<char>(out), threads(pool));
+        });
+  m.def("splice_backward", [](Address grad, int type, int64_t row_stride, int64_t position_stride, Address slots,
+                              Address owner, const std::array<int64_t, 5>& s, Address total, const ThreadsTuple& pool) {
+    const py::gil_scoped_release release;
+    pez::splice_backward(at<void>(grad), pez::Type(type), row_stride, position_stride, at<int64_t>(slots),
+                         at<int64_t>(owner), {s[0], s[1], s[2], s[3], s[4]}, at<void>(total), threads(pool));
   });
 
-  m.def("splice", [](Address base, int64_t row_stride, int64_t position_stride, Address hard, Address slots, Address owner,
-                     const std::array<int64_t, 5>& s, int64_t item, Address out, const ThreadsTuple& pool) {
-    const py::gil_scoped_release release;
-    pez::splice(at<char>(base), row_stride, position_stride, at<char>(hard), at<int64_t>(slots), at<int64_t>(owner),
-                {s[0], s[1], s[2], s[3], s[4]}, item, at<char>(out), threads(pool));
-  });
-  m.def("splice_backward", [](Address grad, int type, int64_t row_stride, int64_t position_stride, Address slots, Address owner,
-                              const std::array<int64_t, 5>& s, Address total, const ThreadsTuple& pool) {
-    const py::gil_scoped_release release;
-    pez::splice_backward(at<void>(grad), pez::Type(type), row_stride, position_stride, at<int64_t>(slots), at<int64_t>(owner),
-                         {s[0], s[1], s[2], s[3], s[4]}, at<void>(total), threads(pool));
-  });
-
-  // The CUDA kernels' algorithm on the host, for tests. (block, bits): how the tensor cores add.
-  m.def("simulate_cuda", [](const MatrixTuple& x, const MatrixTuple& weight, Address ids, int64_t count, Address norm, Address unit, int64_t width,
-                            const std::array<float, 3>& bounds, const std::array<int, 2>& rule, const std::array<Address, 3>& out,
-                            const ThreadsTuple& pool) {
-    const py::gil_scoped_release release;
-    const pez::cuda::Vocabulary table{matrix(weight), at<int64_t>(ids), at<double>(norm), count};
-    pez::cuda::simulate(matrix(x), table, at<uint16_t>(unit), width, bounds[0], bounds[1], bounds[2], {rule[0], rule[1]},
-                  {at<int64_t>(out[0]), at<float>(out[1]), at<int32_t>(out[2])}, threads(pool));
-  });
+  // The CUDA kernels' algorithm on the host, for tests. rule: (block, bits), how the tensor cores add.
+  m.def("simulate_cuda",
+        [](const MatrixTuple& x, const MatrixTuple& weight, Address ids, int64_t count, Address norm, Address unit,
+           int64_t width, const std::array<float, 3>& bounds, const std::array<int, 2>& rule,
+           const std::array<Address, 3>& out, const ThreadsTuple& pool) {
+          const py::gil_scoped_release release;
+          const pez::cuda::Vocabulary table{matrix(weight), at<int64_t>(ids), at<double>(norm), count};
+          pez::cuda::simulate(matrix(x), table, at<uint16_t>(unit), width, bounds[0], bounds[1], bounds[2],
+                              {rule[0], rule[1]}, {at<int64_t>(out[0]), at<float>(out[1]), at<int32_t>(out[2])},
+                              threads(pool));
+        });
   m.def(
       "add_as_tensor_cores",
       [](Address query, Address tokens, int64_t width, const std::array<int, 2>& rule, Address score) {
@@ -123,11 +130,13 @@ PYBIND11_MODULE(_C, m) {
           value[k] = pez::widen(half), exponent[k] = int16_t(pez::cuda::exponent_of(half));
         }
         const pez::cuda::TransposedTile tile(at<uint16_t>(tokens), width);
-        pez::cuda::add_as_tensor_cores({rule[0], rule[1]}, value.data(), exponent.data(), tile, width, at<float>(score));
+        pez::cuda::add_as_tensor_cores({rule[0], rule[1]}, value.data(), exponent.data(), tile, width,
+                                       at<float>(score));
       },
       "fp16 query (width,) and tokens (128, width) -> score (128,) float32 as tensor cores add, for tests.");
   m.def(
-      "halves", [](Address from, Address to, int64_t count) {
+      "halves",
+      [](Address from, Address to, int64_t count) {
         for (int64_t i = 0; i < count; ++i) at<uint16_t>(to)[i] = pez::narrow(at<float>(from)[i]).raw;
       },
       "float32 to fp16 as the simulation rounds, for tests.");

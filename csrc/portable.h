@@ -5,13 +5,13 @@
 #include <cstdint>
 
 #if defined(__CUDACC__)
-#define PEZ_BOTH __host__ __device__ __forceinline__
-#define PEZ_CALLED __host__ __device__ __noinline__  // not copied into each place that calls it
+#define PEZ_HOST_DEVICE __host__ __device__ __forceinline__
+#define PEZ_HOST_DEVICE_NOINLINE __host__ __device__ __noinline__  // one copy, called
 #define PEZ_UNROLL _Pragma("unroll")
-#define PEZ_ROLLED _Pragma("unroll 1")
+#define PEZ_NO_UNROLL _Pragma("unroll 1")
 #else
-#define PEZ_BOTH inline
-#define PEZ_CALLED inline
+#define PEZ_HOST_DEVICE inline
+#define PEZ_HOST_DEVICE_NOINLINE inline
 #define PEZ_UNROLL
-#define PEZ_ROLLED
+#define PEZ_NO_UNROLL
 #endif

@@ -1,6 +1,6 @@
-"""Draw the pictures that ship with the package, and the held-out ones of the benchmark.
+"""Draws the pictures that ship with the package, and the held-out pictures of the benchmark.
 
-python examples/draw_emoji_pictures.py --demo pez_fast/models/emoji/pictures --heldout benchmarks/heldout
+python examples/draw_emoji_pictures.py --demo pez_fast/assets/emoji/images --heldout benchmarks/heldout
 """
 
 from __future__ import annotations

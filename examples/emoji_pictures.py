@@ -1,9 +1,9 @@
-"""Labelled pictures from an emoji font: glyphs, backgrounds, captions.
+"""Draws labelled pictures from an emoji font: glyphs, backgrounds, captions.
 
-The pictures are those the bundled model "emoji" was trained on. Every emoji has one background colour that it never
-gets in training (`held_out_colour`), so that a picture of it on that colour is new to the model.
+The bundled model "emoji" was trained on these pictures. Every emoji has one background colour that it never gets in
+training (`held_out_colour`), so that a picture of it on that colour is new to the model.
 
-Needs Debian's `fonts-noto-color-emoji` and the pip package `emoji`.
+The module needs Debian's `fonts-noto-color-emoji` and the pip package `emoji`.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ import torch
 import torch.nn.functional as F
 
 FONT = Path("/usr/share/fonts/truetype/noto/NotoColorEmoji.ttf")
-FONT_SIZE = 109  # the one size of the font's bitmaps
-GLYPH = 128  # pixels of a glyph's square
+FONT_SIZE = 109  # the font's bitmaps have this size alone
+GLYPH = 128  # a glyph's square has so many pixels a side
 COLOURS: dict[str, tuple[int, int, int]] = {
     "red": (214, 40, 40),
     "orange": (245, 130, 32),
@@ -43,7 +43,7 @@ class Glyph:
 
 
 def load_glyphs(font: Path = FONT) -> list[Glyph]:
-    """All emoji that the font draws as one glyph, without the skin-tone variants, sorted by code point."""
+    """Returns all emoji that the font draws as one glyph, sorted by code point; it omits skin-tone variants."""
     import emoji
     from PIL import Image, ImageDraw, ImageFont
 
@@ -54,7 +54,7 @@ def load_glyphs(font: Path = FONT) -> list[Glyph]:
         entry = emoji.EMOJI_DATA[symbol]
         if entry["status"] != emoji.STATUS["fully_qualified"] or any(0x1F3FB <= ord(c) <= 0x1F3FF for c in symbol):
             continue
-        if face.getlength(symbol) > width:  # drawn as several glyphs: this font has no picture for it
+        if face.getlength(symbol) > width:  # the font draws several glyphs: it has no picture for this emoji
             continue
         canvas = Image.new("RGBA", (GLYPH + 16, GLYPH + 16), (0, 0, 0, 0))
         ImageDraw.Draw(canvas).text((4, 4), symbol, font=face, embedded_color=True)
@@ -79,13 +79,13 @@ def _readable(alias: str) -> str:
 
 
 def held_out_colour(glyph: int) -> int:
-    """The background colour that this emoji never has in training."""
+    """Returns the background colour that this emoji never has in training."""
     return (5 * glyph + 3) % len(COLOUR_NAMES)
 
 
 @dataclass
 class Scene:
-    """What is on one picture: one or two glyphs, each at (x, y, size) in fractions of the side."""
+    """Says what one picture shows: one or two glyphs, each at (x, y, size) in fractions of the side."""
 
     glyphs: list[int]
     places: list[tuple[float, float, float]]
@@ -94,13 +94,13 @@ class Scene:
 
 
 def random_scene(rng: random.Random, n_glyphs: int, pair: bool = False, colour: int | None = None) -> Scene:
-    """A scene to train on; with `colour`, one picture of a single emoji on exactly that named colour."""
+    """Draws a scene to train on; `colour`, if given, is the number of its background colour."""
     jitter = tuple(rng.uniform(-18, 18) for _ in range(3))
     if pair:
         sizes = [rng.uniform(0.38, 0.5) for _ in range(2)]
         along = [rng.uniform(s / 2, 0.5 - s / 2) + 0.5 * k for k, s in enumerate(sizes)]
         across = [rng.uniform(s / 2, 1 - s / 2) for s in sizes]
-        order = rng.random() < 0.7  # side by side, or one above the other
+        order = rng.random() < 0.7  # the two stand side by side, or one above the other
         places = [(a, b, s) if order else (b, a, s) for a, b, s in zip(along, across, sizes, strict=True)]
         chosen = [rng.randrange(n_glyphs) for _ in range(2)]
     else:
@@ -114,7 +114,7 @@ def random_scene(rng: random.Random, n_glyphs: int, pair: bool = False, colour: 
 
 
 def held_out_scenes(n: int, n_glyphs: int, seed: int) -> list[Scene]:
-    """n pictures of one emoji each, all different, each on the colour that it never had in training."""
+    """Returns n scenes of one emoji each, all different, each on the colour that it never had in training."""
     rng = random.Random(f"held out {seed}")
     scenes = []
     for glyph in rng.sample(range(n_glyphs), n):
@@ -125,14 +125,14 @@ def held_out_scenes(n: int, n_glyphs: int, seed: int) -> list[Scene]:
 
 
 def stack_glyphs(glyphs: list[Glyph]) -> torch.Tensor:
-    """(G, 4, GLYPH, GLYPH) uint8, colour premultiplied by alpha."""
+    """Returns pixels (G, 4, GLYPH, GLYPH) in uint8, colour premultiplied by alpha."""
     pixels = torch.from_numpy(np.stack([g.rgba for g in glyphs])).permute(0, 3, 1, 2).float()
     pixels[:, :3] *= pixels[:, 3:] / 255
     return pixels.round().to(torch.uint8)
 
 
 def compose(scenes: list[Scene], glyphs: torch.Tensor, size: int, oversample: int = 2) -> torch.Tensor:
-    """The pictures: (B, 3, size, size) float32 in [0, 1]; drawn at `oversample` times the size and averaged down."""
+    """Returns pictures (B, 3, size, size), float32 in [0, 1]; draws at `oversample` times the size and averages."""
     side = oversample * size
     rgb = torch.tensor(
         [[c + j for c, j in zip(COLOURS[COLOUR_NAMES[s.colour]], s.jitter, strict=True)] for s in scenes]
@@ -141,7 +141,7 @@ def compose(scenes: list[Scene], glyphs: torch.Tensor, size: int, oversample: in
     for layer in range(max(len(s.glyphs) for s in scenes)):
         rows = [b for b, s in enumerate(scenes) if len(s.glyphs) > layer]
         picked = glyphs[[scenes[b].glyphs[layer] for b in rows]].float() / 255
-        if side * 0.7 < GLYPH:  # a coarser copy where the glyph is shrunk, against aliasing
+        if side * 0.7 < GLYPH:  # a coarser copy avoids aliasing where the glyph shrinks
             picked = F.avg_pool2d(picked, 2)
         x, y, s = torch.tensor([scenes[b].places[layer] for b in rows]).unbind(1)
         theta = torch.zeros(len(rows), 2, 3)
@@ -176,7 +176,7 @@ PAIR = (
 
 
 def caption(scene: Scene, names: list[str], rng: random.Random, long: bool = False) -> str:
-    """One caption of a scene: a sentence, or a bag of its words (shuffled, thinned, repeated)."""
+    """Draws a caption of a scene: a sentence, or a bag of its words (shuffled, thinned, repeated)."""
     a, b = names[scene.glyphs[0]], names[scene.glyphs[-1]]
     colour = COLOUR_NAMES[scene.colour]
     kind = rng.random()
@@ -197,7 +197,7 @@ def caption(scene: Scene, names: list[str], rng: random.Random, long: bool = Fal
 
 
 def wrong_caption(scene: Scene, names: list[str], words: list[str], rng: random.Random) -> str:
-    """A caption that does not fit: noise words, the right colour among noise, or the right emoji on another colour."""
+    """Draws a caption that does not fit: noise, the right colour among noise, or the right emoji on another colour."""
     kind = rng.random()
     noise = rng.choices(words, k=rng.randrange(3, 16))
     if kind < 0.4:

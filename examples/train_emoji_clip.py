@@ -1,9 +1,9 @@
-"""Train the bundled model "emoji": a small CLIP on pictures rendered from an emoji font.
+"""Trains the bundled model "emoji": a small CLIP on pictures that an emoji font renders.
 
-    python examples/train_emoji_clip.py --out pez_fast/models/emoji --steps 8000
+    python examples/train_emoji_clip.py --out pez_fast/assets/emoji --steps 8000
 
-Contrastive training (Radford et al. 2021) with captions that do not fit as additional negatives for the pictures.
-The result is a folder that open_clip loads as `local-dir:`, with `tokens.json`: the ids that occurred in captions.
+The training is contrastive (Radford et al. 2021); captions that do not fit are additional negatives for the pictures.
+The result is a folder that open_clip loads as `local-dir:`. Its `tokens.json` lists the ids that occurred in captions.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import math
 import random
 import time
 from pathlib import Path
+from typing import NamedTuple
 
 import emoji_pictures as pictures
 import open_clip
@@ -43,8 +44,35 @@ CONFIG = {
 }
 
 
+class Batch(NamedTuple):
+    images: torch.Tensor  # (B, 3, SIZE, SIZE), normalised
+    right: torch.Tensor  # (B, 77), the ids of the caption of each picture
+    wrong: torch.Tensor  # (2 B / 3, 77), the ids of captions that fit no picture
+
+
+class Data:
+    """Draws batches: pictures of the emoji, their captions, and captions that do not fit."""
+
+    def __init__(self, seed: int) -> None:
+        self.rng = random.Random(seed)
+        drawn = pictures.load_glyphs()
+        self.names = [g.name for g in drawn]
+        self.glyphs = pictures.stack_glyphs(drawn)
+        self.words = sorted({w for n in self.names for w in n.split()} | set(pictures.COLOUR_NAMES))
+        self.tokenizer = open_clip.get_tokenizer("ViT-B-32")
+
+    def batch(self, size: int) -> Batch:
+        rng, names = self.rng, self.names
+        long = rng.random() < 0.04
+        scenes = [pictures.random_scene(rng, len(names), pair=rng.random() < 0.4) for _ in range(size)]
+        right = self.tokenizer([pictures.caption(s, names, rng, long) for s in scenes])
+        wrong = self.tokenizer([pictures.wrong_caption(s, names, self.words, rng) for s in scenes[: size * 2 // 3]])
+        oversample = 2 if rng.random() < 0.3 else 1
+        return Batch(normalised(pictures.compose(scenes, self.glyphs, SIZE, oversample)), right, wrong)
+
+
 def encode_text(model: open_clip.CLIP, ids: torch.Tensor) -> torch.Tensor:
-    """`model.encode_text` over as many positions as the longest caption needs: the tower is causal."""
+    """Computes `model.encode_text` over only as many positions as the longest caption needs; the tower is causal."""
     length = int(ids.argmax(-1).max()) + 1
     ids = ids[:, :length]
     x = model.token_embedding(ids) + model.positional_embedding[:length]
@@ -64,57 +92,51 @@ def contrastive_loss(image: torch.Tensor, text: torch.Tensor, wrong: torch.Tenso
 
 
 @torch.no_grad()
-def held_out_accuracy(model: open_clip.CLIP, glyphs: torch.Tensor, names: list[str], tokenizer) -> tuple[float, float]:
-    """Top-1 of 500 held-out pictures among their 500 captions, and among the 12 colours of the right emoji."""
-    scenes = pictures.held_out_scenes(500, len(names), seed=1)
-    image = F.normalize(model.encode_image(normalised(pictures.compose(scenes, glyphs, SIZE))), dim=-1)
-    text = [f"{names[s.glyphs[0]]} on a {{}} background" for s in scenes]
-    own = encode_text(
-        model, tokenizer([t.format(pictures.COLOUR_NAMES[s.colour]) for t, s in zip(text, scenes, strict=True)])
-    )
+def held_out_accuracy(model: open_clip.CLIP, data: Data) -> tuple[float, float]:
+    """Returns two top-1 accuracies on 500 held-out pictures.
+
+    The first is among their 500 captions, the second among the captions of the right emoji with each of 12 colours."""
+    scenes = pictures.held_out_scenes(500, len(data.names), seed=1)
+    image = F.normalize(model.encode_image(normalised(pictures.compose(scenes, data.glyphs, SIZE))), dim=-1)
+    text = [f"{data.names[s.glyphs[0]]} on a {{}} background" for s in scenes]
+    right = [t.format(pictures.COLOUR_NAMES[s.colour]) for t, s in zip(text, scenes, strict=True)]
+    own = encode_text(model, data.tokenizer(right))
     top1 = (image @ own.T).argmax(-1).eq(torch.arange(len(scenes))).float().mean()
-    coloured = encode_text(model, tokenizer([t.format(c) for t in text for c in pictures.COLOUR_NAMES]))
+    coloured = encode_text(model, data.tokenizer([t.format(c) for t in text for c in pictures.COLOUR_NAMES]))
     best = torch.einsum("bd,bcd->bc", image, coloured.view(len(scenes), -1, coloured.shape[-1])).argmax(-1)
     return float(top1), float(best.eq(torch.tensor([s.colour for s in scenes])).float().mean())
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--out", type=Path, required=True, help="folder to write")
-    parser.add_argument("--steps", type=int, default=8000)
-    parser.add_argument("--batch", type=int, default=192)
-    parser.add_argument("--lr", type=float, default=1e-3)
-    parser.add_argument("--weight-decay", type=float, default=0.05)
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--init", type=Path, help="folder of an earlier run to go on from")
-    parser.add_argument("--save-every", type=int, default=500)
-    args = parser.parse_args()
+def train_step(model: open_clip.CLIP, optimiser: torch.optim.Optimizer, batch: Batch) -> torch.Tensor:
+    """Runs one step of the optimiser on a batch and returns the loss."""
+    # The fused attention of torch is slower than the plain one for short sequences on a CPU.
+    with torch.autocast("cpu", torch.bfloat16), sdpa_kernel(SDPBackend.MATH):
+        image = F.normalize(model.encode_image(batch.images.to(memory_format=torch.channels_last)), dim=-1)
+        text = encode_text(model, torch.cat([batch.right, batch.wrong]))
+    text, wrong = text.float().split([len(batch.right), len(batch.wrong)])
+    loss = contrastive_loss(image.float(), text, wrong, model.logit_scale.exp())
+    optimiser.zero_grad()
+    loss.backward()
+    torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+    optimiser.step()
+    with torch.no_grad():
+        model.logit_scale.clamp_(0, math.log(100))
+    return loss
 
-    torch.manual_seed(args.seed)
-    rng = random.Random(args.seed)
-    drawn = pictures.load_glyphs()
-    names = [g.name for g in drawn]
-    glyphs = pictures.stack_glyphs(drawn)
-    words = sorted({w for n in names for w in n.split()} | set(pictures.COLOUR_NAMES))
-    tokenizer = open_clip.get_tokenizer("ViT-B-32")
-    model = open_clip.CLIP(**MODEL_CFG)
-    seen: set[int] = set()
-    earlier: list[dict] = []
-    if args.init:
-        model.load_state_dict(
-            {
-                k: v.float() if v.is_floating_point() else v
-                for k, v in load_file(args.init / "open_clip_model.safetensors").items()
-            }
-        )
-        record = json.loads((args.init / "tokens.json").read_text())
-        seen, earlier = set(record["tokens_seen"]), record["training"]
-    model.visual.to(memory_format=torch.channels_last)
-    print(
-        f"{len(names)} emoji, {len(words)} words, {sum(p.numel() for p in model.parameters()) / 1e6:.1f}M parameters",
-        flush=True,
-    )
 
+@torch.no_grad()
+def update_average(average: open_clip.CLIP, model: open_clip.CLIP, step: int) -> None:
+    """Moves the parameters of `average` towards the model's, and copies the model's buffers."""
+    decay = min(0.998, step / (step + 10))
+    torch._foreach_lerp_(list(average.parameters()), list(model.parameters()), 1 - decay)
+    for kept, buffer in zip(average.buffers(), model.buffers(), strict=True):
+        kept.copy_(buffer)
+
+
+def make_optimiser(
+    model: open_clip.CLIP, args: argparse.Namespace
+) -> tuple[torch.optim.AdamW, torch.optim.lr_scheduler.LambdaLR]:
+    """Returns AdamW, which decays no embedding and no vector, and its schedule: a short rise, then half a cosine."""
     matrices = [p for n, p in model.named_parameters() if p.ndim >= 2 and "embedding" not in n]
     others = [p for n, p in model.named_parameters() if p.ndim < 2 or "embedding" in n]
     optimiser = torch.optim.AdamW(
@@ -127,37 +149,52 @@ def main() -> None:
     schedule = torch.optim.lr_scheduler.LambdaLR(
         optimiser, lambda k: min((k + 1) / warm, 0.5 * (1 + math.cos(math.pi * min(k / args.steps, 1))))
     )
+    return optimiser, schedule
+
+
+def load_earlier(model: open_clip.CLIP, folder: Path) -> tuple[set[int], list[dict]]:
+    """Loads the weights of an earlier run; returns the ids that its captions held, and the records of its training."""
+    state = load_file(folder / "open_clip_model.safetensors")
+    model.load_state_dict({k: v.float() if v.is_floating_point() else v for k, v in state.items()})
+    record = json.loads((folder / "tokens.json").read_text())
+    return set(record["tokens_seen"]), record["training"]
+
+
+def parse_arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--out", type=Path, required=True, help="folder to write")
+    parser.add_argument("--steps", type=int, default=8000)
+    parser.add_argument("--batch", type=int, default=192)
+    parser.add_argument("--lr", type=float, default=1e-3)
+    parser.add_argument("--weight-decay", type=float, default=0.05)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--init", type=Path, help="folder of an earlier run to go on from")
+    parser.add_argument("--save-every", type=int, default=500)
+    return parser.parse_args()
+
+
+def main() -> None:
+    args = parse_arguments()
+    torch.manual_seed(args.seed)
+    data = Data(args.seed)
+    model = open_clip.CLIP(**MODEL_CFG)
+    seen, earlier = load_earlier(model, args.init) if args.init else (set(), [])
+    model.visual.to(memory_format=torch.channels_last)
+    millions = sum(p.numel() for p in model.parameters()) / 1e6
+    print(f"{len(data.names)} emoji, {len(data.words)} words, {millions:.1f}M parameters", flush=True)
+    optimiser, schedule = make_optimiser(model, args)
     average = open_clip.CLIP(**MODEL_CFG).eval()
     average.load_state_dict(model.state_dict())
-    started, log = time.monotonic(), {}
+    started = time.monotonic()
     bar = tqdm(range(1, args.steps + 1), mininterval=10)
     for step in bar:
-        long = rng.random() < 0.04
-        scenes = [pictures.random_scene(rng, len(names), pair=rng.random() < 0.4) for _ in range(args.batch)]
-        right = tokenizer([pictures.caption(s, names, rng, long) for s in scenes])
-        wrong = tokenizer([pictures.wrong_caption(s, names, words, rng) for s in scenes[: args.batch * 2 // 3]])
-        seen.update(right.unique().tolist())
-        images = normalised(pictures.compose(scenes, glyphs, SIZE, oversample=2 if rng.random() < 0.3 else 1))
-        # The fused attention of torch is slower than the plain one for short sequences on a CPU.
-        with torch.autocast("cpu", torch.bfloat16), sdpa_kernel(SDPBackend.MATH):
-            image = F.normalize(model.encode_image(images.to(memory_format=torch.channels_last)), dim=-1)
-            text = encode_text(model, torch.cat([right, wrong]))
-        loss = contrastive_loss(
-            image.float(), text[: args.batch].float(), text[args.batch :].float(), model.logit_scale.exp()
-        )
-        optimiser.zero_grad()
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        optimiser.step()
+        batch = data.batch(args.batch)
+        seen.update(batch.right.unique().tolist())
+        loss = train_step(model, optimiser, batch)
         schedule.step()
-        with torch.no_grad():
-            model.logit_scale.clamp_(0, math.log(100))
-            decay = min(0.998, step / (step + 10))
-            torch._foreach_lerp_(list(average.parameters()), list(model.parameters()), 1 - decay)
-            for kept, buffer in zip(average.buffers(), model.buffers(), strict=True):
-                kept.copy_(buffer)
+        update_average(average, model, step)
         if step % args.save_every == 0 or step == args.steps:
-            top1, colour = held_out_accuracy(average, glyphs, names, tokenizer)
+            top1, colour = held_out_accuracy(average, data)
             log = {
                 "step": step,
                 "loss": round(loss.item(), 4),

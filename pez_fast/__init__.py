@@ -10,12 +10,13 @@ from pez_fast.version import __version__
 if TYPE_CHECKING:
     from pez_fast import compat as compat
     from pez_fast.config import SearchConfig as SearchConfig
-    from pez_fast.encoders import load_clip as load_clip
     from pez_fast.functional import nearest_token as nearest_token
     from pez_fast.functional import project as project
     from pez_fast.functional import splice as splice
     from pez_fast.information import info as info
+    from pez_fast.models import load_clip as load_clip
     from pez_fast.optimizer import PEZ as PEZ
+    from pez_fast.prompt_search import search as search
     from pez_fast.result import PromptResult as PromptResult
     from pez_fast.table import TokenTable as TokenTable
     from pez_fast.tasks import distill as distill
@@ -28,7 +29,8 @@ _HOME = {
     "project": "functional",
     "splice": "functional",
     "PEZ": "optimizer",
-    "load_clip": "encoders",
+    "load_clip": "models",
+    "search": "prompt_search",
     "invert": "tasks",
     "invert_batch": "tasks",
     "distill": "tasks",

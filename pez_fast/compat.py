@@ -20,8 +20,8 @@ import random
 import weakref
 from argparse import Namespace
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from io import BytesIO
-from itertools import islice
 from typing import Any
 from urllib.error import URLError
 from urllib.request import urlopen
@@ -32,9 +32,10 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor, nn
 
-from pez_fast.encoders.text import Template, TextEncoder
-from pez_fast.engine import Step, pez_steps
+from pez_fast.engine import BatchLimit, Evaluator, Outputs
 from pez_fast.functional import nearest_token
+from pez_fast.methods.pez import PEZMethod, PEZState
+from pez_fast.models.text_tower import Template, TextEncoder
 from pez_fast.optimizer import PEZ
 from pez_fast.table import TokenTable
 
@@ -100,7 +101,7 @@ def decode_ids(input_ids: Tensor, tokenizer: Any, by_token: bool = False) -> lis
 
 
 def download_image(url: str) -> Image.Image | None:
-    """The picture at an http(s) address as RGB, or None where it cannot be had."""
+    """The image at an http(s) address as RGB, or None where it cannot be had."""
     if not url.lower().startswith(("http://", "https://")):
         return None
     try:
@@ -153,8 +154,8 @@ class _DrawnTargets:
     def __init__(self, targets: Tensor, batch_size: int | None, loss_weight: float) -> None:
         self.targets, self.batch_size, self.loss_weight = targets, batch_size, loss_weight
 
-    def __call__(self, features: Tensor) -> tuple[Tensor, Tensor]:
-        targets = self.targets
+    def __call__(self, outputs: Outputs, ids: Tensor) -> tuple[Tensor, Tensor]:
+        features, targets = outputs["features"], self.targets
         drawn = (
             targets
             if self.batch_size is None
@@ -177,7 +178,18 @@ def optimize_prompt_loop(
     targets = F.normalize(all_target_features.detach().to(wide), dim=-1)
     objective = _DrawnTargets(targets, args.batch_size, args.loss_weight)
     best_sim, best_text = -1000 * args.loss_weight, ""
-    for step, ids, scores in _scored_steps(model, opt, template, objective, args.iter):
+    encoder = TextEncoder(model, template)
+    evaluate = Evaluator(
+        opt.table,
+        lambda embeds, ids: {"features": encoder(embeds)},
+        objective,  # type: ignore[arg-type]  # of all prompts together, which are evaluated at once
+        BatchLimit(len(prompt_embeds), len(prompt_embeds)),
+    )
+    method, state = PEZMethod(args.lr, args.weight_decay), PEZState([opt])
+    for step in range(args.iter):  # what the last update projects to is never scored
+        with _frozen(model):
+            found = method.step(state, evaluate, update=True)
+        ids, scores = found.ids, found.score
         best = int(scores.argmax())
         score = float(scores[best])
         better = best_sim * args.loss_weight < score * args.loss_weight
@@ -195,13 +207,14 @@ def optimize_prompt_loop(
     return best_text
 
 
-def _scored_steps(model: Any, opt: PEZ, template: Template, objective: _DrawnTargets, count: int) -> Iterator[Step]:
-    """The steps that the original scores: all but the projection after the last update. The model is frozen meanwhile."""
+@contextmanager
+def _frozen(model: Any) -> Iterator[None]:
+    """The model's parameters without gradients meanwhile."""
     learning = [p for p in model.parameters() if p.requires_grad]
     for p in learning:
         p.requires_grad_(False)
     try:
-        yield from islice(pez_steps(opt, TextEncoder(model, template), objective, count), count)
+        yield
     finally:
         for p in learning:
             p.requires_grad_()

@@ -24,14 +24,15 @@ class Progress:
     """What a callback sees: after `step` of `steps` updates, the best prompt of each target and its score.
 
     Where the targets do not fit into one batch, `step` counts the part of all updates that is done, and targets that wait
-    have an empty prompt and a score of NaN. `polished` counts the rounds of polishing in the same way.
+    have an empty prompt and a score of NaN. `step` counts the first stage of a search, and `refined` the steps of the later ones
+    in the same way.
     """
 
     step: int
     steps: int
     prompts: list[str]
     scores: list[float]
-    polished: int = 0
+    refined: int = 0
 
 
 def setting(default: Any, explanation: str) -> Any:
@@ -55,10 +56,17 @@ class SearchConfig:
     lr: float = setting(LEARNING_RATE, "Learning rate of AdamW; the default is the paper's.")
     weight_decay: float = setting(WEIGHT_DECAY, "Weight decay of AdamW; the default is the paper's.")
     restarts: int = setting(1, "Prompts tried for each target, in the same batch; the best one is returned.")
-    polish: int = setting(
+    refine: int = setting(
         32,
-        "Rounds after the search in which single tokens are exchanged, as Greedy Coordinate Gradient does; "
+        "Steps of Greedy Coordinate Gradient (GCG) after those of PEZ: each tries exchanges of one token; "
         "0 leaves the prompt as PEZ found it.",
+    )
+    stages: Sequence[tuple[Any, int]] | None = setting(
+        None,
+        "Methods and their numbers of steps, one after the other; by default PEZMethod for steps, then GCGMethod for refine.",
+    )
+    terms: Sequence[tuple[float, Any]] = setting(
+        (), "Further objectives, each with its weight, that are added to the task's own; the same for every target."
     )
     top_k: int = setting(1, "How many different prompts of each target are returned, best first.")
     prefix: str = setting("", "Fixed text before the learned tokens.")
@@ -98,8 +106,9 @@ class SearchConfig:
                 continue
             if not isinstance(value, int) or isinstance(value, bool) or value < 1:
                 raise ValueError(f"{name} must be a positive integer; got {value!r}")
-        if not isinstance(self.polish, int) or isinstance(self.polish, bool) or self.polish < 0:
-            raise ValueError(f"polish must be an integer, not negative; got {self.polish!r}")
+        if not isinstance(self.refine, int) or isinstance(self.refine, bool) or self.refine < 0:
+            raise ValueError(f"refine must be an integer, not negative; got {self.refine!r}")
+        self._check_plugs()
         if self.dtype is not None and self.dtype not in DTYPES:
             raise ValueError(f"dtype must be one of {', '.join(DTYPES)}, or None; got {self.dtype!r}")
         if not isinstance(self.seed, int) or not 0 <= self.seed < 2**63:
@@ -108,6 +117,21 @@ class SearchConfig:
             value = getattr(self, name)
             if not isinstance(value, (int, float)) or not math.isfinite(value) or value < least:
                 raise ValueError(f"{name} must be a finite number, not negative; got {value!r}")
+
+    def _check_plugs(self) -> None:
+        """That `stages` are methods with numbers of steps, and `terms` weights with objectives."""
+        if self.stages is not None and not self.stages:
+            raise ValueError("stages must hold at least one pair of a method and its number of steps; got none")
+        for stage in self.stages or ():
+            if not isinstance(stage, (tuple, list)) or len(stage) != 2 or not hasattr(stage[0], "step"):
+                raise ValueError(f"stages must be pairs of a method and its number of steps; got {stage!r}")
+            if not isinstance(stage[1], int) or isinstance(stage[1], bool) or stage[1] < 1:
+                raise ValueError(f"stages must have positive numbers of steps; got {stage[1]!r}")
+        for term in self.terms:
+            if not isinstance(term, (tuple, list)) or len(term) != 2 or not hasattr(term[1], "select"):
+                raise ValueError(f"terms must be pairs of a weight and an objective; got {term!r}")
+            if not isinstance(term[0], (int, float)) or not math.isfinite(term[0]):
+                raise ValueError(f"terms must have finite weights; got {term[0]!r}")
 
 
 class SearchOptions(TypedDict, total=False):
@@ -119,7 +143,9 @@ class SearchOptions(TypedDict, total=False):
     lr: float
     weight_decay: float
     restarts: int
-    polish: int
+    refine: int
+    stages: Sequence[tuple[Any, int]] | None
+    terms: Sequence[tuple[float, Any]]
     top_k: int
     prefix: str
     suffix: str

@@ -1,4 +1,4 @@
-"""The public operations: arguments checked here, once, then handed to the operators."""
+"""The public operations. They check the arguments, once, and call the operators."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ def nearest_token(x: Tensor, table: TokenTable, impl: str = "auto") -> tuple[Ten
     """The nearest token by cosine, exactly.
 
     Same as `F.normalize(x, dim=-1) @ F.normalize(E, dim=-1).T` then `.argmax(-1)` (the projection of Wen et al. 2023),
-    without the (N, V) matrix, and without rounding: the id is that of the largest cosine of the values given, the
-    lowest id on ties. A zero row has cosine 0 with every token.
+    without the (N, V) matrix and without rounding: the id is that of the largest cosine of the values given, the lowest
+    id on ties. A zero row has cosine 0 with every token.
 
     Args:
-        x: (…, d) floating point, any number of leading dimensions, also none or zero rows.
-        table: of d dimensions, on the same device.
+        x: (…, d) floating point, with any number of leading dimensions (also none), or no rows.
+        table: a table of d dimensions, on the same device.
         impl: "auto", "torch", "cpu", "triton" or "cuda".
 
     Returns:
@@ -51,24 +51,24 @@ def project(x: Tensor, table: TokenTable, impl: str = "auto") -> tuple[Tensor, T
 
 
 def splice(template: Tensor, hard: Tensor, slots: Tensor, owner: Tensor | None = None, impl: str = "auto") -> Tensor:
-    """Put prompts into the slots of templates.
+    """Write prompts into the slots of templates.
 
-    Same as `out = template.clone(); out[:, slots] = hard[owner]`, and its gradient onto `hard`, summed over the rows
-    that carry it (the broadcast B of Wen et al. 2023). The template gets no gradient.
+    Same as `out = template.clone(); out[:, slots] = hard[owner]`. The gradient goes to `hard`, summed over the rows
+    that carry a prompt (the broadcast B of Wen et al. 2023). The template gets no gradient.
 
     Args:
         template: (B, S, d) floating point.
         hard: (R, L, d) floating point.
         slots: (L,) int64, positions in the template, all different.
-        owner: (B,) int64, which prompt each row carries. Default: row b carries prompt b; prompt 0 where R == 1.
+        owner: (B,) int64, the prompt that each row carries. Default: row b carries prompt b; prompt 0 if R == 1.
         impl: as in `nearest_token`.
 
     Returns:
         (B, S, d) in the template's dtype.
 
     Raises:
-        ValueError: shapes, devices or indices that do not fit together; the sentence names the argument.
-        TypeError: a tensor of the wrong dtype.
+        ValueError: shapes, devices or indices do not fit together; the message names the argument.
+        TypeError: a tensor has the wrong dtype.
     """
     for name, value in (("template", template), ("hard", hard)):
         if not isinstance(value, Tensor) or not value.is_floating_point():
@@ -80,7 +80,8 @@ def splice(template: Tensor, hard: Tensor, slots: Tensor, owner: Tensor | None =
     if owner is None:
         if hard.shape[0] not in (1, template.shape[0]):
             raise ValueError(
-                f"owner must say which of the {hard.shape[0]} prompts each of the {template.shape[0]} rows carries; got None"
+                f"owner must say which of the {hard.shape[0]} prompts each of the {template.shape[0]} rows carries; "
+                "got None"
             )
         owner = torch.arange(template.shape[0], device=hard.device) % max(1, hard.shape[0])
     _check_index("slots", slots, (hard.shape[1],), template.shape[1])
@@ -90,7 +91,7 @@ def splice(template: Tensor, hard: Tensor, slots: Tensor, owner: Tensor | None =
             raise ValueError(f"{name} must be on {hard.device} as hard is; got {value.device}")
     if not _compiling() and slots.device.type == "cpu" and len(slots.unique()) < len(slots):
         raise ValueError(f"slots must be all different; got {slots.tolist()}")
-    return ops.splice(template.detach(), hard, slots, owner, ops.choose(impl, hard.device))
+    return ops.splice(template.detach(), hard, slots, owner, ops.resolve_impl(impl, hard.device))
 
 
 def _flat(x: Tensor, table: TokenTable, impl: str) -> tuple[Tensor, str]:
@@ -104,7 +105,7 @@ def _flat(x: Tensor, table: TokenTable, impl: str) -> tuple[Tensor, str]:
         raise ValueError(f"x must be on {table.device} as the table is; got {x.device}")
     if not _compiling():
         table.check_unchanged()
-    return x.reshape(-1, table.dim), ops.choose(impl, x.device)
+    return x.reshape(-1, table.dim), ops.resolve_impl(impl, x.device)
 
 
 def _check_index(name: str, value: Tensor, shape: tuple[int, ...], end: int) -> None:
@@ -112,7 +113,7 @@ def _check_index(name: str, value: Tensor, shape: tuple[int, ...], end: int) -> 
         raise TypeError(f"{name} must be an int64 tensor; got {kind_of(value)}")
     if value.shape != shape:
         raise ValueError(f"{name} must be {shape}; got {tuple(value.shape)}")
-    if _compiling() or value.device.type != "cpu" or not len(value):  # no look at the values where that would wait
+    if _compiling() or value.device.type != "cpu" or not len(value):  # reading the values would wait for another device
         return
     if value.min() < 0 or value.max() >= end:
         wrong = value[(value < 0) | (value >= end)][0]
@@ -124,5 +125,5 @@ def _compiling() -> bool:
 
 
 def kind_of(value: object) -> str:
-    """What to call a wrong argument in an error."""
+    """The name of a wrong argument's type, for an error message."""
     return f"{value.dtype} tensor" if isinstance(value, Tensor) else type(value).__name__

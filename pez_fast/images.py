@@ -1,4 +1,4 @@
-"""Pictures from files, arrays and bytes, with one sentence for each that cannot be read."""
+"""Images from files, arrays and bytes, with one sentence for each that cannot be read."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ T = TypeVar("T")
 
 
 def load_image(source: Any) -> Image.Image:
-    """A picture as RGB, transparent parts on white.
+    """An image as RGB, transparent parts on white.
 
     Args:
         source: a PIL image, a path, the bytes of a file, or an array (H, W, 3) or (H, W) uint8.
@@ -55,10 +55,10 @@ def image_or_error(source: Any) -> Image.Image | str: ...
 @overload
 def image_or_error(source: Any, prepare: Callable[[Image.Image], T]) -> T | str: ...
 def image_or_error(source: Any, prepare: Callable[[Image.Image], Any] | None = None) -> Any:
-    """`load_image(source)`, or the sentence of its error: one bad picture must not end the others.
+    """`load_image(source)`, or the sentence of its error: one bad image must not end the others.
 
     Args:
-        prepare: is applied to the picture, such as a model's `preprocess`, which gives (3, H, W); it fails in the same way.
+        prepare: is applied to the image, such as a model's `preprocess`, which gives (3, H, W); it fails in the same way.
     """
     try:
         image = load_image(source)

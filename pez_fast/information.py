@@ -1,4 +1,4 @@
-"""What can be used here, and why the rest cannot."""
+"""Which implementations can run here, and why the others cannot."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ def info(device: str | torch.device | None = None) -> dict:
     """Which implementations are usable on a device (default: CUDA if there is one, else the CPU).
 
     Returns:
-        A dict of plain values: versions, the device, the CPU's instructions that are made use of (None without the C++
-        extension), what "auto" takes for each operation, for each implementation True or the reason why it cannot be used,
-        and why "auto" passes over some that can.
+        A dict of plain values: the versions; the device; the CPU instruction set in use (None without the C++
+        extension); what "auto" takes for each operation; for each implementation True or the reason why it cannot be
+        used; and under "auto_skipped" the usable implementations that "auto" skips, with the reason.
     """
     device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
     return {
@@ -25,9 +25,9 @@ def info(device: str | torch.device | None = None) -> dict:
         "python": platform.python_version(),
         "device": _name(device),
         "instruction_set": ops.instruction_set(),
-        "auto": {operation: ops.choose("auto", device) for operation in ops.OPERATIONS},
+        "auto": {operation: ops.resolve_impl("auto", device) for operation in ops.OPERATIONS},
         "implementations": {name: i.unavailable_reason(device) or True for name, i in ops.IMPLEMENTATIONS.items()},
-        "passed_over": {
+        "auto_skipped": {
             name: i.auto_skip_reason(device)
             for name, i in ops.IMPLEMENTATIONS.items()
             if not i.unavailable_reason(device) and i.auto_skip_reason(device)
@@ -36,10 +36,11 @@ def info(device: str | torch.device | None = None) -> dict:
 
 
 def _name(device: torch.device) -> str:
-    """What its maker calls the device, where torch can tell; the type of the others, and the threads of the CPU."""
+    """The vendor's name of the device if torch knows it, else its type; for the CPU also the number of threads."""
     if device.type == "cpu":
         return f"cpu, {torch.get_num_threads()} threads"
     try:
         return torch.get_device_module(device).get_device_name(device)
-    except (AttributeError, AssertionError, RuntimeError):  # no names, or no such device here
+    # This kind of device has no names, or there is no such device.
+    except (AttributeError, AssertionError, RuntimeError):
         return device.type

@@ -1,7 +1,7 @@
-"""The operators `pez_fast::…`: schemas, fakes, autograd, and which implementations there are.
+"""The operators `pez_fast::…`: schemas, fakes, autograd, and the list of implementations.
 
-An operator takes the implementation's name; `choose` turns "auto" into one. The modules of the implementations are
-imported when they are first used.
+An operator takes the implementation's name; `resolve_impl` turns "auto" into one. The first use of an implementation
+imports its modules.
 """
 
 from __future__ import annotations
@@ -19,15 +19,15 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Implementation:
-    """Where an implementation lives; why it cannot be used on a device, and why "auto" does not take it (None where it does).
+    """An implementation: its package, why it cannot run on a device, and why "auto" skips it there; None: no reason.
 
-    Both reasons are asked for at every search, so they are cheap to find.
+    Every search asks for both reasons, so they are cheap to find.
     """
 
     package: str
     unavailable_reason: Callable[[torch.device], str | None]
     auto_skip_reason: Callable[[torch.device], str | None] = lambda device: None
-    capturable: bool = False  # in a CUDA graph: it never looks at a value
+    capturable: bool = False  # in a CUDA graph: it never reads a value on the host
 
 
 @cache
@@ -36,7 +36,7 @@ def _installed(module: str) -> bool:
 
 
 def _nvidia_unavailable_reason(device: torch.device) -> str | None:
-    """Why the GPU kernels cannot run on this device: the one place that knows which GPUs they are for."""
+    """Why the GPU kernels cannot run on this device; no other function knows which GPUs they support."""
     if device.type != "cuda":
         return f"it runs on NVIDIA GPUs, not on {device.type}"
     if device.index is None and torch.cuda.is_available():  # the current card, which may change
@@ -89,7 +89,7 @@ def _not_yet_run(device: torch.device) -> str:
     return "not yet run on hardware"
 
 
-# In the order in which "auto" prefers them.
+# In the order of preference of "auto".
 IMPLEMENTATIONS: dict[str, Implementation] = {
     "cuda": Implementation("pez_fast._cuda", _cuda_unavailable_reason, _not_yet_run, capturable=True),
     "triton": Implementation("pez_fast._triton", _triton_unavailable_reason, _not_yet_run, capturable=True),
@@ -99,13 +99,13 @@ IMPLEMENTATIONS: dict[str, Implementation] = {
 OPERATIONS = ("nearest", "splice")
 
 
-def choose(impl: str, device: torch.device) -> str:
-    """The implementation to use: any name but "auto" is taken or refused.
+def resolve_impl(impl: str, device: torch.device) -> str:
+    """The name of the implementation to use. A name other than "auto" is returned or refused.
 
-    "auto" is what PEZ_FAST_IMPL names, else the first that is available and not skipped.
+    "auto" stands for the name in PEZ_FAST_IMPL, else for the first implementation that is available and not skipped.
 
     Raises:
-        ValueError: no such implementation.
+        ValueError: there is no such implementation.
         RuntimeError: it cannot run on this device; the message says why.
     """
     if impl == "auto":
@@ -131,11 +131,11 @@ def _unavailable_reason(impl: str, device: torch.device) -> str | None:
 
 def capturable(impl: str, device: torch.device) -> bool:
     """Whether the operations can be captured in a CUDA graph with this implementation."""
-    return IMPLEMENTATIONS[choose(impl, device)].capturable
+    return IMPLEMENTATIONS[resolve_impl(impl, device)].capturable
 
 
 def instruction_set() -> str | None:
-    """What the C++ extension uses of this CPU: avx512vnni, avxvnni, avx2 or portable; None without it."""
+    """The CPU instruction set that the C++ extension uses: avx512vnni, avxvnni, avx2 or portable; None without it."""
     return None if _cpu_unavailable_reason(torch.device("cpu")) else _load("nearest", "cpu").instruction_set()
 
 
@@ -144,11 +144,11 @@ def _load(operation: str, impl: str):
 
 
 def prepare(impl: str, weight: Tensor, ids: Tensor) -> list[Tensor]:
-    """What an implementation of `nearest` needs of a table: weight (V, d), ids (K,) -> its tensors."""
+    """The tensors that `nearest` of an implementation needs of a table: weight (V, d), ids (K,)."""
     return _load("nearest", impl).prepare(weight, ids)
 
 
-# What torch.compiler.assume_constant_result does, without importing the compiler: called as they are, not traced.
+# The same as torch.compiler.assume_constant_result, without importing the compiler: these are called, not traced.
 _preferred._dynamo_marked_constant = True  # type: ignore[attr-defined]
 _unavailable_reason._dynamo_marked_constant = True  # type: ignore[attr-defined]
 prepare._dynamo_marked_constant = True  # type: ignore[attr-defined]
@@ -170,9 +170,9 @@ def _(x, weight, ids, prepared, impl):
 
 @torch.library.custom_op("pez_fast::straight_through", mutates_args=())
 def straight_through(x: Tensor, weight: Tensor, ids: Tensor) -> Tensor:
-    """Forward weight[ids], (N, d) in weight's dtype; backward the incoming gradient, in x's dtype, onto x alone.
+    """Forward: weight[ids], (N, d) in weight's dtype. Backward: the incoming gradient, in x's dtype, goes to x alone.
 
-    Where x was not finite the id is -1 (on every device but the CPU, where it raised) and the row is NaN.
+    If a row of x was not finite, its id is -1 (on every device but the CPU, which raised) and the result's row is NaN.
     """
     rows = weight[ids.clamp_min(0)]
     return rows if x.device.type == "cpu" else rows.masked_fill((ids < 0)[:, None], torch.nan)

@@ -59,8 +59,8 @@ class PEZ(torch.optim.AdamW):
         super().__init__([prompts.requires_grad_()], lr=lr, weight_decay=weight_decay, betas=betas, eps=eps, **adamw)
         self.prompts, self.table, self.impl = prompts, table, impl
 
-    def rows(self, rows: Tensor) -> PEZ:
-        """The same for some of the prompts, rows (R',) int64: a new optimiser that goes on where this one is."""
+    def select(self, rows: Tensor) -> PEZ:
+        """A new optimiser for some of the prompts, rows (R',) int64, that goes on where this one is."""
         settings = {
             k: v for k, v in self.param_groups[0].items() if k in self.defaults and k != "decoupled_weight_decay"
         }

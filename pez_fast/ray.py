@@ -15,15 +15,15 @@ import numpy as np
 from pez_fast.config import SearchConfig, config_from
 from pez_fast.dataset.arrow import arrow
 from pez_fast.dataset.job import Job, Summary
-from pez_fast.dataset.learning import ahead, learn_all, read
+from pez_fast.dataset.learning import learn_all, prefetch, read
 from pez_fast.dataset.manifest import check_manifest, ensure_manifest, model_part
 from pez_fast.dataset.progress import last_prompt, watch_batch
 from pez_fast.dataset.rows import bytes_or_path
-from pez_fast.dataset.shards import Row, alone, columns, scan, write_shard
+from pez_fast.dataset.shards import Row, columns, completed_ids, exclusive_lock, write_shard
 from pez_fast.dataset.sources import digest
-from pez_fast.encoders import load_clip
 from pez_fast.images import image_or_error
-from pez_fast.live import say
+from pez_fast.models import load_clip
+from pez_fast.report.console import say
 
 
 def ray_inverter(
@@ -36,13 +36,13 @@ def ray_inverter(
 
     Args:
         model, pretrained, device: as `load_clip`, which is called in the actor.
-        column: bytes, paths or uint8 arrays of the pictures, or structs of bytes and path.
+        column: bytes, paths or uint8 arrays of the images, or structs of bytes and path.
         options: as `pez_fast.invert`.
     """
     chosen = config_from(options)
 
     class RayInverter:
-        """Batches of pictures -> the same with learned prompts."""
+        """Batches of images -> the same with learned prompts."""
 
         def __init__(self) -> None:
             self.clip = load_clip(model, pretrained, device)
@@ -109,14 +109,14 @@ class _ShardActor:
         try:
             rows = arrow().parquet.read_table(path, partitioning=None).to_pylist()
         except FileNotFoundError:
-            pixels = [p for _, p in ahead(items, partial(read, clip=self.clip), self.workers, len(items))]
+            pixels = [p for _, p in prefetch(items, partial(read, model=self.clip), self.workers, len(items))]
             rows = [
                 {**row, "id": item.id}
                 for item, row in zip(items, learn_all(pixels, self.clip, self.options), strict=True)
             ]
             ensure_manifest(self.out, self.complete, self.clip.name)
             write_shard(path, rows)
-        return {"pictures": [len(rows)], "last": [last_prompt(rows)]}
+        return {"images": [len(rows)], "last": [last_prompt(rows)]}
 
 
 def run_on_ray(job: Job, model: str, weights: str | None, device: str | None, actors: int) -> Summary:
@@ -140,30 +140,30 @@ def run_on_ray(job: Job, model: str, weights: str | None, device: str | None, ac
         device = device or ("cuda" if gpus else "cpu")
         say(f"loading the model {model}" + (f" with {weights}" if weights else ""))
         clip = load_clip(model, weights, "cpu")
-        with alone(job.out, stem):
+        with exclusive_lock(job.out, stem):
             complete = job.configuration | model_part(clip, job.options, device.partition(":")[0])
             check_manifest(job.out, complete)
             rest = job.rest()
             try:
                 arguments = (model, weights, device, job.options, complete, str(job.out.resolve()), stem, job.workers)
                 with watch_batch(len(job.items), len(job.items) - len(rest)) as progress:
-                    for done in _learned(ray, rest, job.batch_size, arguments, actors, bool(gpus)) if rest else ():
-                        progress.add([{"prompt": done["last"]}] * done["pictures"])
+                    for done in _learned(ray, rest, job.together, arguments, actors, bool(gpus)) if rest else ():
+                        progress.add([{"prompt": done["last"]}] * done["images"])
             except KeyboardInterrupt:
                 interrupted = True
-            return job.summary(scan(job.out), begun, interrupted)
+            return job.summary(completed_ids(job.out), begun, interrupted)
     finally:
         if here:
             ray.shutdown()
 
 
-def _learned(ray: Any, items: Sequence[Any], batch_size: int, arguments: tuple, actors: int, gpus: bool) -> Any:
+def _learned(ray: Any, items: Sequence[Any], together: int, arguments: tuple, actors: int, gpus: bool) -> Any:
     """What `_ShardActor` says of each batch; a batch is a block, so that one sent again holds the same items."""
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars = context.print_on_execution_start = False
     logging.getLogger("ray.data").setLevel(logging.ERROR)
     rows = [{"item": pickle.dumps(item)} for item in items]
-    dataset = ray.data.from_items(rows, override_num_blocks=-(-len(rows) // batch_size)).map_batches(
+    dataset = ray.data.from_items(rows, override_num_blocks=-(-len(rows) // together)).map_batches(
         _ShardActor,
         fn_constructor_args=arguments,
         batch_size=None,

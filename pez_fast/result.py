@@ -39,12 +39,12 @@ class PromptResult:
         ids_score: weighted mean cosine of the optimised ids with the targets.
         text_score: the same of `prompt` typed in again and tokenised afresh: what a user gets.
         steps: updates made.
-        history: score of the projected prompt at every step, the one after the last update included, in the dtype of the search;
-            polishing is not part of it.
+        history: score of the prompt at every step of the first stage, the one after the last update included, in the dtype
+            of the search.
         seed, restart: where the search began.
         model: name of the model.
         seconds: from the beginning of the call until this prompt was there; prompts share batches.
-        stopped: why it ended: "steps", "patience", "callback" or "interrupt".
+        stop_reason: why it ended: "steps", "patience", "callback" or "interrupt".
         top: the best different prompts, best first (this one is the first), as many as `top_k` asked for and the search met.
         error: one sentence where there is no prompt because the target could not be read.
     """
@@ -59,7 +59,7 @@ class PromptResult:
     restart: int = 0
     model: str = ""
     seconds: float = 0.0
-    stopped: str = ""
+    stop_reason: str = ""
     top: list[Candidate] = field(default_factory=list)
     error: str | None = None
 

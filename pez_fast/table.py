@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from pez_fast import ops
-from pez_fast._shared.settle import gathered, wide_device, widely
+from pez_fast._shared.resolve_ties import float64_device, gather_rows, to_float64_device
 
 _FLOATS = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
 _CHUNK = 1 << 22  # elements prepared at once
@@ -25,12 +25,13 @@ class TokenTable:
     Attributes:
         weight: (V, d), detached.
         allowed: (V,) bool: not banned.
-        ids: (K,) int64, ascending: the allowed rows, of equal rows only the lowest id.
+        ids: (K,) int64, ascending: the allowed rows; of equal rows only the lowest id.
 
     The table is frozen by contract: after changing `weight`, call `refresh()`. With `PEZ_FAST_DEBUG=1` every search
     checks that this was not forgotten.
 
-    It works on every device of torch. Where a device has no float64, the CPU prepares the rows, a few million elements at a time.
+    The table works on every device of torch. If a device has no float64, the CPU prepares the rows, a few million
+    elements at a time.
 
     Raises:
         TypeError: weight is no floating-point tensor or embedding.
@@ -84,7 +85,7 @@ class TokenTable:
         return mask
 
     def refresh(self) -> None:
-        """Prepare anew after a change of `weight`."""
+        """Prepare the table again after a change of `weight`."""
         if not self.allowed.any():
             raise ValueError(f"banned leaves no token: all {len(self.weight)} are banned")
         finite = self.weight.isfinite().all(-1)
@@ -93,34 +94,34 @@ class TokenTable:
             raise ValueError(f"weight must be finite; row {row} is not")
         self._fingerprint: int | None = None
         self.ids = self.allowed.nonzero()[:, 0]
-        self.ids = self.ids[self._first_of_equal_rows(widely(self.ids)).to(self.device)]
+        self.ids = self.ids[self._first_of_equal_rows(to_float64_device(self.ids)).to(self.device)]
         self._prepared: dict[str, list[Tensor]] = {}
-        self.prepared(ops.choose("auto", self.device))
+        self.prepared(ops.resolve_impl("auto", self.device))
         if debugging():
             self._fingerprint = self.fingerprint()
 
     def prepared(self, impl: str) -> list[Tensor]:
-        """What an implementation needs of this table, made when it is first asked for."""
+        """The tensors that an implementation needs of this table; the first call makes them."""
         if impl not in self._prepared:
             self._prepared[impl] = ops.prepare(impl, self.weight, self.ids)
         return self._prepared[impl]
 
     def _first_of_equal_rows(self, ids: Tensor) -> Tensor:
-        """ids (K,) int64 on the wide device -> (K,) bool there: whether no lower id of `ids` has the same row."""
+        """ids (K,) int64 on the float64 device -> (K,) bool there: whether no lower id of `ids` has the same row."""
         few = torch.linspace(0, self.dim - 1, min(8, self.dim), device=self.device).long()
         _, group, size = _row_hashes(self.weight[ids.to(self.device)[:, None], few]).unique(
             return_inverse=True, return_counts=True
         )
         first = torch.ones_like(ids, dtype=torch.bool)
-        suspects = (size[group] > 1).nonzero()[:, 0]  # those that agree in a few columns with another
+        suspects = (size[group] > 1).nonzero()[:, 0]  # rows that agree with another one in a few columns
         if len(suspects):
             rows = ids[suspects]
             _, group = _row_hashes(self.weight[rows.to(self.device)]).unique(return_inverse=True)
             lowest = torch.full_like(rows, len(self.weight)).scatter_reduce_(0, group, rows, "amin")[group]
             step = max(1, _CHUNK // self.dim)
-            for start in range(0, len(rows), step):  # equal hashes are no proof
+            for start in range(0, len(rows), step):  # equal hashes do not prove equal rows
                 part = slice(start, start + step)
-                equal = (gathered(self.weight, rows[part]) == gathered(self.weight, lowest[part])).all(-1)
+                equal = (gather_rows(self.weight, rows[part]) == gather_rows(self.weight, lowest[part])).all(-1)
                 first[suspects[part]] = (lowest[part] == rows[part]) | ~equal
         return first
 
@@ -151,17 +152,18 @@ class TokenTable:
 
     def __repr__(self) -> str:
         name = str(self.dtype).removeprefix("torch.")
-        return f"TokenTable({len(self)} tokens of {self.dim}, {name} on {self.device}, {len(self.ids)} distinct and allowed)"
+        allowed = f"{len(self.ids)} distinct and allowed"
+        return f"TokenTable({len(self)} tokens of {self.dim}, {name} on {self.device}, {allowed})"
 
 
 def _row_hashes(rows: Tensor) -> Tensor:
-    """(N, d) -> (N,) int64 on the wide device of the rows: equal rows have equal hashes."""
+    """rows (N, d) -> (N,) int64 on their float64 device: equal rows have equal hashes."""
     generator = torch.Generator().manual_seed(0x9E3779B9)
     factors = torch.randint(-(2**62), 2**62, (rows.shape[1],), generator=generator)
-    factors = factors.to(wide_device(rows.device)) * 2 + 1
+    factors = factors.to(float64_device(rows.device)) * 2 + 1
     hashes = []
     for part in rows.split(max(1, _CHUNK // rows.shape[1])):
-        bits = (widely(part).double() + 0.0).view(torch.int64)  # + 0.0: -0 is 0
+        bits = (to_float64_device(part).double() + 0.0).view(torch.int64)  # + 0.0 turns -0 into 0
         hashes.append(((bits ^ (bits >> 29)) * factors).sum(-1))
     return torch.cat(hashes)
 

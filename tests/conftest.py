@@ -63,8 +63,8 @@ def tiny_clip64(tiny_clip_dir: Path):
 
 
 @pytest.fixture(scope="session")
-def pictures() -> list[Image.Image]:
-    """Eight different pictures."""
+def images() -> list[Image.Image]:
+    """Eight different images."""
     rng = np.random.default_rng(0)
     coarse = rng.integers(0, 256, (8, 4, 4, 3), dtype=np.uint8)
     return [Image.fromarray(c).resize((48, 40), Image.Resampling.BICUBIC) for c in coarse]

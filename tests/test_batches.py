@@ -8,140 +8,153 @@ import pytest
 import torch
 
 import pez_fast
-from pez_fast import learner, memory
 from pez_fast.config import SearchConfig
-from pez_fast.engine import Engine
+from pez_fast.engine import memory
+from pez_fast.engine.batch import Batch
+from pez_fast.engine.evaluate import Evaluator
+from pez_fast.objectives import Similarity
+from pez_fast.prompt_search import NOT_BEGUN, NOT_FINITE, PromptSearch
 
-OPTIONS = {"prompt_len": 5, "steps": 12, "restarts": 2, "polish": 2, "top_k": 3}
+OPTIONS = {"prompt_len": 5, "steps": 12, "restarts": 2, "refine": 2, "top_k": 3}
 
 
 def told(results) -> list[tuple]:
     return [
-        (r.prompt, r.ids, r.ids_score, r.text_score, r.steps, r.history, r.restart, r.stopped, r.top) for r in results
+        (r.prompt, r.ids, r.ids_score, r.text_score, r.steps, r.history, r.restart, r.stop_reason, r.top)
+        for r in results
     ]
 
 
 @pytest.fixture(scope="module")
-def whole(tiny_clip, pictures):
-    return told(pez_fast.invert_batch(pictures, tiny_clip, **OPTIONS, batch_size=1000))
+def whole(tiny_clip, images):
+    return told(pez_fast.invert_batch(images, tiny_clip, **OPTIONS, batch_size=1000))
 
 
 @pytest.mark.parametrize("batch_size", [None, 1, 2, 6, 7])
-def test_a_result_does_not_depend_on_the_batch(tiny_clip, pictures, whole, batch_size):
-    assert told(pez_fast.invert_batch(pictures, tiny_clip, **OPTIONS, batch_size=batch_size)) == whole
+def test_a_result_does_not_depend_on_the_batch(tiny_clip, images, whole, batch_size):
+    assert told(pez_fast.invert_batch(images, tiny_clip, **OPTIONS, batch_size=batch_size)) == whole
 
 
 @pytest.mark.parametrize("patience", [5, 9])
-def test_nor_with_prompts_that_end_early(tiny_clip, pictures, patience):
+def test_nor_with_prompts_that_end_early(tiny_clip, images, patience):
     options = {**OPTIONS, "steps": 60, "patience": patience}
-    one = pez_fast.invert_batch(pictures, tiny_clip, **options, batch_size=2)
-    together = pez_fast.invert_batch(pictures, tiny_clip, **options)
+    one = pez_fast.invert_batch(images, tiny_clip, **options, batch_size=2)
+    together = pez_fast.invert_batch(images, tiny_clip, **options)
     assert told(one) == told(together)
     assert len({r.steps for r in together}) > 1
 
 
-def test_places_that_become_free_are_taken_by_those_that_wait(tiny_clip, pictures, monkeypatch):
-    options = {**OPTIONS, "steps": 60, "patience": 5, "polish": 0}
-    begun, step = [], Engine._step
+def test_places_that_become_free_are_taken_by_those_that_wait(tiny_clip, images, monkeypatch):
+    options = {**OPTIONS, "steps": 60, "patience": 5, "refine": 0}
+    begun, step = [], Batch._step
 
-    def watched(engine, update=True):
-        assert sum(len(c.rows) for c in engine.cohorts) <= 6
-        begun.append([(c.part.names, c.number) for c in engine.cohorts])
-        step(engine, update)
+    def watched(batch, update=True):
+        assert batch.rows <= 6
+        begun.append([(search.request.keys, search.step) for search in batch.searches])
+        step(batch, update)
 
-    alone = [pez_fast.invert_batch([picture], tiny_clip, **options)[0] for picture in pictures]
-    monkeypatch.setattr(Engine, "_step", watched)
-    assert told(pez_fast.invert_batch(pictures, tiny_clip, **options, batch_size=6)) == told(alone)
-    together = [numbers for numbers in begun if len(numbers) > 1]
+    alone = [pez_fast.invert_batch([image], tiny_clip, **options)[0] for image in images]
+    monkeypatch.setattr(Batch, "_step", watched)
+    assert told(pez_fast.invert_batch(images, tiny_clip, **options, batch_size=6)) == told(alone)
+    together = [searches for searches in begun if len(searches) > 1]
     assert together and any(
-        len({number for _, number in cohorts}) > 1 for cohorts in together
+        len({step for _, step in searches}) > 1 for searches in together
     )  # at different steps of theirs
 
 
-def test_goals_are_asked_for_when_there_is_room(tiny_clip, pictures):
+def test_targets_are_asked_for_when_there_is_room(tiny_clip, images):
     asked = []
 
-    def goals():
-        for k, goal in enumerate(tiny_clip.encode_images(pictures)):
+    def targets():
+        for k, feature in enumerate(tiny_clip.encode_images(images)):
             asked.append(k)
-            yield k, goal
+            yield [k], Similarity(feature[None])
 
     options = SearchConfig(**{**OPTIONS, "batch_size": 6})
-    stream = learner.Learner(tiny_clip, options).stream(goals())
+    stream = PromptSearch(tiny_clip, options).stream(targets())
     assert [k for k, _ in next(stream)] == [0, 1, 2] and asked == [0, 1, 2]
     assert [k for found in stream for k, _ in found] == [3, 4, 5, 6, 7]
+
+
+def test_groups_of_targets_are_cut_to_the_room_that_there_is(tiny_clip, images):
+    features = tiny_clip.encode_images(images)
+    groups = [(keys, Similarity(features[keys])) for keys in ([0, 1, 2, 3, 4], [], [5, 6])]
+    options = SearchConfig(**{**OPTIONS, "batch_size": 6})
+    found = [[k for k, _ in part] for part in PromptSearch(tiny_clip, options).stream(groups)]
+    assert found == [[0, 1, 2], [3, 4, 5], [6]]
 
 
 @pytest.mark.parametrize(
     "error",
     [torch.OutOfMemoryError("CUDA out of memory"), RuntimeError("DefaultCPUAllocator: can't allocate memory: …")],
 )
-def test_out_of_memory_halves_the_batch(tiny_clip, pictures, whole, error, monkeypatch):
-    sizes, step = [], Engine._step
+def test_out_of_memory_halves_the_batch(tiny_clip, images, whole, error, monkeypatch):
+    """In every stage: nothing is learned again, and no result changes."""
+    sizes, evaluate = {True: [], False: []}, Evaluator._evaluate
 
-    def small(engine, update=True):
-        sizes.append(sum(len(c.rows) for c in engine.cohorts))
-        if sizes[-1] > 4:
+    def small(self, ids, gradient, *rest):
+        sizes[gradient].append(len(ids))
+        if len(ids) > 4:
             raise error
-        step(engine, update)
+        return evaluate(self, ids, gradient, *rest)
 
-    monkeypatch.setattr(Engine, "_step", small)
-    assert told(pez_fast.invert_batch(pictures, tiny_clip, **OPTIONS, batch_size=16)) == whole
-    assert sizes == [16, 8] + [4] * 4 * 13
+    monkeypatch.setattr(Evaluator, "_evaluate", small)
+    assert told(pez_fast.invert_batch(images, tiny_clip, **OPTIONS, batch_size=16)) == whole
+    # 16 prompts through 12 updates, then 8 targets through 2, in fours; the last evaluations need no gradient
+    assert sizes[True] == [16, 8] + [4] * 4 * 12 + [4] * 2 * 2
+    assert max(sizes[False]) <= 4
 
 
-def test_one_target_that_does_not_fit_is_an_error(tiny_clip, pictures, monkeypatch):
+def test_one_prompt_that_does_not_fit_is_an_error(tiny_clip, images, monkeypatch):
     def none(*args, **more):
         raise torch.OutOfMemoryError("CUDA out of memory")
 
-    monkeypatch.setattr(Engine, "_step", none)
+    monkeypatch.setattr(Evaluator, "_evaluate", none)
     with pytest.raises(torch.OutOfMemoryError):
-        pez_fast.invert_batch(pictures, tiny_clip, **OPTIONS)
+        pez_fast.invert_batch(images, tiny_clip, **OPTIONS)
 
 
-def test_other_errors_are_not_swallowed(tiny_clip, pictures, monkeypatch):
+def test_other_errors_are_not_swallowed(tiny_clip, images, monkeypatch):
     def broken(*args, **more):
         raise RuntimeError("broken")
 
-    monkeypatch.setattr(Engine, "_step", broken)
+    monkeypatch.setattr(Batch, "_step", broken)
     with pytest.raises(RuntimeError, match="broken"):
-        pez_fast.invert_batch(pictures, tiny_clip, **OPTIONS)
+        pez_fast.invert_batch(images, tiny_clip, **OPTIONS)
 
 
-def test_progress_over_batches(tiny_clip, pictures):
+def test_progress_over_batches(tiny_clip, images):
     seen = []
-    pez_fast.invert_batch(pictures, tiny_clip, **OPTIONS, batch_size=6, callback=seen.append, every=6)
+    pez_fast.invert_batch(images, tiny_clip, **OPTIONS, batch_size=6, callback=seen.append, every=6)
     assert [p.step for p in seen] == [0, 2, 4, 4, 4, 4, 6, 9, 9, 9, 9, 10, 12, 12, 12] and {p.steps for p in seen} == {
         12
     }
     assert [sum(bool(prompt) for prompt in p.prompts) for p in seen] == [3] * 5 + [6] * 5 + [8] * 5
-    assert [p.polished for p in seen][-2:] == [(6 * 2 + 2) // 8, 2]
+    assert [p.refined for p in seen][-2:] == [(6 * 2 + 2) // 8, 2]
     assert all(
         math.isnan(score) == (not prompt) for p in seen for prompt, score in zip(p.prompts, p.scores, strict=True)
     )
 
 
-def test_ended_before_all_were_begun(tiny_clip, pictures):
-    results = pez_fast.invert_batch(
-        pictures, tiny_clip, **OPTIONS, batch_size=6, callback=lambda p: p.step >= 2, every=6
-    )
-    assert [r.stopped for r in results] == ["callback"] * 8
-    assert [r.error for r in results] == [None] * 3 + [learner.NOT_BEGUN] * 5
+def test_ended_before_all_were_begun(tiny_clip, images):
+    results = pez_fast.invert_batch(images, tiny_clip, **OPTIONS, batch_size=6, callback=lambda p: p.step >= 2, every=6)
+    assert [r.stop_reason for r in results] == ["callback"] * 8
+    assert [r.error for r in results] == [None] * 3 + [NOT_BEGUN] * 5
     assert [bool(r.prompt) for r in results] == [True] * 3 + [False] * 5
 
 
 @pytest.mark.parametrize("value", [0, -1, 1.5, True, "8"])
-def test_bad_batch_size(tiny_clip, pictures, value):
+def test_bad_batch_size(tiny_clip, images, value):
     with pytest.raises(ValueError, match="batch_size must be a positive integer; got"):
-        pez_fast.invert_batch(pictures, tiny_clip, batch_size=value)
+        pez_fast.invert_batch(images, tiny_clip, batch_size=value)
 
 
 def test_memory():
     cpu = torch.device("cpu")
     assert memory.free_bytes(cpu) > 2**20
-    small, large = (memory.prompts_at_once(cpu, 12, 18, width, 4) for width in (64, 1024))
+    small, large = (memory.prompts_at_once(cpu, memory.transformer_bytes(12, 18, width, 4)) for width in (64, 1024))
     assert small > large >= 1
-    assert memory.prompts_at_once(cpu, 10**6, 10**6, 10**6, 8) == 1
+    assert memory.prompts_at_once(cpu, memory.transformer_bytes(10**6, 10**6, 10**6, 8)) == 1
     assert memory.out_of_memory(torch.OutOfMemoryError()) and memory.out_of_memory(
         RuntimeError("[enforce fail] can't allocate memory")
     )
@@ -163,20 +176,21 @@ def test_an_optimiser_for_some_of_the_rows():
 
     goal, keep = torch.randn(4, 3, 6), torch.tensor([3, 1])
     go_on(opt, goal)
-    some = opt.rows(keep)
+    some = opt.select(keep)
     go_on(opt, goal)
     go_on(some, goal[keep])
     assert torch.equal(some.prompts, opt.prompts[keep])
     assert some.param_groups[0]["lr"] == 0.2 and some.param_groups[0]["weight_decay"] == 0.3
 
 
-@pytest.mark.parametrize("polish", [0, 2])
-def test_a_target_without_finite_scores_is_an_error_of_its_own(tiny_clip, pictures, polish):
-    goals = tiny_clip.encode_images(pictures[:3])
-    options = SearchConfig(prompt_len=4, steps=6, polish=polish)
-    whole = learner.learn(goals, tiny_clip, options)
-    goals[1] = torch.nan
-    for some, wrong in ((goals, [1]), (goals[1:2], [0])):
-        results = learner.learn(some, tiny_clip, options)
-        assert [k for k, r in enumerate(results) if r.error] == wrong and results[wrong[0]].error == learner.NOT_FINITE
-    assert [told([r]) for r in learner.learn(goals, tiny_clip, options)[::2]] == [told([r]) for r in whole[::2]]
+@pytest.mark.parametrize("refine", [0, 2])
+def test_a_target_without_finite_scores_is_an_error_of_its_own(tiny_clip, images, refine):
+    targets = tiny_clip.encode_images(images[:3])
+    options = {"prompt_len": 4, "steps": 6, "refine": refine}
+    whole = pez_fast.search(Similarity(targets), tiny_clip, **options)
+    targets[1] = torch.nan
+    for some, wrong in ((targets, [1]), (targets[1:2], [0])):
+        results = pez_fast.search(Similarity(some), tiny_clip, **options)
+        assert [k for k, r in enumerate(results) if r.error] == wrong and results[wrong[0]].error == NOT_FINITE
+    found = pez_fast.search(Similarity(targets), tiny_clip, **options)
+    assert [told([r]) for r in found[::2]] == [told([r]) for r in whole[::2]]

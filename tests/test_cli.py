@@ -16,28 +16,28 @@ from PIL import Image
 from typer.testing import CliRunner
 
 import pez_fast
-from pez_fast import live, sheet
 from pez_fast.cli import app
 from pez_fast.config import Progress
+from pez_fast.report import console, sheet
 from pez_fast.result import PromptResult
 
 PEZ_FAST = (sys.executable, "-m", "pez_fast.cli")
 
 
 @pytest.fixture
-def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, pictures) -> Path:
-    """A folder, made the current one, with a.png, b.png and a file that is no picture."""
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, images) -> Path:
+    """A folder, made the current one, with a.png, b.png and a file that is no image."""
     monkeypatch.chdir(tmp_path)
-    pictures[0].save("a.png")
-    pictures[1].save("b.png")
-    Path("broken.png").write_bytes(b"no picture")
+    images[0].save("a.png")
+    images[1].save("b.png")
+    Path("broken.png").write_bytes(b"no image")
     return tmp_path
 
 
 @pytest.fixture
 def tiny(monkeypatch: pytest.MonkeyPatch, tiny_clip, here: Path):
     """Every model that a command loads is the tiny one."""
-    monkeypatch.setattr("pez_fast.encoders.load_clip", lambda *_: tiny_clip)
+    monkeypatch.setattr("pez_fast.models.load_clip", lambda *_: tiny_clip)
     return tiny_clip
 
 
@@ -84,7 +84,7 @@ def test_invert_prints_the_prompt_alone(tiny):
         and lines[-6].endswith('"')
     )
     assert [line.split()[1] for line in lines[-5:-1]] == ["8", "16", "24", "32"] and lines[-2].startswith(
-        "polish 32  best "
+        "refine 32  best "
     )
     assert lines[-1].startswith(f"text cosine {expected.text_score:.4f}")
 
@@ -134,7 +134,7 @@ def test_model_and_weights_reach_load_clip(monkeypatch: pytest.MonkeyPatch, here
         seen.append(arguments)
         raise ValueError("stop")
 
-    monkeypatch.setattr("pez_fast.encoders.load_clip", load)
+    monkeypatch.setattr("pez_fast.models.load_clip", load)
     for flags in ([], ["--model", "emoji"], ["--model", "RN50", "--pretrained", "openai", "--device", "cpu"]):
         assert complaint("invert", "a.png", *flags) == "stop"
     assert seen == [
@@ -144,7 +144,7 @@ def test_model_and_weights_reach_load_clip(monkeypatch: pytest.MonkeyPatch, here
     ]
 
 
-def test_each_goes_on_after_an_unreadable_picture(tiny):
+def test_each_goes_on_after_an_unreadable_image(tiny):
     arguments = ("invert", "--each", "a.png", "broken.png", "b.png", "--steps", 10, "--prompt-len", 2)
     result = run(*arguments, code=1)
     expected = pez_fast.invert_batch(["a.png", "b.png"], tiny, prompt_len=2, steps=10)
@@ -153,7 +153,7 @@ def test_each_goes_on_after_an_unreadable_picture(tiny):
         all(prompt.prompt in table and f"{prompt.text_score:.3f}" in table for prompt in expected)
         and "damaged" in table
     )
-    assert "step 10/10  best " in result.stderr and "for 2 pictures" in result.stderr
+    assert "step 10/10  best " in result.stderr and "for 2 images" in result.stderr
     rows = json.loads(run(*arguments, "--json", code=1).stdout)
     assert [row["image"] for row in rows] == ["a.png", "broken.png", "b.png"]
     assert [row["prompt"] for row in rows] == [expected[0].prompt, "", expected[1].prompt]
@@ -204,7 +204,7 @@ def test_info():
 def test_wrong_usage_is_one_sentence_before_any_model_is_loaded(
     monkeypatch, here: Path, arguments: list[str], sentence: str
 ):
-    monkeypatch.setattr("pez_fast.encoders.load_clip", lambda *_: pytest.fail("loaded"))
+    monkeypatch.setattr("pez_fast.models.load_clip", lambda *_: pytest.fail("loaded"))
     assert complaint(*arguments).startswith(sentence)
 
 
@@ -237,10 +237,10 @@ def test_interrupted_search_still_gives_its_best(monkeypatch: pytest.MonkeyPatch
         if state.step == 4:
             raise KeyboardInterrupt
 
-    monkeypatch.setattr(live.PlainProgress, "__call__", interrupt)
+    monkeypatch.setattr(console.PlainProgress, "__call__", interrupt)
     result = run("invert", "a.png", "--steps", 50, "--prompt-len", 2, "--json", code=130)
     value = json.loads(result.stdout)
-    assert (value["stopped"], value["steps"]) == ("interrupt", 4) and value["prompt"]
+    assert (value["stop_reason"], value["steps"]) == ("interrupt", 4) and value["prompt"]
     assert result.stderr.splitlines()[-1] == "pez-fast: interrupted after 4 of 50 steps; this is the best so far"
 
 
@@ -248,7 +248,7 @@ def test_interrupt_elsewhere_is_one_line(monkeypatch: pytest.MonkeyPatch, here: 
     def interrupt(*_) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("pez_fast.encoders.load_clip", interrupt)
+    monkeypatch.setattr("pez_fast.models.load_clip", interrupt)
     assert complaint("invert", "a.png", code=130) == "interrupted"
 
 
@@ -286,13 +286,13 @@ def test_json_is_valid_in_any_encoding(tiny):
 
 
 def test_json_has_null_for_what_is_no_number(capsys: pytest.CaptureFixture):
-    live.show_one(PromptResult(history=[0.5, float("nan")], ids_score=float("-inf")), as_json=True)
+    console.show_one(PromptResult(history=[0.5, float("nan")], ids_score=float("-inf")), as_json=True)
     value = json.loads(capsys.readouterr().out)
     assert value["history"] == [0.5, None] and value["ids_score"] is None and value["text_score"] is None
 
 
 def test_table_shows_brackets_and_controls_as_they_are(capsys: pytest.CaptureFixture):
-    live.show_many(["[red].png"], [PromptResult(prompt=":heart: [bold]\x1b[0m", text_score=0.5)], as_json=False)
+    console.show_many(["[red].png"], [PromptResult(prompt=":heart: [bold]\x1b[0m", text_score=0.5)], as_json=False)
     out = capsys.readouterr().out
     assert "[red].png" in out and ":heart: [bold]\\x1b[0m" in out and "0.500" in out
 
@@ -305,20 +305,20 @@ class _Terminal(io.StringIO):
 
 
 def test_live_display_only_on_a_terminal(monkeypatch: pytest.MonkeyPatch):
-    assert isinstance(live.watch(["a"], 10), live.PlainProgress)
+    assert isinstance(console.watch(["a"], 10), console.PlainProgress)
     for name, value in {"TERM": "xterm", "COLUMNS": "100", "LINES": "12"}.items():
         monkeypatch.setenv(name, value)
     terminal = _Terminal()
     monkeypatch.setattr(sys, "stderr", terminal)
-    names = [f"picture {k}" for k in range(9)]
-    with live.watch(names, 300) as progress:
-        assert isinstance(progress, live.LiveProgress) and progress.every == 3
+    names = [f"image {k}" for k in range(9)]
+    with console.watch(names, 300) as progress:
+        assert isinstance(progress, console.LiveProgress) and progress.every == 3
         progress(Progress(42, 300, [f"prompt [{k}]" for k in range(9)], [0.1 * k for k in range(9)]))
     written = terminal.getvalue()
-    assert "42/300" in written and "picture 0" in written and "prompt [3]" in written and "0.300" in written
-    assert "and 4 more" in written and "picture 5" not in written  # it has to fit
+    assert "42/300" in written and "image 0" in written and "prompt [3]" in written and "0.300" in written
+    assert "and 4 more" in written and "image 5" not in written  # it has to fit
     monkeypatch.setenv("TERM", "dumb")
-    assert isinstance(live.watch(["a"], 10), live.PlainProgress)
+    assert isinstance(console.watch(["a"], 10), console.PlainProgress)
 
 
 def test_demo_on_the_bundled_model(here: Path):

@@ -40,14 +40,14 @@ def plain_text(clip, targets, **changes) -> str:
     return clip.tokenizer.decode(trace.best_ids.tolist())
 
 
-def features(clip, pictures):
+def features(clip, images):
     with torch.no_grad():
-        return clip.model.encode_image(torch.stack([clip.preprocess(p) for p in pictures]).to(clip.dtype))
+        return clip.model.encode_image(torch.stack([clip.preprocess(p) for p in images]).to(clip.dtype))
 
 
 @pytest.mark.parametrize("seed", [0, 1, 2])
 @pytest.mark.parametrize(
-    ("images", "changes"),
+    ("count", "changes"),
     [
         (1, {}),
         (1, {"prompt_bs": 4}),
@@ -57,14 +57,14 @@ def features(clip, pictures):
         (2, {"loss_weight": -0.5, "prompt_bs": 4}),
     ],
 )
-def test_same_text_as_the_original_for_images(tiny_clip64, pictures, seed, images, changes):
+def test_same_text_as_the_original_for_images(tiny_clip64, images, seed, count, changes):
     clip = tiny_clip64
     compat.set_random_seed(seed)
     ours = compat.optimize_prompt(
-        clip.model, clip.preprocess, {**CONFIG, **changes}, "cpu", target_images=pictures[:images]
+        clip.model, clip.preprocess, {**CONFIG, **changes}, "cpu", target_images=images[:count]
     )
     compat.set_random_seed(seed)
-    assert ours == plain_text(clip, features(clip, pictures[:images]), **changes)
+    assert ours == plain_text(clip, features(clip, images[:count]), **changes)
     assert ours
 
 
@@ -81,36 +81,36 @@ def test_same_text_as_the_original_for_texts(tiny_clip64, seed, prompt_bs):
     assert ours == plain_text(clip, targets, prompt_bs=prompt_bs)
 
 
-def test_same_text_in_float32(tiny_clip, pictures):
+def test_same_text_in_float32(tiny_clip, images):
     compat.set_random_seed(3)
     ours = compat.optimize_prompt(
-        tiny_clip.model, tiny_clip.preprocess, {**CONFIG, "iter": 20}, "cpu", target_images=pictures[:1]
+        tiny_clip.model, tiny_clip.preprocess, {**CONFIG, "iter": 20}, "cpu", target_images=images[:1]
     )
     compat.set_random_seed(3)
-    assert ours == plain_text(tiny_clip, features(tiny_clip, pictures[:1]), iter=20)
+    assert ours == plain_text(tiny_clip, features(tiny_clip, images[:1]), iter=20)
 
 
-def test_other_seeds_give_other_prompts(tiny_clip64, pictures):
+def test_other_seeds_give_other_prompts(tiny_clip64, images):
     texts = set()
     for seed in range(3):
         compat.set_random_seed(seed)
         texts.add(
-            compat.optimize_prompt(tiny_clip64.model, tiny_clip64.preprocess, CONFIG, "cpu", target_images=pictures[:1])
+            compat.optimize_prompt(tiny_clip64.model, tiny_clip64.preprocess, CONFIG, "cpu", target_images=images[:1])
         )
     assert len(texts) == 3
 
 
-def test_config_file_and_printing(tiny_clip, pictures, tmp_path, capsys):
+def test_config_file_and_printing(tiny_clip, images, tmp_path, capsys):
     path = tmp_path / "sample_config.json"
     path.write_text(json.dumps({**CONFIG, "iter": 3, "print_step": 1}))
     compat.set_random_seed(0)
-    text = compat.optimize_prompt(tiny_clip.model, tiny_clip.preprocess, str(path), "cpu", target_images=pictures[:1])
+    text = compat.optimize_prompt(tiny_clip.model, tiny_clip.preprocess, str(path), "cpu", target_images=images[:1])
     out = capsys.readouterr().out
     assert all(f"step: {k}, lr: 0.1, cosim: " in out for k in range(3))
     assert out.rstrip().endswith(f"best prompt: {text.rstrip()}")
     compat.set_random_seed(0)
     args = {**CONFIG, "iter": 3, "print_step": 2, "print_new_best": True}
-    compat.optimize_prompt(tiny_clip.model, tiny_clip.preprocess, args, "cpu", target_images=pictures[:1])
+    compat.optimize_prompt(tiny_clip.model, tiny_clip.preprocess, args, "cpu", target_images=images[:1])
     assert f"new best prompt: {text}" in capsys.readouterr().out
 
 
@@ -146,11 +146,11 @@ def test_initialize_prompt_and_decode_ids(tiny_clip):
     assert compat.decode_ids(words, tokenizer, by_token=True) == ["red |cat "]
 
 
-def test_measure_similarity(tiny_clip, pictures):
-    same = compat.measure_similarity(pictures[:1], pictures[:1], tiny_clip.model, tiny_clip.preprocess, "cpu")
+def test_measure_similarity(tiny_clip, images):
+    same = compat.measure_similarity(images[:1], images[:1], tiny_clip.model, tiny_clip.preprocess, "cpu")
     assert same == pytest.approx(1, abs=1e-5)
-    mixed = compat.measure_similarity(pictures[:2], pictures[2:4], tiny_clip.model, tiny_clip.preprocess, "cpu")
-    unit = [torch.nn.functional.normalize(features(tiny_clip, p), dim=1) for p in (pictures[:2], pictures[2:4])]
+    mixed = compat.measure_similarity(images[:2], images[2:4], tiny_clip.model, tiny_clip.preprocess, "cpu")
+    unit = [torch.nn.functional.normalize(features(tiny_clip, p), dim=1) for p in (images[:2], images[2:4])]
     assert mixed == pytest.approx(float((unit[0] @ unit[1].T).mean()), abs=1e-6) and mixed < same
 
 
@@ -165,9 +165,9 @@ def test_measure_similarity(tiny_clip, pictures):
         ({**CONFIG, "prompt_len": 76}, "prompt_len must be from 1 to 75; got 76"),
     ],
 )
-def test_bad_configuration_is_one_sentence(tiny_clip, pictures, args, sentence):
+def test_bad_configuration_is_one_sentence(tiny_clip, images, args, sentence):
     with pytest.raises(ValueError, match=sentence):
-        compat.optimize_prompt(tiny_clip.model, tiny_clip.preprocess, args, "cpu", target_images=pictures[:1])
+        compat.optimize_prompt(tiny_clip.model, tiny_clip.preprocess, args, "cpu", target_images=images[:1])
 
 
 def test_no_target_is_one_sentence(tiny_clip):
@@ -181,11 +181,11 @@ def test_download_image_takes_only_web_addresses(tmp_path):
     assert compat.download_image("file:///etc/hostname") is None
 
 
-def test_the_model_is_left_as_it_was(tiny_clip_dir, pictures):
+def test_the_model_is_left_as_it_was(tiny_clip_dir, images):
     import open_clip
 
     model, _, preprocess = open_clip.create_model_and_transforms(f"local-dir:{tiny_clip_dir}")
     before = {name: p.clone() for name, p in model.named_parameters()}
-    compat.optimize_prompt(model, preprocess, {**CONFIG, "iter": 2}, "cpu", target_images=pictures[:1])
+    compat.optimize_prompt(model, preprocess, {**CONFIG, "iter": 2}, "cpu", target_images=images[:1])
     for name, p in model.named_parameters():
         assert p.requires_grad and p.grad is None and torch.equal(p, before[name])

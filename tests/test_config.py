@@ -55,14 +55,14 @@ def test_commands_show_the_same_options(name):
         assert getattr(default, "value", default) == getattr(SearchConfig, option)
 
 
-def test_no_such_option(tiny_clip, pictures):
+def test_no_such_option(tiny_clip, images):
     with pytest.raises(TypeError, match="'speed' is not an option; the options are prompt_len, steps, "):
         config_from({"speed": 3})
     with pytest.raises(TypeError, match="'speed' is not an option; the options are prompt_len, steps, "):
-        pez_fast.invert(pictures[0], tiny_clip, speed=3)
+        pez_fast.invert(images[0], tiny_clip, speed=3)
 
 
-def test_by_position(tiny_clip, pictures):
-    by_name = pez_fast.invert(pictures[0], tiny_clip, prompt_len=3, steps=4, seed=5, polish=0)
-    by_position = pez_fast.invert(pictures[0], tiny_clip, 3, 4, 5, polish=0)
+def test_by_position(tiny_clip, images):
+    by_name = pez_fast.invert(images[0], tiny_clip, prompt_len=3, steps=4, seed=5, refine=0)
+    by_position = pez_fast.invert(images[0], tiny_clip, 3, 4, 5, refine=0)
     assert by_position.ids == by_name.ids and by_position.seed == 5 and len(by_position.ids) == 3

@@ -1,4 +1,4 @@
-"""The C++ implementation from within: every instruction set of this CPU, the scan's bound, its fixed number of places, threads."""
+"""The C++ implementation from within: this CPU's instruction sets, the scan's bound, the candidate buffer, threads."""
 
 from __future__ import annotations
 
@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from inputs import CASES, SHAPES, SMALL_CASES, Case, assert_exact, case, integers, normal, oracle, refused, seeded
+from cases import CASES, SHAPES, SMALL_CASES, Case, case, oracle
+from inputs import assert_exact, integers, normal, refused, seeded
 
 from pez_fast import TokenTable, info, nearest_token, ops
 
@@ -18,7 +19,7 @@ if info("cpu")["implementations"]["cpu"] is not True:
 
 from pez_fast import _C
 from pez_fast._cpu import nearest
-from pez_fast._shared import memory, settle
+from pez_fast._shared import pointers, resolve_ties
 from pez_fast._shared.threads import threads as pool
 
 SETS = _C.instruction_sets()
@@ -53,19 +54,19 @@ def test_auto_leaves_the_portable_scan_to_torch():
     _C.use("portable")
     try:
         assert info("cpu")["auto"] == {"nearest": "torch", "splice": "torch"}
-        assert info("cpu")["passed_over"]["cpu"] == "this CPU has neither AVX2 nor AVX512-VNNI"
+        assert info("cpu")["auto_skipped"]["cpu"] == "this CPU has neither AVX2 nor AVX512-VNNI"
     finally:
         _C.use("auto")
     assert info("cpu")["auto"] == {"nearest": "cpu", "splice": "cpu"}
 
 
 def bounds(x: torch.Tensor, table: TokenTable) -> tuple[torch.Tensor, torch.Tensor]:
-    """What the scan says of every cosine, at the least and at the most."""
+    """The scan's lower and upper bounds on every cosine."""
     prepared = table.prepared("cpu")
     upper, lower = torch.full((2, len(x), len(table.ids)), torch.nan)
     _C.bounds(
-        memory.matrix(x),
-        memory.matrix(table.weight),
+        pointers.matrix(x),
+        pointers.matrix(table.weight),
         nearest._table(table.ids, prepared),
         upper.data_ptr(),
         lower.data_ptr(),
@@ -75,10 +76,10 @@ def bounds(x: torch.Tensor, table: TokenTable) -> tuple[torch.Tensor, torch.Tens
 
 DIRECTED = {
     "normal": lambda g, n, d: normal(g, n, d),
-    "positive": lambda g, n, d: normal(g, n, d).abs() + 0.1,  # every rounding of the table weighs the same way
+    "positive": lambda g, n, d: normal(g, n, d).abs() + 0.1,  # every rounding of the table acts in the same direction
     "one large": lambda g, n, d: normal(g, n, d).index_fill_(
         1, torch.tensor([0]), 1e3
-    ),  # the rest is rounded to nothing
+    ),  # the other elements are rounded to zero
     "half steps": lambda g, n, d: integers(g, -127, 126, n, d).float() + 0.5,
     "two values": lambda g, n, d: integers(g, 0, 1, n, d) * 2.0 - 1,
     "few elements": lambda g, n, d: normal(g, n, d) * (torch.rand(n, d, generator=g) < 4 / d),
@@ -90,13 +91,13 @@ DIRECTED = {
 @pytest.mark.parametrize("d", [1, 2, 3, 17, 128, 768, 4096])
 @pytest.mark.parametrize("kind", DIRECTED)
 def test_bound(kind, d, instructions):
-    """No true cosine leaves it, and it is not much wider than rounding to whole numbers makes necessary."""
+    """Every true cosine is within the bound, and the bound is not much wider than rounding to integers requires."""
     g = seeded(f"{kind} {d}")
     x, weight = (DIRECTED[kind](g, n, d) for n in (30, 90))
     x = x[(x != 0).any(-1)]
     table = TokenTable(weight)
     lower, upper = bounds(x, table)
-    true = settle.unit_rows(x) @ settle.unit_rows(weight[table.ids]).T
+    true = resolve_ties.unit_rows(x) @ resolve_ties.unit_rows(weight[table.ids]).T
     assert (lower <= true + 2.0**-50).all() and (true <= upper + 2.0**-50).all()
     levels = 63 if instructions == "avx2" else 127
     assert (upper - lower).max() <= 2.5 * d**0.5 * (0.5 / levels + 0.5 / 127) + 1e-5
@@ -110,20 +111,20 @@ def count(x: torch.Tensor, table: TokenTable) -> list[int]:
 
 
 @each_set
-def test_more_candidates_than_places(instructions, monkeypatch):
+def test_more_candidates_than_capacity(instructions, monkeypatch):
     """A thousand rows that float32 cannot tell apart, and a thousand that nothing can: exact ties of parallel rows."""
     g = seeded("crowd")
-    exhausted, exhaustive = [], settle.exhaustive
-    monkeypatch.setattr(settle, "exhaustive", lambda x, *rest: exhausted.append(len(x)) or exhaustive(x, *rest))
+    exhausted, exhaustive = [], resolve_ties.exhaustive
+    monkeypatch.setattr(resolve_ties, "exhaustive", lambda x, *rest: exhausted.append(len(x)) or exhaustive(x, *rest))
     close = normal(g, 1, 40) + 1e-5 * normal(g, 1000, 40)
     parallel = integers(g, -9, 9, 1, 40).float() * torch.arange(1, 1001)[:, None]
-    for weight, crowded in ((close, []), (parallel, [6])):
+    for weight, expected in ((close, []), (parallel, [6])):
         x = torch.cat([weight[:2], weight[:4] + 0.01 * normal(g, 4, 40)])
         certified, rescored, rescanned = count(x, TokenTable(weight))
         assert (certified, rescored, rescanned) == (0, 0, 6)
         exhausted.clear()
         assert_exact(x, weight, (), "cpu", "cpu")
-        assert exhausted == crowded
+        assert exhausted == expected
 
 
 def test_counts():
@@ -139,13 +140,13 @@ def test_more_rows_than_are_searched_at_once():
     g = seeded("rows")
     x, weight = normal(g, 20_000, 3), normal(g, 40, 3)
     found, similarity = nearest_token(x, TokenTable(weight), "cpu")
-    assert torch.equal(found, settle.exhaustive(x, weight, torch.arange(40)))
+    assert torch.equal(found, resolve_ties.exhaustive(x, weight, torch.arange(40)))
     assert not similarity.isnan().any()
 
 
 @pytest.mark.parametrize("threads", [1, 2, 5])
 def test_threads(threads):
-    """Torch's number is obeyed, and changes nothing."""
+    """The search uses as many threads as torch is set to, and the number changes no result."""
     g = seeded("threads")
     x, weight = normal(g, 70, 24), normal(g, 900, 24)
     table = TokenTable(weight)
@@ -161,7 +162,7 @@ def test_threads(threads):
 
 
 def test_wider_than_a_sum_of_bytes():
-    """Beyond 66,000 dimensions a sum of products of bytes would leave int32; all elements are as large as they can be."""
+    """Beyond 66,000 dimensions a sum of products of bytes would leave int32; all elements have the largest value."""
     x = torch.ones(2, 70_000)
     x[1] = -1
     assert_exact(*Case(x, torch.cat([x * 3, x[:1] + torch.eye(1, 70_000)])), "cpu", "cpu")
@@ -171,7 +172,7 @@ def test_wider_than_a_sum_of_bytes():
     ("name", "slots", "owner"), [("slots", [1, 6], [0, 1]), ("slots", [-1, 2], [0, 1]), ("owner", [1, 2], [0, 2])]
 )
 def test_no_index_leaves_the_tensors(name, slots, owner):
-    """Even where nothing was looked at before, as in compiled code."""
+    """Even where no Python code checked the indices, as in compiled code."""
     template, hard = torch.zeros(2, 6, 3), torch.zeros(2, 2, 3)
     with refused(IndexError, f"{name} must lie from 0 to"):
         ops.splice(template, hard, torch.tensor(slots), torch.tensor(owner), "cpu")

@@ -1,34 +1,29 @@
-"""The CUDA kernels: their arithmetic simulated on the host from the same headers, and what they are made of."""
+"""The CUDA kernels: their arithmetic, simulated on the host from the same headers."""
 
 from __future__ import annotations
 
+import sys
+from pathlib import Path
+
 import pytest
 import torch
-from inputs import (
-    BEYOND_DOUBLE_DOUBLE,
-    CASES,
-    DTYPES,
-    Case,
-    assert_level_with_the_best,
-    case,
-    hurting_pair,
-    integers,
-    normal,
-    oracle,
-    seeded,
-)
+from cases import BEYOND_DOUBLE_DOUBLE, CASES, Case, case, oracle
+from inputs import DTYPES, assert_tied_with_the_best, hurting_pair, integers, normal, seeded
 from tolerances import SIMILARITY
 
 from pez_fast import TokenTable, info, reference
-from pez_fast._shared import settle
+from pez_fast._shared import resolve_ties
 
 if info("cpu")["implementations"]["cpu"] is not True:
     pytest.skip(info("cpu")["implementations"]["cpu"], allow_module_level=True)
 
-from pez_fast import _C
-from pez_fast._cuda.simulated import nearest as simulate
+sys.path.append(str(Path(__file__).parents[1] / "benchmarks"))
 
-EVERYTHING = 3.0  # added to the bound, every token of every tile is compared exactly
+from simulated import nearest as simulate
+
+from pez_fast import _C
+
+EVERYTHING = 3.0  # added to the bound, it makes every token of every tile be compared exactly
 
 
 def simulated(case: Case, coarser: float = 0.0, card: str = "hopper") -> tuple[torch.Tensor, torch.Tensor, list[int]]:
@@ -47,7 +42,7 @@ def test_equals_oracle(name, coarser):
     ids, cosines = oracle(name)
     found, similarity, counts = simulated(case(name), coarser)
     if name in BEYOND_DOUBLE_DOUBLE:
-        assert_level_with_the_best(case(name).x, case(name).weight, found)
+        assert_tied_with_the_best(case(name).x, case(name).weight, found)
     else:
         assert found.tolist() == ids.tolist()
     torch.testing.assert_close(similarity.double(), cosines, rtol=0, atol=SIMILARITY)
@@ -70,7 +65,7 @@ def test_dtypes_and_layouts(x_dtype, table_dtype):
 @pytest.mark.parametrize("table_dtype", [torch.float32, torch.float16, torch.bfloat16])
 @pytest.mark.parametrize("card", simulate.CARDS)
 def test_packed_rows(card, table_dtype):
-    """Rows that are read 16 bytes at a time, of several chunks a lane, near ties among them."""
+    """Rows that are read 16 bytes at a time, several chunks a lane, near ties among them."""
     g = seeded(f"packed {card} {table_dtype}")
     weight = normal(g, 700, 1160)
     weight[350:] = weight[:350] * (1 + 2**-9 * normal(g, 350, 1))
@@ -83,7 +78,7 @@ def test_packed_rows(card, table_dtype):
 
 
 def test_the_last_row_of_a_table():
-    """The prepared table is padded with copies of it: they are never found, and never hide that all cosines are negative."""
+    """Copies of the last row pad the table: they are never found, and never hide that all cosines are negative."""
     g = seeded("last")
     for rows in (1, 2, 127, 128, 129, 200):
         weight = normal(g, rows, 64).abs()
@@ -100,7 +95,7 @@ def test_not_finite():
 
 
 def test_what_the_scan_decides():
-    """Of random rows most; of clusters none."""
+    """The scan decides most random rows, and none in clusters."""
     g = seeded("decides")
     weight = normal(g, 2000, 128)
     certified, rescored, rescanned = simulated(Case(normal(g, 200, 128), weight))[2]
@@ -112,16 +107,16 @@ def test_what_the_scan_decides():
 @pytest.mark.parametrize("d", [1, 3, 64, 100, 1024, 4096])
 @pytest.mark.parametrize("kind", ["normal", "positive", "one large", "mixed", "subnormal halves"])
 def test_bound(kind, d):
-    """No rounding to fp16 takes more from a score than the bound allows, `decide` being given nothing more."""
+    """Rounding to fp16 takes no more from a score than the bound that `decide` is given."""
     g = seeded(f"{kind} {d}")
     x, weight = hurting_pair(kind, g, 20, 150, d)
     unit, residual, norm = simulate.prepare(weight, torch.arange(150))
-    torch.testing.assert_close(norm, settle.power_scaled(weight).norm(dim=-1))
+    torch.testing.assert_close(norm, resolve_ties.power_scaled(weight).norm(dim=-1))
     assert torch.equal(unit[150:], unit[149:150].expand(len(unit) - 150, -1))
     half = unit[:150, :d].double()
-    exact = settle.unit_rows(weight)
+    exact = resolve_ties.unit_rows(weight)
     assert ((exact - half).norm(dim=-1) <= residual.double()).all()
-    q = settle.unit_rows(x)
+    q = resolve_ties.unit_rows(x)
     error = (q - q.half().double()).norm(dim=-1, keepdim=True) * (1 + 1e-6) + 1e-12
     off = (q.half().double() @ half.T - q @ exact.T).abs()
     assert (off <= residual.double() + error * (1 + residual.double())).all()
@@ -129,7 +124,7 @@ def test_bound(kind, d):
 
 
 def test_rounding_to_fp16():
-    """As torch rounds: every 997th float32, every fp16, the middles between them and their neighbours."""
+    """It rounds as torch does: every 997th float32, every fp16, the middles between them and their neighbours."""
     every = torch.arange(0, 2**32, 997).to(torch.int32).view(torch.float32)
     halves = torch.arange(65536).to(torch.int32).to(torch.int16).view(torch.float16).float()
     halves = halves[halves.isfinite()].sort().values

@@ -13,24 +13,24 @@ from inputs import refused
 
 import pez_fast
 from pez_fast.dataset import learning, shards
-from pez_fast.engine import Engine
+from pez_fast.engine import Scheduler
 
 pa = pytest.importorskip("pyarrow")
 pq = pytest.importorskip("pyarrow.parquet")
 
 from pez_fast.dataset import Job, invert_dataset  # noqa: E402
 
-QUICK = {"prompt_len": 3, "steps": 6, "polish": 0}
+QUICK = {"prompt_len": 3, "steps": 6, "refine": 0}
 
 
 @pytest.fixture(scope="module", name="folder")
-def folder_of_pictures(tmp_path_factory: pytest.TempPathFactory, pictures) -> Path:
-    """Eight pictures in two folders, and two files that are none."""
-    root = tmp_path_factory.mktemp("pictures")
+def folder_of_images(tmp_path_factory: pytest.TempPathFactory, images) -> Path:
+    """Eight images in two folders, and two files that are none."""
+    root = tmp_path_factory.mktemp("images")
     (root / "sub").mkdir()
-    for k, picture in enumerate(pictures):
-        picture.save(root / ("sub" if k % 2 else ".") / f"{k}.png")
-    (root / "broken.png").write_bytes(b"no picture")
+    for k, image in enumerate(images):
+        image.save(root / ("sub" if k % 2 else ".") / f"{k}.png")
+    (root / "broken.png").write_bytes(b"no image")
     (root / "sub" / "empty.JPG").write_bytes(b"")
     (root / "notes.txt").write_text("not one of them")
     (root / ".hidden.png").write_bytes(b"nor this")
@@ -41,7 +41,7 @@ def folder_of_pictures(tmp_path_factory: pytest.TempPathFactory, pictures) -> Pa
 def undisturbed_rows(folder: Path, tiny_clip, tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict]:
     out = tmp_path_factory.mktemp("undisturbed")
     summary = invert_dataset(folder, out, tiny_clip, **QUICK)
-    assert (summary.pictures, summary.finished, summary.errors, summary.interrupted) == (10, 10, 2, False)
+    assert (summary.images, summary.finished, summary.errors, summary.interrupted) == (10, 10, 2, False)
     return held(out)
 
 
@@ -90,8 +90,10 @@ def test_a_reader_of_the_whole_folder_sees_only_the_rows(folder: Path, tiny_clip
 @pytest.mark.parametrize("batch_size", [1, 3, 7])
 def test_batches_and_shards_change_no_value(folder: Path, undisturbed, tiny_clip, tmp_path: Path, batch_size: int):
     for number in (2, 0, 1):
-        summary = invert_dataset(folder, tmp_path, tiny_clip, batch_size, f"{number}/3", workers=batch_size, **QUICK)
-        assert summary.pictures == summary.finished == (4, 3, 3)[number]
+        summary = invert_dataset(
+            folder, tmp_path, tiny_clip, f"{number}/3", workers=batch_size, batch_size=batch_size, **QUICK
+        )
+        assert summary.images == summary.finished == (4, 3, 3)[number]
     assert held(tmp_path) == undisturbed
     assert len(list(tmp_path.glob("*.parquet"))) == 3
     assert {path.name[:19] for path in tmp_path.glob("*.parquet")} == {f"part-0000{k}-of-00003"[:19] for k in range(3)}
@@ -145,17 +147,17 @@ def test_every_source_gives_the_same_rows(folder: Path, undisturbed, tiny_clip, 
         assert {**row, "id": 0, "error": 0} == {**expected, "id": 0, "error": 0}, identity
 
 
-def test_a_row_without_a_picture_is_an_error_row(tiny_clip, tmp_path: Path):
+def test_a_row_without_a_image_is_an_error_row(tiny_clip, tmp_path: Path):
     summary = invert_dataset(as_parquet([None, b""], pa.binary(), tmp_path), tmp_path / "out", tiny_clip, **QUICK)
     assert summary.errors == 2
     assert [row["error"] for row in held(tmp_path / "out").values()] == [
-        "row 0 holds no picture",
-        "row 1 holds no picture",
+        "row 0 holds no image",
+        "row 1 holds no image",
     ]
 
 
-class _Counted(learning.Learner):
-    """A learner that counts the pictures that it has learned."""
+class _Counted(learning.PromptSearch):
+    """A search that counts the images that it has learned."""
 
     learned = 0
 
@@ -167,7 +169,7 @@ class _Counted(learning.Learner):
 
 @pytest.fixture
 def counted(monkeypatch: pytest.MonkeyPatch) -> type[_Counted]:
-    monkeypatch.setattr(learning, "Learner", _Counted)
+    monkeypatch.setattr(learning, "PromptSearch", _Counted)
     monkeypatch.setattr(_Counted, "learned", 0)
     return _Counted
 
@@ -182,14 +184,13 @@ def test_ctrl_c_loses_at_most_the_batch_and_the_next_run_continues(
     counted: type[_Counted],
     after: int,
 ):
-    real = learning.learn_rows
-
-    def interrupted(*arguments):
-        yield from islice(real(*arguments), after)
-        raise KeyboardInterrupt
+    class Interrupted(learning.RowLearner):
+        def rows(self, items):
+            yield from islice(super().rows(items), after)
+            raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr("pez_fast.dataset.job.learn_rows", interrupted)
+        patch.setattr("pez_fast.dataset.job.RowLearner", Interrupted)
         summary = invert_dataset(folder, tmp_path, tiny_clip, batch_size=3, **QUICK)
     assert summary.interrupted and summary.finished == len(held(tmp_path)) >= 3 * after
     before = counted.learned
@@ -202,17 +203,17 @@ def test_ctrl_c_loses_at_most_the_batch_and_the_next_run_continues(
 def test_a_search_that_was_interrupted_gives_no_rows(
     monkeypatch: pytest.MonkeyPatch, folder: Path, tiny_clip, tmp_path: Path, counted
 ):
-    def interrupt(engine, asked):
+    def interrupt(scheduler, batch):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(Engine, "_look", interrupt)
+    monkeypatch.setattr(Scheduler, "_end_finished", interrupt)
     assert invert_dataset(folder, tmp_path, tiny_clip, **QUICK).interrupted
     assert list(tmp_path.iterdir()) == [tmp_path / ".part-00000-of-00001.lock"]
 
 
 def test_leftovers_are_tidied_up(capsys: pytest.CaptureFixture, folder: Path, undisturbed, tiny_clip, tmp_path: Path):
     for number in (0, 1):
-        invert_dataset(folder, tmp_path, tiny_clip, 2, f"{number}/2", **QUICK)
+        invert_dataset(folder, tmp_path, tiny_clip, f"{number}/2", batch_size=2, **QUICK)
     first, second = sorted(tmp_path.glob("*.parquet"))
     whole = first.read_bytes()
     (tmp_path / "part-00000-of-00002-000007.parquet").write_bytes(whole[: len(whole) // 2])  # torn
@@ -227,12 +228,12 @@ def test_leftovers_are_tidied_up(capsys: pytest.CaptureFixture, folder: Path, un
     assert invert_dataset(folder, tmp_path, tiny_clip, **QUICK).finished == 10
     assert held(tmp_path) == undisturbed and sorted(tmp_path.glob("*.parquet")) == [first, second]
     assert not list(tmp_path.glob(".*.tmp"))
-    assert capsys.readouterr().err.count("could not be read and was removed; its pictures are learned again") == 3
+    assert capsys.readouterr().err.count("could not be read and was removed; its images are learned again") == 3
 
 
 def test_a_lost_shard_is_learned_again(folder: Path, undisturbed, tiny_clip, tmp_path: Path, counted: _Counted):
     for number in (0, 1):
-        invert_dataset(folder, tmp_path, tiny_clip, 2, f"{number}/2", **QUICK)
+        invert_dataset(folder, tmp_path, tiny_clip, f"{number}/2", batch_size=2, **QUICK)
     (tmp_path / "part-00001-of-00002-000000.parquet").write_bytes(b"PAR1 gone")
     invert_dataset(folder, tmp_path, tiny_clip, **QUICK)
     assert held(tmp_path) == undisturbed and 8 < counted.learned < 16
@@ -249,7 +250,7 @@ def test_a_foreign_shard_is_refused(folder: Path, tiny_clip, tmp_path: Path):
 
 
 def test_a_shard_that_is_being_written_is_refused_to_others(folder: Path, tiny_clip, tmp_path: Path):
-    with shards.alone(tmp_path, "part-00000-of-00002"):
+    with shards.exclusive_lock(tmp_path, "part-00000-of-00002"):
         with pytest.raises(ValueError, match="another run is writing part-00000-of-00002 into"):
             invert_dataset(folder, tmp_path, tiny_clip, shard="0/2", **QUICK)
         temporary = tmp_path / ".part-00000-of-00002-000000.parquet.0123456789ab.tmp"

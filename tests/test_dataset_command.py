@@ -16,9 +16,10 @@ import pez_fast
 
 pytest.importorskip("pyarrow.parquet")
 
-from test_dataset import QUICK, as_list, folder_of_pictures, held, undisturbed_rows  # noqa: E402, F401
+from test_dataset import QUICK, as_list, folder_of_images, held, undisturbed_rows  # noqa: E402, F401
 
 from pez_fast.dataset import Job, invert_dataset  # noqa: E402
+from pez_fast.models.fingerprint import weights_digest  # noqa: E402
 
 ROOT = Path(__file__).parents[1]
 
@@ -39,7 +40,7 @@ def test_other_options_are_refused_before_the_model_is_asked(
     with pytest.raises(ValueError, match=f"holds results of another configuration: {sentence} take another --out"):
         Job(folder, tmp_path, QUICK | changed)
     Job(
-        folder, tmp_path, QUICK | {"impl": "torch", "every": 7}, batch_size=3, shard="1/2", workers=1
+        folder, tmp_path, QUICK | {"impl": "torch", "every": 7, "batch_size": 3}, shard="1/2", workers=1
     )  # these change no result
 
 
@@ -81,7 +82,7 @@ def test_the_manifest_is_written_once_and_holds_the_fingerprint(folder: Path, ti
     text = (tmp_path / "_manifest.json").read_text()
     value = json.loads(text)
     assert len(value["fingerprint"]) == 64 and value["configuration"]["steps"] == 6
-    assert value["configuration"]["model's weights"] == pez_fast.dataset.manifest.weights_digest(tiny_clip.model)
+    assert value["configuration"]["model's weights"] == weights_digest(tiny_clip.model)
     assert value["made with"]["pez_fast"] == pez_fast.__version__ and value["made with"]["torch"] == torch.__version__
     invert_dataset(folder, tmp_path, tiny_clip, shard="1/2", **QUICK)
     assert (tmp_path / "_manifest.json").read_text() == text
@@ -94,7 +95,7 @@ def test_options_that_do_not_suit_the_model_leave_no_manifest(folder: Path, tiny
 
 
 def test_the_command(monkeypatch: pytest.MonkeyPatch, folder: Path, undisturbed, tiny_clip, tmp_path: Path):
-    monkeypatch.setattr("pez_fast.encoders.load_clip", lambda *_: tiny_clip)
+    monkeypatch.setattr("pez_fast.models.load_clip", lambda *_: tiny_clip)
     arguments = (
         "batch",
         folder,
@@ -102,7 +103,7 @@ def test_the_command(monkeypatch: pytest.MonkeyPatch, folder: Path, undisturbed,
         tmp_path / "out",
         "--steps",
         6,
-        "--polish",
+        "--refine",
         0,
         "--prompt-len",
         3,
@@ -113,13 +114,13 @@ def test_the_command(monkeypatch: pytest.MonkeyPatch, folder: Path, undisturbed,
     assert result.stdout == "" and held(tmp_path / "out") == undisturbed
     lines = result.stderr.splitlines()
     assert (
-        lines[1] == "0/10 pictures finished"
-        and lines[-1] == f"10 of 10 pictures finished in {tmp_path / 'out'}, 2 of them unreadable"
+        lines[1] == "0/10 images finished"
+        and lines[-1] == f"10 of 10 images finished in {tmp_path / 'out'}, 2 of them unreadable"
     )
     assert [line.split()[0] for line in lines[2:-1]] == ["4/10", "10/10"]
-    assert all("pictures/s" in line and "left" in line and line.endswith('"') for line in lines[2:-1])
+    assert all("images/s" in line and "left" in line and line.endswith('"') for line in lines[2:-1])
     value = json.loads(run(*arguments, "--json", code=1).stdout)
-    assert (value["pictures"], value["finished"], value["errors"], value["interrupted"]) == (10, 10, 2, False)
+    assert (value["images"], value["finished"], value["errors"], value["interrupted"]) == (10, 10, 2, False)
     assert complaint(*arguments, "--seed", 1).startswith(
         f"{tmp_path / 'out'} holds results of another configuration: seed 0 there, 1 here;"
     )
@@ -131,8 +132,8 @@ def test_ctrl_c_ends_the_command_as_it_does_others(
     def interrupt(*_):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("pez_fast.encoders.load_clip", lambda *_: tiny_clip)
-    monkeypatch.setattr("pez_fast.dataset.job.learn_rows", interrupt)
+    monkeypatch.setattr("pez_fast.models.load_clip", lambda *_: tiny_clip)
+    monkeypatch.setattr("pez_fast.dataset.job.RowLearner.rows", interrupt)
     result = run("batch", folder, "--out", tmp_path, code=130)
     assert result.stderr.splitlines()[-1] == "pez-fast: interrupted; the same command continues"
 
@@ -141,7 +142,7 @@ def test_ctrl_c_ends_the_command_as_it_does_others(
     ("arguments", "sentence"),
     [
         (["nowhere", "--out", "o"], "the source {here}/nowhere does not exist"),
-        ([".", "--out", "o"], "the source {here} holds no pictures"),
+        ([".", "--out", "o"], "the source {here} holds no images"),
         (["list.txt"], "Missing option '--out'"),
         (["list.txt", "--out", "list.txt"], "the folder list.txt cannot be made"),
         (["list.txt", "--out", "o", "--batch-size", "0"], "batch_size must be a positive integer; got 0"),
@@ -157,7 +158,7 @@ def test_wrong_usage_is_one_sentence(
 ):
     monkeypatch.chdir(tmp_path)
     Path("list.txt").write_text("a.png\n")
-    monkeypatch.setattr("pez_fast.encoders.load_clip", lambda *_: pytest.fail("loaded"))
+    monkeypatch.setattr("pez_fast.models.load_clip", lambda *_: pytest.fail("loaded"))
     assert complaint("batch", *arguments).startswith(sentence.format(here=tmp_path))
 
 
@@ -175,13 +176,13 @@ def test_without_ray_one_sentence_says_what_to_install(monkeypatch: pytest.Monke
 
 
 def test_killed_at_random_moments():
-    """The benchmark's check on few pictures: it says what differs and exits with 1."""
+    """The benchmark's check on few images: it says what differs and exits with 1."""
     command = [
         sys.executable,
         "benchmarks/kill_batch.py",
         "--kills",
         "3",
-        "--pictures",
+        "--images",
         "22",
         "--damaged",
         "2",

@@ -13,9 +13,9 @@ import torch
 from test_cli import _Terminal
 from test_dataset import as_parquet
 
-from pez_fast import live
 from pez_fast.dataset import learning, open_source, progress, rows, shards
 from pez_fast.images import image_or_error
+from pez_fast.report import console
 
 pa = pytest.importorskip("pyarrow")
 pq = pytest.importorskip("pyarrow.parquet")
@@ -33,9 +33,9 @@ def test_rows_can_be_read_in_any_order(monkeypatch: pytest.MonkeyPatch, tmp_path
     ("make", "sentence"),
     [
         (lambda p: None, "does not exist"),
-        (lambda p: p.mkdir(), "holds no pictures"),
+        (lambda p: p.mkdir(), "holds no images"),
         (lambda p: p.write_text("a.png\nb.png\na.png\n"), "holds the line 'a.png' twice; ids must be unique"),
-        (lambda p: p.write_text("\n \n"), "holds no pictures"),
+        (lambda p: p.write_text("\n \n"), "holds no images"),
         (lambda p: p.write_bytes(b"\x89PNG\0\0"), "is no list of paths"),
     ],
 )
@@ -80,11 +80,11 @@ def test_keys_of_a_tar_are_made_unique_by_the_whole_name(tmp_path: Path):
         open_source(tar_of("x.png", "x.png"))
 
 
-def test_a_file_name_of_any_bytes_becomes_an_id(tmp_path: Path, pictures):
+def test_a_file_name_of_any_bytes_becomes_an_id(tmp_path: Path, images):
     name = os.fsencode(tmp_path / "caf") + b"\xe9 \xe2\x99\xa5.png"
     try:
         with open(name, "wb") as file:
-            pictures[0].save(file, "PNG")
+            images[0].save(file, "PNG")
     except OSError:
         pytest.skip("this file system takes UTF-8 names only")
     (item,) = open_source(tmp_path).items
@@ -98,7 +98,7 @@ def test_shards_grow_until_they_are_full(monkeypatch: pytest.MonkeyPatch, tmp_pa
         for k in range(batches):
             writer.add([{"id": f"{begun}-{k}-{half}", "seed": 0, "steps": 1} for half in "ab"])
     assert [len(pq.read_table(path)) for path in sorted(tmp_path.glob("*.parquet"))] == [4, 4, 2, 2]
-    assert len(shards.scan(tmp_path).ids) == 12
+    assert len(shards.completed_ids(tmp_path).ids) == 12
 
 
 def test_files_are_synchronised_before_they_get_their_name(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
@@ -120,7 +120,7 @@ def test_files_are_synchronised_before_they_get_their_name(monkeypatch: pytest.M
 
 def test_reading_ahead_is_bounded_and_in_order():
     begun: list[int] = []
-    values = learning.ahead(range(50), lambda k: (begun.append(k), k * k)[1], threads=3, most=5)
+    values = learning.prefetch(range(50), lambda k: (begun.append(k), k * k)[1], threads=3, most=5)
     for k in range(40):
         assert next(values) == (k, k * k)
         assert len(begun) <= k + 6
@@ -128,10 +128,10 @@ def test_reading_ahead_is_bounded_and_in_order():
     assert len(begun) <= 46
 
 
-def test_pixels_are_encoded_as_pictures_are(tiny_clip, pictures):
-    pixels = [image_or_error(picture, tiny_clip.preprocess) for picture in pictures]
-    for picture, feature in zip(pictures, tiny_clip.encode_pixels(pixels), strict=True):
-        assert torch.equal(feature, tiny_clip.encode_images([picture])[0])
+def test_pixels_are_encoded_as_images_are(tiny_clip, images):
+    pixels = [image_or_error(image, tiny_clip.preprocess) for image in images]
+    for image, feature in zip(images, tiny_clip.encode_pixels(pixels), strict=True):
+        assert torch.equal(feature, tiny_clip.encode_images([image])[0])
 
 
 def test_progress_says_rate_time_left_and_the_last_prompt(
@@ -144,7 +144,7 @@ def test_progress_says_rate_time_left_and_the_last_prompt(
             now[0] += 4
             plain.add([{"prompt": f"prompt {2 * k}"}, {"prompt": None, "error": "x"}])
     lines = capsys.readouterr().err.splitlines()
-    assert lines[0] == "10/40 pictures finished" and lines[1] == '12/40  0.50 pictures/s  0:00:56 left  "prompt 0"'
+    assert lines[0] == "10/40 images finished" and lines[1] == '12/40  0.50 images/s  0:00:56 left  "prompt 0"'
     assert [line.split("/")[0] for line in lines[1:]] == [str(k) for k in range(12, 41, 4)]
     for name, value in {"TERM": "xterm", "COLUMNS": "100", "LINES": "12"}.items():
         monkeypatch.setenv(name, value)
@@ -158,11 +158,11 @@ def test_progress_says_rate_time_left_and_the_last_prompt(
     assert (
         "21/40" in terminal.getvalue()
         and "[bold] one" in terminal.getvalue()
-        and "1.10 pictures/s" in terminal.getvalue()
+        and "1.10 images/s" in terminal.getvalue()
     )
 
 
-@pytest.mark.parametrize("names", [["picture"], ["a", "b"]])
+@pytest.mark.parametrize("names", [["image"], ["a", "b"]])
 @pytest.mark.parametrize("terminal", [True, False])
 def test_one_check_decides_what_is_drawn(monkeypatch: pytest.MonkeyPatch, terminal: bool, names: list[str]):
     """For a search and for a data set alike: a terminal that can draw lines anew."""
@@ -170,11 +170,11 @@ def test_one_check_decides_what_is_drawn(monkeypatch: pytest.MonkeyPatch, termin
     for name in ("FORCE_COLOR", "TTY_COMPATIBLE", "TTY_INTERACTIVE"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("TERM", "xterm" if terminal else "dumb")
-    assert live.stderr_is_terminal() is terminal
-    assert isinstance(live.watch(names, 10), live.LiveProgress) is terminal
+    assert console.stderr_is_terminal() is terminal
+    assert isinstance(console.watch(names, 10), console.LiveProgress) is terminal
     assert isinstance(progress.watch_batch(10, 0), progress.LiveBatchProgress) is terminal
     monkeypatch.setattr(sys, "stderr", None)
-    assert live.stderr_is_terminal() is False
+    assert console.stderr_is_terminal() is False
 
 
 def test_the_last_prompt():
@@ -192,12 +192,12 @@ def test_a_struct_is_its_bytes_else_its_path():
 @pytest.mark.parametrize(
     ("line", "home"),
     [
-        ("isatty()", "live.py"),
+        ("isatty()", "report/console.py"),
         ('get("bytes")', "dataset/rows.py"),
         ('in reversed(rows) if row.get("prompt")', "dataset/progress.py"),
     ],
 )
 def test_what_these_do_stands_in_one_place(line: str, home: str):
-    package = Path(live.__file__).parent
+    package = Path(console.__file__).parents[1]
     found = {str(p.relative_to(package)): p.read_text().count(line) for p in package.rglob("*.py")}
     assert {name: count for name, count in found.items() if count} == {home: 1}

@@ -1,41 +1,43 @@
-"""Devices: one without float64, as Apple's MPS, simulated; and which GPUs the kernels are offered on.
+"""Devices other than CUDA: a simulated one without float64, like Apple's MPS.
 
-The simulated device has tensors of its own (`Held`), which keep their values in a CPU tensor that nobody else sees. Every operation
-goes through `Narrow`. It refuses what such a device refuses: to make or take a float64 tensor, to mix its tensors with those of the
-CPU, and to take the least of int64 values by `scatter_reduce`, which older MPS lacks. It takes subnormal numbers for zero. The only
-way out is a copy to the CPU, which `Narrow` counts. Torch's name for the device is "meta", because torch takes gradients of such
-tensors on every machine; of "mps" tensors only where it was built with MPS.
+The simulated device has tensors of its own (`DeviceTensor`), which keep their values in a CPU tensor that no other code
+sees. Every operation goes through `NoFloat64`. It refuses what such a device refuses: to make or take a float64 tensor,
+to mix its tensors with those of the CPU, and to take the minimum of int64 values by `scatter_reduce`, which older MPS
+lacks. It treats subnormal numbers as zero. The only way out is a copy to the CPU, and `NoFloat64` counts the copied
+elements. Torch's name for the device is "meta", because torch computes gradients of such tensors on every machine; of
+"mps" tensors only if it was built with MPS.
 """
 
 from __future__ import annotations
 
 import pytest
 import torch
-from inputs import CASES, integers, normal, refused, seeded
+from cases import CASES
+from inputs import integers, normal, refused, seeded
 from tolerances import SIMILARITY
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_flatten, tree_map
 
 from pez_fast import PEZ, TokenTable, info, nearest_token, ops, project, reference, splice
-from pez_fast._shared import settle
+from pez_fast._shared import resolve_ties
 from pez_fast._torch import nearest as torch_nearest
 
 DEVICE = torch.device("meta")
 CPU = torch.device("cpu")
-WIDE = torch.float64
+FLOAT64 = torch.float64
 MPS_ERROR = "Cannot convert a MPS Tensor to float64 dtype as the MPS framework doesn't support float64"
 XPU_ERROR = "Required aspect fp64 is not supported on the device"
 TO, COPY = torch.ops.aten._to_copy.default, torch.ops.aten.copy_.default
 
 
-class Held(torch.Tensor):
+class DeviceTensor(torch.Tensor):
     """A tensor on the simulated device."""
 
     held: Tensor
 
     @staticmethod
-    def __new__(cls, held: Tensor) -> Held:
+    def __new__(cls, held: Tensor) -> DeviceTensor:
         layout = {"strides": held.stride(), "storage_offset": held.storage_offset(), "dtype": held.dtype}
         made = torch.Tensor._make_wrapper_subclass(cls, held.shape, **layout, device=DEVICE)
         made.held = held
@@ -46,8 +48,8 @@ class Held(torch.Tensor):
         raise AssertionError(f"{func} outside of the simulated device")
 
 
-class Narrow(TorchDispatchMode):
-    """The simulated device; `moved` counts the elements that were copied from it to the CPU. `allocates`: it makes float64 all the same."""
+class NoFloat64(TorchDispatchMode):
+    """The simulated device; `moved` counts elements copied from it to the CPU. `allocates`: it can allocate float64."""
 
     def __init__(self, error: Exception, allocates: bool = False) -> None:
         super().__init__()
@@ -56,61 +58,60 @@ class Narrow(TorchDispatchMode):
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         kwargs = kwargs or {}
         with self:
-            if func.namespace == "pez_fast":  # called as on any device: with that device's tensors
+            if func.namespace == "pez_fast":  # called as on any device, with tensors of that device
                 return getattr(ops, func.name().split("::")[1])._init_fn(*args, **kwargs)
-            made = func.decompose(*args, **kwargs)  # into what a device computes, where it is made of that
+            made = func.decompose(*args, **kwargs)  # decomposed into the operations that a device computes
             if made is not NotImplemented:
                 return made
         tensors = [t for t in tree_flatten((args, kwargs))[0] if isinstance(t, Tensor)]
-        held = [t for t in tensors if isinstance(t, Held)]
+        held = [t for t in tensors if isinstance(t, DeviceTensor)]
         device = torch.device(kwargs.get("device") or (DEVICE if held else CPU))
         if not held and device == CPU:
             return func(*args, **kwargs)
-        if func not in (TO, COPY) and any(t.ndim and not isinstance(t, Held) for t in tensors):
+        if func not in (TO, COPY) and any(t.ndim and not isinstance(t, DeviceTensor) for t in tensors):
             raise RuntimeError(f"Expected all tensors to be on the same device, in {func}")
         if "scatter_reduce" in func.name() and tensors[0].dtype == torch.int64:
             raise RuntimeError(f"{func} of int64 is not supported by the device")
-        if any(t.dtype == WIDE for t in tensors) or (kwargs.get("dtype") == WIDE and not self.allocates):
+        if any(t.dtype == FLOAT64 for t in tensors) or (kwargs.get("dtype") == FLOAT64 and not self.allocates):
             raise self.error
         torch.set_flush_denormal(func not in (TO, COPY))
         try:
-            inside_args, inside = tree_map(lambda t: t.held if isinstance(t, Held) else t, (args, kwargs))
+            inside_args, inside = tree_map(lambda t: t.held if isinstance(t, DeviceTensor) else t, (args, kwargs))
             made = func(*inside_args, **(inside | {"device": CPU} if "device" in inside else inside))
         finally:
             torch.set_flush_denormal(False)
-        if device == CPU or (func is COPY and not isinstance(args[0], Held)):
+        if device == CPU or (func is COPY and not isinstance(args[0], DeviceTensor)):
             self.moved += sum(t.numel() for t in held)
             return args[0] if func is COPY else made
-        if not self.allocates and any(t.dtype == WIDE for t in tree_flatten(made)[0] if isinstance(t, Tensor)):
+        if not self.allocates and any(t.dtype == FLOAT64 for t in tree_flatten(made)[0] if isinstance(t, Tensor)):
             raise self.error
         same = {id(t.held): t for t in held}
-        return tree_map(lambda t: same.get(id(t), Held(t)) if isinstance(t, Tensor) else t, made)  # in place: itself
+        # An operation in place returns its own tensor.
+        return tree_map(lambda t: same.get(id(t), DeviceTensor(t)) if isinstance(t, Tensor) else t, made)
 
 
 @pytest.fixture(autouse=True)
-def asked_anew():
-    settle._has_float64.cache_clear()
-    ops._card_unavailable_reason.cache_clear()
+def fresh_caches():
+    resolve_ties._has_float64.cache_clear()
     yield
-    settle._has_float64.cache_clear()
-    ops._card_unavailable_reason.cache_clear()
+    resolve_ties._has_float64.cache_clear()
 
 
 @pytest.fixture
-def narrow(asked_anew):
-    with Narrow(TypeError(MPS_ERROR)) as device:
+def no_float64(fresh_caches):
+    with NoFloat64(TypeError(MPS_ERROR)) as device:
         yield device
 
 
-def test_the_device_refuses_float64(narrow):
-    x, wide = torch.ones(3).to(DEVICE), torch.ones(3, dtype=WIDE)
+def test_the_device_refuses_float64(no_float64):
+    x, wide = torch.ones(3).to(DEVICE), torch.ones(3, dtype=FLOAT64)
     assert x.device == DEVICE and (x + 1).sum().cpu() == 6
     for wrong in (
         lambda: x.double(),
-        lambda: torch.ones(3, dtype=WIDE, device=DEVICE),
+        lambda: torch.ones(3, dtype=FLOAT64, device=DEVICE),
         lambda: wide.to(DEVICE),
-        lambda: x.new_zeros(3, dtype=WIDE),
-        lambda: x.sum(dtype=WIDE),
+        lambda: x.new_zeros(3, dtype=FLOAT64),
+        lambda: x.sum(dtype=FLOAT64),
         lambda: x.copy_(wide),
         lambda: torch.mul(x, wide[0]),
     ):
@@ -122,16 +123,16 @@ def test_the_device_refuses_float64(narrow):
 
 
 @pytest.mark.parametrize("refusal", [(TypeError(MPS_ERROR), False), (RuntimeError(XPU_ERROR), True)])
-def test_wide_device(refusal):
-    with Narrow(*refusal):
-        assert settle.wide_device(DEVICE) == CPU == settle.wide_device(CPU)
+def test_float64_device(refusal):
+    with NoFloat64(*refusal):
+        assert resolve_ties.float64_device(DEVICE) == CPU == resolve_ties.float64_device(CPU)
     x = torch.ones(3)
-    assert settle.widely(x) is x, "nothing moves where there is float64"
+    assert resolve_ties.to_float64_device(x) is x, "nothing moves where there is float64"
 
 
 def test_memory_that_runs_out_is_no_answer():
-    with pytest.raises(torch.OutOfMemoryError), Narrow(torch.OutOfMemoryError("out of memory")):
-        settle.wide_device(DEVICE)
+    with pytest.raises(torch.OutOfMemoryError), NoFloat64(torch.OutOfMemoryError("out of memory")):
+        resolve_ties.float64_device(DEVICE)
 
 
 def assert_exact_on_device(x: Tensor, weight: Tensor, banned=()) -> None:
@@ -143,13 +144,13 @@ def assert_exact_on_device(x: Tensor, weight: Tensor, banned=()) -> None:
 
 
 @pytest.mark.parametrize("name", [n for n in CASES if "float64" not in n and n not in ("large_vocabulary", "wide")])
-def test_equals_oracle(name, narrow):
+def test_equals_oracle(name, no_float64):
     assert_exact_on_device(*CASES[name](seeded(name)))
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
-def test_narrow_dtypes(dtype, narrow):
-    """Rows at random, repeated, parallel and with ties."""
+def test_narrow_dtypes(dtype, no_float64):
+    """Random, repeated and parallel rows, and ties."""
     g = seeded("narrow")
     some = normal(g, 30, 20).to(dtype)
     weight = torch.cat([some, some[:20], 2 * some[10:], integers(g, -1, 1, 40, 20).to(dtype)])
@@ -157,19 +158,19 @@ def test_narrow_dtypes(dtype, narrow):
 
 
 @pytest.mark.parametrize("name", ["tightly_clustered", "parallel", "small_integers", "permuted"])
-def test_small_blocks(name, narrow, monkeypatch):
-    """Near ties resolved again and again before the scan is over; and the slow way out."""
+def test_small_blocks(name, no_float64, monkeypatch):
+    """Near ties are resolved again and again before the scan is over; also the exhaustive search."""
     monkeypatch.setattr(torch_nearest, "ROWS", 7)
     for limit, size in (("TOKENS", 131), ("CANDIDATES", 5), ("ELEMENTS", 1 << 12)):
-        monkeypatch.setattr(settle, limit, size)
+        monkeypatch.setattr(resolve_ties, limit, size)
     x, weight, _ = CASES[name](seeded(name))
     assert_exact_on_device(x := x[(x != 0).any(-1)], weight)
     table = TokenTable(weight.to(DEVICE))
-    found = settle.exhaustive(x.to(DEVICE), table.weight, table.ids)
+    found = resolve_ties.exhaustive(x.to(DEVICE), table.weight, table.ids)
     assert found.device == DEVICE and torch.equal(found.cpu(), nearest_token(x, TokenTable(weight))[0])
 
 
-def test_rows_that_are_not_finite(narrow):
+def test_rows_that_are_not_finite(no_float64):
     x = torch.ones(4, 3)
     x[1, 2], x[3, 0] = torch.nan, torch.inf
     x, table, counts = x.to(DEVICE), TokenTable(torch.eye(3).to(DEVICE)), torch.zeros(3, device=DEVICE).long()
@@ -179,15 +180,15 @@ def test_rows_that_are_not_finite(narrow):
     assert project(x, table)[0].cpu().isnan().all(-1).tolist() == [False, True, False, True]
 
 
-def test_only_the_rows_and_their_candidates_move(narrow):
-    """Not the table, which is prepared once."""
+def test_only_the_rows_and_their_candidates_move(no_float64):
+    """The table, which is prepared once, does not move."""
     x, weight = normal(seeded("moved"), 16, 64), normal(seeded("table"), 3000, 64)
-    table, before = TokenTable(weight.to(DEVICE)), narrow.moved
+    table, before = TokenTable(weight.to(DEVICE)), no_float64.moved
     nearest_token(x.to(DEVICE), table, "torch")
-    assert 2 * x.numel() <= narrow.moved - before < 3 * x.numel()
+    assert 2 * x.numel() <= no_float64.moved - before < 3 * x.numel()
 
 
-def test_the_table(narrow, monkeypatch):
+def test_the_table(no_float64, monkeypatch):
     monkeypatch.setenv("PEZ_FAST_DEBUG", "1")
     weight = normal(seeded("table"), 30, 6)
     weight[5] = weight[2]
@@ -202,7 +203,7 @@ def test_the_table(narrow, monkeypatch):
         TokenTable(weight.index_fill(0, torch.tensor(3), torch.nan).to(DEVICE))
 
 
-def test_project_and_splice(narrow):
+def test_project_and_splice(no_float64):
     x, weight, at = normal(seeded("x"), 2, 3, 8), normal(seeded("weight"), 40, 8), [1, 4, 2]
     leaf = x.to(DEVICE).requires_grad_()
     hard, ids = project(leaf, TokenTable(weight.to(DEVICE)))
@@ -214,8 +215,8 @@ def test_project_and_splice(narrow):
     assert leaf.grad.device == DEVICE and (leaf.grad.cpu() == 3).all()
 
 
-def test_pez(narrow):
-    """Step by step the ids and the prompts of the CPU. Torch's fused AdamW knows MPS, but not the name of this device."""
+def test_pez(no_float64):
+    """Each step gives the CPU's ids and prompts. Torch's fused AdamW knows MPS, but not the name of this device."""
     start, weight, runs = normal(seeded("start"), 2, 4, 8), normal(seeded("weight"), 60, 8), []
     for device in (CPU, DEVICE):
         prompts = start.to(device, copy=True)
@@ -230,69 +231,9 @@ def test_pez(narrow):
     torch.testing.assert_close(runs[0][1], runs[1][1])
 
 
-# Which GPUs the kernels are offered on.
-
-
-@pytest.fixture
-def card(monkeypatch):
-    """A GPU of this capability, as torch would report it, and how often torch is asked; `hip` where it is AMD's."""
-
-    def pretend(capability: tuple[int, int], hip: str | None = None, there: bool = True) -> torch.device:
-        monkeypatch.delenv("TRITON_INTERPRET", raising=False)
-        monkeypatch.setattr(ops, "_installed", lambda module: True)
-        monkeypatch.setattr(torch.version, "hip", hip)
-        for name, answer in (("is_available", there), ("current_device", 0), ("get_device_name", "Some card")):
-            monkeypatch.setattr(torch.cuda, name, lambda device=None, answer=answer: answer)
-        monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: pretend.asked.append(1) or capability)
-        return torch.device("cuda", 0)
-
-    pretend.asked = []
-    return pretend
-
-
-OFFERED = {
-    "sm_75": (((7, 5),), "it runs on NVIDIA GPUs from compute capability 8.0 on; Some card has 7.5"),
-    "ROCm": (((9, 4), "6.4"), "it runs on NVIDIA GPUs, not on AMD's; this torch was built for ROCm 6.4"),
-    "no card": (((9, 0), None, False), "it runs on NVIDIA GPUs; torch finds none here"),
-    "sm_80": (((8, 0),), None),
-    "sm_120": (((12, 0),), None),
-}
-
-
-@pytest.mark.parametrize("case", OFFERED)
-@pytest.mark.parametrize("impl", ["triton", "cuda"])
-def test_cards(impl, case, card):
-    settings, reason = OFFERED[case]
-    device = card(*settings)
-    (shown,) = {info(d)["implementations"][impl] for d in (device, "cuda")}
-    assert ops.choose("auto", device) == "torch"
-    if not reason:
-        assert shown is True and ops.choose(impl, device) == impl
-        assert info(device)["passed_over"][impl] == "not yet run on hardware"
-        assert len(card.asked) == 1, "a card is asked once"
-        return
-    assert shown.startswith(reason)
-    with refused(RuntimeError, f"impl='{impl}' cannot run here: {reason}"):
-        ops.choose(impl, device)
-
-
-def test_nothing_installed(card, monkeypatch):
-    device = card((8, 0))
-    monkeypatch.setattr(ops, "_installed", lambda module: False)
-    assert "extension was not built" in info(device)["implementations"]["cuda"]
-    assert info(device)["implementations"]["triton"] == "triton is not installed"
-
-
-@pytest.mark.parametrize("kind", ["mps", "xpu"])
-def test_other_devices(kind):
-    about = info(kind)
-    assert about["auto"] == {"nearest": "torch", "splice": "torch"} and about["device"]
-    assert all(f"not on {kind}" in about["implementations"][impl] for impl in ("cuda", "cpu"))
-
-
 @pytest.mark.parametrize("impl", ["auto", *(i for i in ("cpu", "torch") if info("cpu")["implementations"][i] is True)])
 def test_the_choice_is_not_traced(impl, recwarn):
-    """The compiler can follow neither an import nor a cache."""
+    """The compiler can trace neither an import nor a cache."""
     table, x = TokenTable(torch.eye(5)), torch.rand(3, 5, generator=seeded("traced"))
     compiled = torch.compile(lambda x: nearest_token(x, table, impl)[0], fullgraph=True, backend="eager")
     assert torch.equal(compiled(x), nearest_token(x, table, impl)[0])

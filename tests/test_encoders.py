@@ -11,8 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import pez_fast
-from pez_fast.encoders.clip import ClipEncoder
-from pez_fast.encoders.text import TextEncoder, truncation_obstacle
+from pez_fast.models.clip import ClipEncoder
+from pez_fast.models.text_tower import TextEncoder, why_not_truncatable
 
 VISION = {"image_size": 32, "layers": 1, "width": 64, "head_width": 32, "patch_size": 16}
 TEXT = {"context_length": 24, "vocab_size": 49408, "width": 32, "heads": 2, "layers": 2}
@@ -151,8 +151,8 @@ def test_embeddings_give_what_ids_give_on_a_transformers_tower(bert):
     )  # "##s" joins the word before it
 
 
-def test_a_transformers_tower_is_inverted(bert, pictures):
-    result = pez_fast.invert(pictures[0], bert, prompt_len=3, steps=15)
+def test_a_transformers_tower_is_inverted(bert, images):
+    result = pez_fast.invert(images[0], bert, prompt_len=3, steps=15)
     assert len(result.prompt.split()) == 3 and result.text_score == pytest.approx(result.ids_score, abs=1e-6)
 
 
@@ -171,7 +171,7 @@ def test_gradient_is_that_of_the_whole_context(towers, name):
 
 @pytest.mark.parametrize("name", [n for n, (_, cut) in TOWERS.items() if not cut])
 def test_truncation_is_refused_where_it_is_not_exact(towers, name):
-    assert truncation_obstacle(towers[name].model)
+    assert why_not_truncatable(towers[name].model)
     with pytest.raises(ValueError, match="truncate=True would change the result of this model: it"):
         towers[name].text_encoder(4, truncate=True)
 
@@ -181,10 +181,10 @@ def test_truncation_is_decided_from_the_mask(towers):
     before = model.attn_mask
     try:
         model.attn_mask = before.clone().fill_diagonal_(0).masked_fill(before == 0, 0)
-        assert truncation_obstacle(model) is None
+        assert why_not_truncatable(model) is None
         model.attn_mask = before.clone()
         model.attn_mask[0, 5] = 0
-        assert "mask" in str(truncation_obstacle(model))
+        assert "mask" in str(why_not_truncatable(model))
     finally:
         model.attn_mask = before
 
@@ -204,9 +204,9 @@ def test_a_row_does_not_depend_on_the_batch(tiny_clip, tiny_clip64, rows, prompt
     assert torch.equal(hard.grad[:rows], few.grad)
 
 
-def test_images_and_texts_do_not_depend_on_the_batch(tiny_clip, pictures):
-    together = tiny_clip.encode_images(pictures)
-    assert all(torch.equal(together[k], tiny_clip.encode_images([p])[0]) for k, p in enumerate(pictures))
+def test_images_and_texts_do_not_depend_on_the_batch(tiny_clip, images):
+    together = tiny_clip.encode_images(images)
+    assert all(torch.equal(together[k], tiny_clip.encode_images([p])[0]) for k, p in enumerate(images))
     texts = ["a", "a red cat", "many words in a row here"]
     assert torch.equal(tiny_clip.encode_texts(texts)[1], tiny_clip.encode_texts(texts[1:2])[0])
     torch.testing.assert_close(together.norm(dim=-1), torch.ones(8))

@@ -1,4 +1,4 @@
-"""A picture, or one sentence that says why there is none."""
+"""An image, or one sentence that says why there is none."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from pez_fast.images import image_or_error, load_image
 
 SENTENCES = {
     "missing.png": "image missing.png does not exist or is no file",
-    b"no picture": "image the given bytes is in none of the formats PNG, JPEG, ",
+    b"no image": "image the given bytes is in none of the formats PNG, JPEG, ",
     3: "image must be a PIL image, a path, bytes or a uint8 array; got int",
 }
 
@@ -26,17 +26,17 @@ def test_what_cannot_be_read_is_a_sentence(source):
     assert str(raised.value) == image_or_error(source)
 
 
-def test_what_can_be_read_is_the_picture_that_load_image_gives(pictures, tmp_path: Path):
-    pictures[0].save(tmp_path / "a.png")
-    for source in (pictures[0], tmp_path / "a.png", (tmp_path / "a.png").read_bytes(), np.asarray(pictures[0])):
+def test_what_can_be_read_is_the_image_that_load_image_gives(images, tmp_path: Path):
+    images[0].save(tmp_path / "a.png")
+    for source in (images[0], tmp_path / "a.png", (tmp_path / "a.png").read_bytes(), np.asarray(images[0])):
         image = image_or_error(source)
         assert isinstance(image, Image.Image) and image.tobytes() == load_image(source).tobytes()
         assert image_or_error(source, np.asarray).tolist() == np.asarray(image).tolist()
 
 
-def test_what_cannot_be_prepared_is_a_sentence_too(pictures):
-    """A picture so narrow that resizing leaves nothing of it must not end the others'."""
+def test_what_cannot_be_prepared_is_a_sentence_too(images):
+    """An image so narrow that resizing leaves nothing of it must not end the others'."""
     narrow = Image.new("RGB", (1, 1000))
     assert image_or_error(narrow, lambda image: image.resize((0, 32))) == "height and width must be > 0"
     with pytest.raises(ZeroDivisionError):  # but a fault of ours is one
-        image_or_error(pictures[0], lambda image: 1 / 0)
+        image_or_error(images[0], lambda image: 1 / 0)

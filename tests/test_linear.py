@@ -1,4 +1,4 @@
-"""The linear layer of the frozen towers: as torch's, to rounding, by whichever library."""
+"""The linear layer of the frozen towers equals torch's, within rounding, with either library."""
 
 from __future__ import annotations
 
@@ -22,10 +22,8 @@ def library(request, monkeypatch):
 @pytest.mark.parametrize("with_bias", [True, False])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
 def test_equals_torch(library, shape, with_bias, dtype):
-    generator = torch.Generator().manual_seed(0)
-    x, weight, bias, grad = (
-        torch.randn(*s, generator=generator).to(dtype) for s in (shape, (11, 7), (11,), (*shape[:-1], 11))
-    )
+    generator = seeded("equals")
+    x, weight, bias, grad = (normal(generator, *s).to(dtype) for s in (shape, (11, 7), (11,), (*shape[:-1], 11)))
     x.requires_grad_()
     bias = bias if with_bias else None
     out = linear(x, weight, bias)
@@ -48,19 +46,19 @@ def test_layouts_and_no_gradient_onto_the_weight(library):
 
 @pytest.mark.parametrize("rows", [16, 20, 36])
 def test_rows_do_not_depend_on_how_many_there_are(rows):
-    generator = torch.Generator().manual_seed(1)
-    x, weight = torch.randn(120, 64, generator=generator), torch.randn(96, 64, generator=generator)
+    generator = seeded("rows")
+    x, weight = normal(generator, 120, 64), normal(generator, 96, 64)
     assert torch.equal(linear(x[:rows], weight), linear(x, weight)[:rows])
 
 
 @pytest.mark.parametrize("rows", [16, 20, FEW, FEW + 1])
 def test_ordered_weights_change_no_bit(library, rows):
-    generator = torch.Generator().manual_seed(2)
-    x, weight, bias = (torch.randn(*s, generator=generator) for s in ((rows, 64), (96, 64), (96,)))
+    generator = seeded("ordered")
+    x, weight, bias = (normal(generator, *s) for s in ((rows, 64), (96, 64), (96,)))
     frozen, few, many = FrozenLinear(weight, bias), x.clone().requires_grad_(), x.clone().requires_grad_()
     for _ in range(2):
         assert torch.equal(frozen(few), linear(many, weight, bias))
-    grad = torch.randn(rows, 96, generator=generator)
+    grad = normal(generator, rows, 96)
     (ours,), (wanted,) = (
         torch.autograd.grad(frozen(few), few, grad),
         torch.autograd.grad(linear(many, weight, bias), many, grad),

@@ -5,28 +5,15 @@ from __future__ import annotations
 import hypothesis.strategies as st
 import pytest
 import torch
+from cases import BEYOND_DOUBLE_DOUBLE, CASES, Case, case, oracle
 from hypothesis import given, settings
 from hypothesis.extra import numpy as arrays
-from inputs import (
-    BEYOND_DOUBLE_DOUBLE,
-    CASES,
-    DTYPES,
-    Case,
-    assert_exact,
-    case,
-    each_impl,
-    integers,
-    normal,
-    oracle,
-    poisoned,
-    refused,
-    seeded,
-)
+from inputs import DTYPES, assert_exact, each_impl, integers, normal, poisoned, refused, seeded
 from tolerances import SIMILARITY
 
 import pez_fast
 from pez_fast import TokenTable, nearest_token, ops, reference
-from pez_fast._shared import settle
+from pez_fast._shared import resolve_ties
 
 
 @each_impl
@@ -39,7 +26,7 @@ def test_equals_oracle(name, impl, device):
 
 
 def mixed_case(name: str, x_dtype: torch.dtype, table_dtype: torch.dtype, n: int = 24) -> Case:
-    """Rows at random, repeated rows, parallel rows, and small integers with ties; queries of all these kinds."""
+    """Random rows, repeated rows, parallel rows, and small integers with ties; queries of all these kinds."""
     g = seeded(name)
     some = normal(g, 30, 20).to(table_dtype)
     weight = torch.cat([some, some[:20], 2 * some[10:], integers(g, -1, 1, 40, 20).to(table_dtype)])
@@ -104,16 +91,16 @@ def test_more_rows_and_tokens_than_a_block(impl, device):
 
 @each_impl
 def test_seventy_thousand_rows(impl, device):
-    """More than any implementation takes at once. The interpreter would need an hour for them."""
+    """More rows than any implementation takes at once. The interpreter would need an hour for them."""
     g = seeded("many")
     n = 300 if (impl, device) == ("triton", "cpu") else 70_000
     x, weight = normal(g, n, 9), normal(g, 307, 9)
     x[::1000] = weight[integers(g, 0, 306, len(x[::1000]))]
     found, similarity = nearest_token(x.to(device), TokenTable(weight.to(device)), impl)
-    exact = settle.exhaustive(x, weight, torch.arange(307))
+    exact = resolve_ties.exhaustive(x, weight, torch.arange(307))
     assert torch.equal(found.cpu(), exact)
     torch.testing.assert_close(
-        similarity.cpu().double(), settle.float64_cosine(x, weight[exact]), rtol=0, atol=SIMILARITY
+        similarity.cpu().double(), resolve_ties.float64_cosine(x, weight[exact]), rtol=0, atol=SIMILARITY
     )
     sample = torch.randperm(n, generator=g)[:100]
     assert torch.equal(exact[sample], reference.nearest_token(x[sample], weight)[0])
@@ -136,7 +123,7 @@ def test_same_bits_every_time(impl, device):
         assert torch.equal(ids, runs[0][0]) and torch.equal(similarity, runs[0][1])
 
 
-# Switches of torch that make its products less precise, or its defaults others.
+# Switches of torch that make its products less precise, or change its defaults.
 
 
 LESS_PRECISE = ["raggeder", "clustered", "tightly_clustered", "anisotropic", "last_bit"]
@@ -173,7 +160,7 @@ def test_under_another_default_dtype(dtype, impl, device):
 
 @each_impl
 def test_modes(impl, device):
-    """In inference mode, without gradients, and with a query that wants one."""
+    """In inference mode, without gradients, and with a query that requires one."""
     x, weight, _ = case("round")
     ids = oracle("round")[0].tolist()
     table = TokenTable(weight.to(device))
@@ -183,7 +170,7 @@ def test_modes(impl, device):
             assert found.tolist() == ids and not similarity.requires_grad
 
 
-# Shapes, dtypes and values drawn by hypothesis: small integers, so that most of the tables hold exact ties.
+# Hypothesis draws shapes, dtypes and values: small integers, so that most tables hold exact ties.
 
 
 @st.composite
@@ -203,7 +190,7 @@ def test_ties_by_hypothesis(impl, device, drawn_case):
     assert_exact(*drawn_case, impl, device)
 
 
-# What is not finite, and what does not fit.
+# Values that are not finite, and arguments that do not fit.
 
 
 @each_impl
@@ -252,7 +239,7 @@ def test_bad_input(bad, function):
         function(**{"x": x, "table": TokenTable(torch.eye(4)), **changed})
 
 
-# The operator under torch's own examination, and compiled.
+# The operator in torch's opcheck, and compiled.
 
 
 @each_impl

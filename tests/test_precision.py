@@ -9,8 +9,8 @@ import torch
 from inputs import normal, refused, seeded
 
 import pez_fast
-from pez_fast.encoders import precision
-from pez_fast.encoders.precision import search_dtype, text_part
+from pez_fast.models import precision
+from pez_fast.models.precision import search_dtype, text_part
 
 CPU = torch.device("cpu")
 NARROW, WIDE = 128, 512
@@ -28,9 +28,9 @@ def test_the_default_is_the_fastest_that_keeps_quality(monkeypatch, native):
         search_dtype("float16", torch.float32, WIDE, CPU)
 
 
-def test_a_wrong_dtype_is_a_sentence(tiny_clip, pictures):
+def test_a_wrong_dtype_is_a_sentence(tiny_clip, images):
     with refused(ValueError, "dtype must be one of float32, bfloat16, float16, float64, or None; got 'int8'"):
-        pez_fast.invert(pictures[0], tiny_clip, dtype="int8")
+        pez_fast.invert(images[0], tiny_clip, dtype="int8")
 
 
 def test_a_copy_without_the_image_tower(tiny_clip):
@@ -46,7 +46,7 @@ def test_a_copy_without_the_image_tower(tiny_clip):
 def test_a_model_of_several_dtypes_is_run_as_it_is(tiny_clip):
     model = copy.deepcopy(tiny_clip.model)
     model.ln_final.double()
-    encoder = pez_fast.encoders.ClipEncoder(model, tiny_clip.tokenizer, tiny_clip.preprocess)
+    encoder = pez_fast.models.ClipEncoder(model, tiny_clip.tokenizer, tiny_clip.preprocess)
     assert encoder.text_encoder(4).model is model and model.ln_final.weight.dtype == torch.float64
 
 
@@ -81,47 +81,47 @@ def test_a_row_does_not_depend_on_the_others(tiny_clip, rows, truncate):
     assert torch.equal(found[0][0][:rows], found[1][0]) and torch.equal(found[0][1][:rows], found[1][1])
 
 
-def test_results_in_bfloat16_are_scored_by_the_model(tiny_clip, pictures):
-    options = {"prompt_len": 4, "steps": 20, "polish": 3, "dtype": "bfloat16", "restarts": 2}
-    results = pez_fast.invert_batch(pictures, tiny_clip, **options)
-    targets = tiny_clip.encode_images(pictures)
+def test_results_in_bfloat16_are_scored_by_the_model(tiny_clip, images):
+    options = {"prompt_len": 4, "steps": 20, "refine": 3, "dtype": "bfloat16", "restarts": 2}
+    results = pez_fast.invert_batch(images, tiny_clip, **options)
+    targets = tiny_clip.encode_images(images)
     for result, target in zip(results, targets, strict=True):
         assert result.text_score == pytest.approx(
             float((tiny_clip.encode_texts([result.prompt]) * target).sum()), abs=1e-6
         )
         assert result.ids_score == pytest.approx(result.text_score, abs=1e-5)  # in bfloat16 it would be 0.001 beside it
-    alone = [pez_fast.invert_batch([p], tiny_clip, **options, batch_size=1)[0] for p in pictures]
+    alone = [pez_fast.invert_batch([p], tiny_clip, **options, batch_size=1)[0] for p in images]
     assert [(r.ids, r.text_score, r.history) for r in alone] == [(r.ids, r.text_score, r.history) for r in results]
 
 
-def test_a_compiled_tower_learns_the_same(tiny_clip, pictures):
-    options = {"prompt_len": 4, "steps": 8, "polish": 0}
-    plain, compiled = (pez_fast.invert(pictures[0], tiny_clip, **options, compile=c) for c in (False, True))
+def test_a_compiled_tower_learns_the_same(tiny_clip, images):
+    options = {"prompt_len": 4, "steps": 8, "refine": 0}
+    plain, compiled = (pez_fast.invert(images[0], tiny_clip, **options, compile=c) for c in (False, True))
     assert compiled.text_score == pytest.approx(plain.text_score, abs=0.05) and len(compiled.history) == 9
     assert compiled.history[0] == pytest.approx(plain.history[0], abs=1e-5)
 
 
-def test_compile_runs_the_tower_through_torch_compile(tiny_clip, pictures, monkeypatch):
+def test_compile_runs_the_tower_through_torch_compile(tiny_clip, images, monkeypatch):
     """Once, and every step uses what it returned; without the option nothing is compiled."""
     given, batches = [], []
 
     def recorder(function, **settings):
         given.append((function, settings))
 
-        def compiled(hard):
+        def compiled(hard, ids):
             batches.append(tuple(hard.shape))
-            return function(hard)
+            return function(hard, ids)
 
         return compiled
 
     monkeypatch.setattr(torch, "compile", recorder)
-    options = {"prompt_len": 4, "steps": 8, "polish": 0}
-    plain = pez_fast.invert_batch(pictures[:2], tiny_clip, **options)
+    options = {"prompt_len": 4, "steps": 8, "refine": 0}
+    plain = pez_fast.invert_batch(images[:2], tiny_clip, **options)
     assert not given
-    results = pez_fast.invert_batch(pictures[:2], tiny_clip, **options, compile=True)
+    results = pez_fast.invert_batch(images[:2], tiny_clip, **options, compile=True)
     ((tower, settings),) = given
     assert settings == {"dynamic": False}
-    assert batches == [(2, 4, 32)] * 9  # a projection before each update and after the last
+    assert batches == [(2, 4, 32)] * 8  # each evaluation with a gradient
     hard = normal(seeded("embeddings"), 3, 4, 32)
-    assert torch.equal(tower(hard), tiny_clip.text_encoder(4)(hard))
+    assert torch.equal(tower(hard, None)["features"], tiny_clip.text_encoder(4)(hard))
     assert [(r.ids, r.text_score, r.history) for r in results] == [(r.ids, r.text_score, r.history) for r in plain]

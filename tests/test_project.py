@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 import torch
-from inputs import DTYPES, case, each_impl, normal, oracle, poisoned, refused, seeded
+from cases import case, oracle
+from inputs import DTYPES, each_impl, normal, poisoned, refused, seeded
 from torch import Tensor, nn
 
 from pez_fast import TokenTable, nearest_token, ops, project, reference, splice
@@ -13,12 +14,12 @@ BITS = {torch.float64: torch.int64, torch.float32: torch.int32, torch.float16: t
 
 
 def bits(x: Tensor) -> Tensor:
-    """So that -0 is not 0, and NaN is itself."""
+    """The bits of x, so that -0 differs from 0 and NaN equals itself."""
     return x.detach().cpu().contiguous().view(BITS[x.dtype])
 
 
 def special(grad: Tensor) -> Tensor:
-    """With what arithmetic on a gradient (x + (hard - x).detach(), a product with 1, a sum with 0) would not leave alone."""
+    """Values that arithmetic on a gradient (x + (hard - x).detach(), a product with 1, a sum with 0) would change."""
     grad = grad.clone()
     limits = torch.finfo(grad.dtype)
     values = torch.tensor(
@@ -115,7 +116,7 @@ def test_without_gradient(impl, device):
 
 @each_impl
 def test_inside_a_graph(impl, device):
-    """The gradient goes on to what x was made from, is summed over two projections, and may come from a view."""
+    """The gradient flows through x to its inputs, is summed over two projections, and may come from a view."""
     g = seeded("graph")
     table = TokenTable(normal(g, 40, 6).to(device))
     p = normal(g, 6, 5).to(device).requires_grad_()
@@ -171,7 +172,7 @@ def test_operator(x_dtype, table_dtype):
 @each_impl
 @pytest.mark.parametrize("backend", ["aot_eager", "inductor"])
 def test_compiled_with_splice(backend, impl, device):
-    """One graph, forward and backward, as without compilation."""
+    """One graph, forward and backward, with the same result as without compilation."""
     torch._dynamo.reset()
     g = seeded("compiled")
     table = TokenTable(normal(g, 60, 6).to(device))

@@ -1,4 +1,7 @@
-"""Data sets learned by Ray: the class for `map_batches`, and the engine of the command, with a worker and the driver killed."""
+"""Ray learns prompts for data sets: with the class for `map_batches`, and as the engine of the command.
+
+The tests kill a worker and the driver, and remove a node.
+"""
 
 from __future__ import annotations
 
@@ -29,7 +32,7 @@ from pez_fast.dataset.manifest import model_part  # noqa: E402
 from pez_fast.ray import _ShardActor, ray_inverter, run_on_ray  # noqa: E402
 
 HELDOUT = sorted((Path(__file__).parents[1] / "benchmarks" / "heldout").glob("*.png"))
-QUICK = {"prompt_len": 3, "steps": 6, "polish": 0}
+QUICK = {"prompt_len": 3, "steps": 6, "refine": 0}
 DRIVER = """
 import logging, ray
 from pez_fast.cli import main
@@ -45,7 +48,7 @@ def emoji():
 
 @pytest.fixture
 def short_folder():
-    """Ray puts sockets into it, whose paths must be short."""
+    """Makes a folder for the sockets of Ray, whose paths must be short."""
     with tempfile.TemporaryDirectory(prefix="ray", ignore_cleanup_errors=True) as folder:
         yield folder
 
@@ -56,7 +59,7 @@ def held(out: Path) -> list[dict]:
 
 
 def check_rows(rows: list[dict], clip) -> None:
-    """Rows with a column `file`, and what was learned from it; the last one's cannot be read."""
+    """Asserts that each row holds what `invert` learns from its file; the file of the last row cannot be read."""
     for row in rows[:-1]:
         alone = pez_fast.invert(row["file"], clip, **QUICK)
         assert list(row["ids"]) == alone.ids and row["error"] is None
@@ -65,6 +68,13 @@ def check_rows(rows: list[dict], clip) -> None:
         ]
     assert rows[-1]["error"].startswith("image ") and (rows[-1]["seed"], rows[-1]["steps"]) == (0, 0)
     assert rows[-1]["prompt"] is rows[-1]["ids"] is rows[-1]["ids_score"] is rows[-1]["text_score"] is None
+
+
+def as_arrow(batch, layout: str):
+    """Returns the batch as a table of pyarrow."""
+    if layout == "pandas":
+        return pa.Table.from_pandas(batch, preserve_index=False)
+    return pa.table(dict(batch)) if layout == "numpy" else batch
 
 
 @pytest.mark.parametrize("layout", ["numpy", "pandas", "pyarrow"])
@@ -80,19 +90,10 @@ def test_a_batch_gets_the_columns_of_invert(emoji, layout: str, column: str):
         batch.index = [3, 1, 2]
     learned = ray_inverter("emoji", device="cpu", column=column, **QUICK)()(batch)
     assert type(learned) is type(batch)
-    held = (
-        pa.Table.from_pandas(learned, preserve_index=False)
-        if layout == "pandas"
-        else pa.table(dict(learned))
-        if layout == "numpy"
-        else learned
-    )
-    assert sorted(held.column_names) == sorted({"file", "image", "struct", *shards.columns().names} - {"id"})
-    assert all(
-        held.schema.field(name).type == shards.columns().field(name).type
-        for name in shards.columns().names
-        if name != "id"
-    )
+    columns = shards.columns()
+    held = as_arrow(learned, layout)
+    assert sorted(held.column_names) == sorted({"file", "image", "struct", *columns.names} - {"id"})
+    assert all(held.schema.field(name).type == columns.field(name).type for name in columns.names if name != "id")
     check_rows(held.to_pylist(), emoji)
 
 
@@ -111,7 +112,7 @@ def test_what_cannot_be_used_is_refused(emoji, tmp_path: Path):
 
 
 def workers(driver: int) -> list[int]:
-    """Processes below the driver that hold an actor of ours, which has loaded its model."""
+    """Returns the processes below the driver that hold an actor of ours with a loaded model."""
     parents, ours = {}, []
     for folder in Path("/proc").glob("[0-9]*"):
         try:
@@ -119,7 +120,7 @@ def workers(driver: int) -> list[int]:
             title = (folder / "cmdline").read_bytes()
             if b"_ShardActor" in title and b"__init__" not in title:
                 ours.append(int(folder.name))
-        except OSError:  # it has ended meanwhile
+        except OSError:  # the process has ended
             continue
 
     def below(process: int) -> bool:
@@ -133,14 +134,14 @@ needs_proc = pytest.mark.skipif(not Path("/proc/self/cmdline").exists(), reason=
 
 @pytest.fixture(scope="module")
 def cluster():
-    """One node with one CPU, and this process as its driver."""
+    """Makes a cluster of one node with one CPU; this process is its driver."""
     from ray.cluster_utils import Cluster
 
     with (
         tempfile.TemporaryDirectory(prefix="ray", ignore_cleanup_errors=True) as folder,
         pytest.MonkeyPatch.context() as patch,
     ):
-        # Cluster writes its address into ray's default folder, whatever temp_dir says, and does not make that folder.
+        # Cluster writes its address into Ray's default folder, whatever temp_dir says, and does not make that folder.
         patch.setenv("RAY_TMPDIR", folder)
         (Path(folder) / "ray").mkdir()
         made = Cluster(True, head_node_args={"num_cpus": 1, "include_dashboard": False, "temp_dir": folder})
@@ -154,7 +155,7 @@ def cluster():
 
 @pytest.fixture
 def node(cluster):
-    """Another one."""
+    """Adds another node to the cluster."""
     added = cluster.add_node(num_cpus=1)
     yield added
     if added in cluster.worker_nodes:
@@ -163,14 +164,14 @@ def node(cluster):
 
 @pytest.mark.parametrize("layout", ["default", "pandas"])
 def test_a_pipeline_of_ray_gets_the_columns_of_invert(emoji, node, tmp_path: Path, layout: str):
-    """Blocks with and without errors have the same types, so that they can be written and read as one table."""
+    """Blocks with and without errors have the same types, so Ray writes them and the test reads them as one table."""
     rows = [{"file": str(file), "image": file.read_bytes()} for file in HELDOUT[:3]] + [
         {"file": "missing.png", "image": b"none"}
     ]
     ray.data.DataContext.get_current().enable_progress_bars = False
     dataset = ray.data.from_items(rows, override_num_blocks=4).map_batches(
         ray_inverter("emoji", device="cpu", **QUICK),
-        compute=ray.data.ActorPoolStrategy(size=1),  # a model is loaded by each, which is most of the time
+        compute=ray.data.ActorPoolStrategy(size=1),  # each actor loads a model, which takes most of the time
         batch_size=1,
         num_cpus=1,
         batch_format=layout,
@@ -184,9 +185,9 @@ def test_a_pipeline_of_ray_gets_the_columns_of_invert(emoji, node, tmp_path: Pat
 
 @needs_proc
 def test_a_node_is_lost(emoji, cluster, node, tmp_path: Path):
-    """Every id once, with the values of an undisturbed run in one process."""
+    """The run holds every id once, with the values of an undisturbed run in one process."""
     (tmp_path / "list.txt").write_text("\n".join([*map(str, HELDOUT[:16]), "missing.png"]))
-    options = {"prompt_len": 3, "steps": 60, "polish": 2}
+    options = {"prompt_len": 3, "steps": 60, "refine": 2}
     invert_dataset(tmp_path / "list.txt", tmp_path / "calm", emoji, **options)
     out, seen = tmp_path / "out", []
 
@@ -210,59 +211,46 @@ def test_a_node_is_lost(emoji, cluster, node, tmp_path: Path):
     assert held(out) == held(tmp_path / "calm") and len(held(out)) == 17
 
 
+def start_driver(listed: Path, out: Path, temporary: str) -> subprocess.Popen:
+    """Starts the command `batch --engine ray` as a driver in a process of its own."""
+    options = "--model emoji --device cpu --engine ray --steps 60 --refine 2 --prompt-len 3 --batch-size 2".split()
+    code = DRIVER.format(temporary=temporary)
+    command = [sys.executable, "-c", code, "batch", str(listed), "--out", str(out), *options]
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
+    return subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+
+
+def wait_for_shards(count: int, out: Path, driver: subprocess.Popen) -> None:
+    """Waits until the driver has written so many shards."""
+    limit = time.monotonic() + 300
+    while len(list(out.glob("*.parquet"))) < count:
+        assert driver.poll() is None, driver.stderr.read()
+        assert time.monotonic() < limit, "no shard in five minutes"
+        time.sleep(0.01)
+
+
 @needs_proc
 def test_a_worker_and_the_driver_are_killed(emoji, short_folder: str, tmp_path: Path):
-    """Every id once, with the values of an undisturbed run in one process."""
-    (tmp_path / "list.txt").write_text("\n".join([*map(str, HELDOUT[:24]), "missing.png"]))
-    invert_dataset(tmp_path / "list.txt", tmp_path / "calm", emoji, prompt_len=3, steps=60, polish=2)
-    out = tmp_path / "out"
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
-    arguments = [
-        "batch",
-        str(tmp_path / "list.txt"),
-        "--out",
-        str(out),
-        "--model",
-        "emoji",
-        "--device",
-        "cpu",
-        "--engine",
-        "ray",
-        "--steps",
-        "60",
-        "--polish",
-        "2",
-        "--prompt-len",
-        "3",
-        "--batch-size",
-        "2",
-    ]
-    command = [sys.executable, "-c", DRIVER.format(temporary=short_folder), *arguments]
+    """The run holds every id once, with the values of an undisturbed run in one process."""
+    listed, out = tmp_path / "list.txt", tmp_path / "out"
+    files = [*map(str, HELDOUT[:24]), "missing.png"]
+    listed.write_text("\n".join(files))
+    invert_dataset(listed, tmp_path / "calm", emoji, prompt_len=3, steps=60, refine=2)
 
-    def begin() -> subprocess.Popen:
-        return subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
-
-    def wait_for(shards: int, process: subprocess.Popen) -> None:
-        limit = time.monotonic() + 300
-        while len(list(out.glob("*.parquet"))) < shards:
-            assert process.poll() is None, process.stderr.read()
-            assert time.monotonic() < limit, "no shard in five minutes"
-            time.sleep(0.01)
-
-    driver = begin()
-    wait_for(2, driver)
+    driver = start_driver(listed, out, short_folder)
+    wait_for_shards(2, out, driver)
     (worker,) = workers(driver.pid)
     os.kill(worker, signal.SIGKILL)
-    wait_for(4, driver)
+    wait_for_shards(4, out, driver)
     assert worker not in workers(driver.pid)
     driver.kill()
     driver.wait()
-    before = len(held(out))
-    assert 8 <= before < 25
-    driver = begin()
+    assert 8 <= len(held(out)) < 25
+
+    driver = start_driver(listed, out, short_folder)
     said = driver.communicate(timeout=300)[1]
     assert driver.returncode == 1, said  # one picture is missing
     assert said.splitlines()[-1] == f"25 of 25 pictures finished in {out}, 1 of them unreadable"
     rows = held(out)
-    assert [row["id"] for row in rows] == sorted([*map(str, HELDOUT[:24]), "missing.png"])
+    assert [row["id"] for row in rows] == sorted(files)
     assert rows == held(tmp_path / "calm")

@@ -8,10 +8,10 @@ from pathlib import Path
 README = Path(__file__).parents[1] / "README.md"
 
 
-def test_the_python_blocks_run(tmp_path, monkeypatch, pictures, capsys):
+def test_the_python_blocks_run(tmp_path, monkeypatch, images, capsys):
     monkeypatch.chdir(tmp_path)
-    pictures[0].save("picture.png")
-    pictures[1].save("another.png")
+    images[0].save("image.png")
+    images[1].save("another.png")
     blocks = re.findall(r"^```python\n(.*?)^```", README.read_text(encoding="utf-8"), re.M | re.S)
     assert len(blocks) >= 4
     names: dict = {}

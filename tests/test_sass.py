@@ -1,4 +1,4 @@
-"""benchmarks/sass.py: SASS written by hand with the fault in it, and a kernel that nvcc has just compiled."""
+"""benchmarks/sass.py on SASS written by hand with a fault in it, and on a kernel that nvcc has just compiled."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ import sass_loads
 
 
 def kernel(text: str) -> sass.Function:
-    """A line is an instruction; where one begins with a name and a colon, `name` stands for its address."""
+    """Each line is an instruction; a name and a colon before it make `name` stand for its address."""
     lines = [line.split("#")[0].strip() for line in text.strip().splitlines()]
     names = {line.split(":")[0]: 16 * n for n, line in enumerate(lines) if ":" in line}
     printed = ["\t\tFunction : made_up", "\tcode for sm_90a"]
@@ -87,7 +87,7 @@ def test_accumulators_of_a_warp_group():
     assert set(reads) == {"UR28", "UR29", "UR30", "UR31", "UP0", *writes}
 
 
-# Two loops, the inner of which multiplies and waits for a barrier; what is behind EXIT belongs to the inner one.
+# Two loops; the inner one multiplies and waits for a barrier. The code behind EXIT belongs to the inner one.
 NESTED = """
     S2R R0, SR_TID.X
     outer: MOV R1, R0
@@ -131,7 +131,7 @@ HARMFUL = ["@!P0 MEMBAR.ALL.GPU", "MEMBAR.SC.SYS", "@P0 CCTL.IVALL", "ERRBAR", "
 
 @pytest.mark.parametrize("harmless", HARMLESS)
 def test_no_fence(harmless):
-    assert sass.fences_in_main_loops(nested(harmless)) == []  # that of the outer loop is no fault
+    assert sass.fences_in_main_loops(nested(harmless)) == []  # the fence of the outer loop is no fault
 
 
 @pytest.mark.parametrize("fence", HARMFUL)
@@ -145,7 +145,7 @@ def test_a_fence_behind_the_kernel_is_in_the_loop_all_the_same():
 
 
 def test_epilogue_in_a_loop_over_tiles():
-    """IADD3, branch, STG, MEMBAR, ISETP, branch; neither the NOP nor the shorter way past the store."""
+    """IADD3, branch, STG, MEMBAR, ISETP, branch; neither the NOP nor the shorter path past the store counts."""
     made = nested()
     assert sass.epilogue_instructions(made) == 6
     assert sass.instructions_per_score(made, 4) == 1.5
@@ -164,7 +164,7 @@ def test_epilogue_up_to_the_end():
 
 
 def test_the_way_of_most_tiles_counts():
-    """Behind the loop over depth one of two ways, both of which store."""
+    """Behind the loop over K there are two paths, and both store."""
     made = kernel("""
         loop: HMMA.16816.F32 R20, R8, R36, R20
         @P0 BRA loop
@@ -212,7 +212,7 @@ def test_loads_in_flight_together_are_one_round():
 
 def test_each_loop_once():
     made = kernel("loop: LDG.E.64 R2, [R2.64]\n @P0 BRA loop\n EXIT")
-    assert sass_loads.trips(made) == (1, 0)
+    assert sass_loads.load_chain_and_rounds(made) == (1, 0)
 
 
 def test_a_guard_is_waited_for():
@@ -221,7 +221,7 @@ def test_a_guard_is_waited_for():
 
 
 def test_under_one_guard_the_new_value_is_seen():
-    """R2 is an address again where it is read; only under another guard it may still be what was loaded."""
+    """R2 is an address again where it is read; only under another guard it may still be the loaded value."""
     text = "LDG.E.64 R2, [R2.64]\n @P0 MOV R2, R8\n @P0 MOV R3, R9\n {} LDG.E R4, [R2.64]\n EXIT"
     assert [sass_loads.longest_load_chain(kernel(text.format(guard))) for guard in ("@P0", "@P1", "@!P0", "")] == [
         1,
@@ -239,7 +239,7 @@ def test_ways_that_exclude_one_another():
         other: LDG.E.64 R4, [R2.64]
         end: EXIT
     """)
-    assert sass_loads.trips(made) == (1, 0)
+    assert sass_loads.load_chain_and_rounds(made) == (1, 0)
 
 
 def test_subroutines_are_followed_from_where_they_are_called():
@@ -251,7 +251,7 @@ def test_subroutines_are_followed_from_where_they_are_called():
         sub: LDG.E R6, [R2.64]
         RET.REL.NODEC R20 0x0
     """)
-    assert sass_loads.trips(made) == (3, 2)
+    assert sass_loads.load_chain_and_rounds(made) == (3, 2)
 
 
 def test_spills():
@@ -286,7 +286,9 @@ def test_what_nvcc_makes(arch, tmp_path):
     printed = subprocess.run(command, capture_output=True, text=True, check=True).stdout
     made = {("follow" if "follow" in f.name else "total"): f for f in sass.functions(printed.splitlines())}
     assert made["follow"].arch == arch
-    assert sass_loads.trips(made["follow"]) == (3, 3) and sass_loads.loads_by_width(made["follow"]) == {64: 3}
+    assert sass_loads.load_chain_and_rounds(made["follow"]) == (3, 3) and sass_loads.loads_by_width(made["follow"]) == {
+        64: 3
+    }
     assert sass_loads.longest_load_chain(made["total"]) == 1 and sass_loads.loads_by_width(made["total"]) == {128: 1}
     (loop,) = sass.loops(made["total"])
     assert any(i.base == "MEMBAR" for i in made["total"].within(loop))

@@ -1,4 +1,4 @@
-"""setup.py: for which cards code is built, by which nvcc, and that serialised wgmma ends the build."""
+"""Tests setup.py: for which cards it builds code, which nvcc it takes, and that serialised wgmma ends the build."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def test_what_nvcc_cannot_build_is_left_out_and_said():
 @pytest.mark.parametrize("can", [NEW, OLD])
 @pytest.mark.parametrize("card", ["8.0", "8.6", "8.7", "8.9", "9.0", "10.0", "10.3", "11.0", "12.0", "12.1", "13.0"])
 def test_every_card_has_code(card, can):
-    """Code of X.Y for X.Z with Z >= Y; of 9.0a for 9.0; PTX for all that is newer. From 9.0 on, none from before."""
+    """Code of X.Y fits X.Z with Z >= Y; code of 9.0a fits 9.0; PTX fits newer cards. From 9.0 on no older code fits."""
     major, minor = map(int, card.split("."))
     fits = []
     for number, kind in build.architectures("nvcc", can, None)[0]:
@@ -99,7 +99,7 @@ def test_version_of_nvcc(number, usable):
 
 def test_serialised():
     lines = [
-        "ptxas info    : (C7514) Potential Performance Loss: wgmma.mma_async instructions are serialized due to non wgmma …",
+        "ptxas info    : (C7514) Potential Performance Loss: wgmma.mma_async instructions are serialized due to …",
         "ptxas warning : (C7519) Potential Performance Loss: …",
         "ptxas C7510 : Potential Performance Loss: wgmma.mma_async instructions are serialized due to …",
     ]
@@ -112,7 +112,7 @@ def test_serialised():
     assert build.serialised("\n".join(harmless)) == []
 
 
-# An accumulator is read between two products.
+# The kernel reads an accumulator between two products.
 PLANTED = """
 #include <cstdint>
 __device__ __forceinline__ void multiply(float (&c)[4], uint64_t a, uint64_t b) {
@@ -135,7 +135,7 @@ __global__ void planted(float* out, uint64_t a, uint64_t b) {
 
 
 def built(folder: Path, name: str, source: str) -> Path:
-    """Where a module of one source was put; its name as of a file for 9.0a alone."""
+    """Builds a module of one source, whose name says that it is for 9.0a alone; returns where the module lies."""
     from setuptools import Extension
     from setuptools.dist import Distribution
 
@@ -151,10 +151,10 @@ def built(folder: Path, name: str, source: str) -> Path:
 
 @pytest.mark.skipif(not shutil.which("nvcc"), reason="needs nvcc")
 def test_serialised_wgmma_ends_the_build(tmp_path, monkeypatch):
-    monkeypatch.setenv("TORCH_CUDA_ARCH_LIST", "8.0;9.0a")  # the source is for the second alone
+    monkeypatch.setenv("TORCH_CUDA_ARCH_LIST", "8.0;9.0a")  # setup.py builds the source for the second alone
     good = built(tmp_path, "good", PLANTED.replace("READ", ""))
     assert good.is_file()
-    for _ in range(2):  # the second time its object is there already
+    for _ in range(2):  # the second time the object is there already
         with pytest.raises(
             SystemExit, match=r"(?s)cannot build bad_cuda: ptxas serialises wgmma:.*\(C75\d\d\).*'_Z7planted"
         ):

@@ -1,20 +1,20 @@
-"""The sheet: pictures, prompts, scores and curves as a drawing."""
+"""The sheet: images, prompts, scores and curves as a drawing."""
 
 from __future__ import annotations
 
 import pytest
 
-from pez_fast import sheet
+from pez_fast.report import sheet
 from pez_fast.result import PromptResult
 
 
-def test_sheet_of_odd_rows(pictures):
+def test_sheet_of_odd_rows(images):
     results = [
         PromptResult(prompt="one " * 70 + "x" * 200, text_score=-0.5, history=[-0.3, -0.5], steps=1),
         PromptResult(prompt="café 😀", history=[float("nan")]),
-        PromptResult(error="no picture"),
+        PromptResult(error="no image"),
     ]
-    rows = [sheet.Row("name " * 50, pictures[:n], result) for n, result in zip((8, 1, 0), results, strict=True)]
+    rows = [sheet.Row("name " * 50, images[:n], result) for n, result in zip((8, 1, 0), results, strict=True)]
     tall, usual = sheet.draw_sheet(rows, "title", "subtitle"), sheet.draw_sheet(rows[1:], "title", "subtitle")
     assert tall.width == usual.width == sheet.WIDTH and tall.height - usual.height > 2 * sheet.THUMB
     margin = usual.crop((sheet.WIDTH - sheet.MARGIN + 4, 0, sheet.WIDTH, usual.height))
@@ -38,7 +38,7 @@ def test_axes_hold_the_best_scores(histories: list[list[float]], low: float, hig
     assert axes.steps == steps and 3 <= len(axes.ticks) <= 7 and axes.step_ticks[0] == 0
 
 
-def test_a_score_above_the_curve_is_drawn_behind_it(pictures):
+def test_a_score_above_the_curve_is_drawn_behind_it(images):
     curve = [0.2, 0.6, 0.5]
     scores = [
         (0.8, 0.7, 0.8),
@@ -49,13 +49,13 @@ def test_a_score_above_the_curve_is_drawn_behind_it(pictures):
         (float("nan"),) * 2 + (None,),
     ]
     for by_ids, by_text, shown in scores:
-        assert sheet._polished(PromptResult(ids_score=by_ids, text_score=by_text, history=curve)) == shown
-    assert sheet._polished(PromptResult(ids_score=0.5, history=[float("nan")])) is None
-    assert sheet._axes([curve], [None, 0.8]).high >= 0.8 and sheet._axes([curve], [None, 0.8]).polished
-    assert sheet._axes([curve]).high < 0.8 and not sheet._axes([curve], [None]).polished
+        assert sheet._refined(PromptResult(ids_score=by_ids, text_score=by_text, history=curve)) == shown
+    assert sheet._refined(PromptResult(ids_score=0.5, history=[float("nan")])) is None
+    assert sheet._axes([curve], [None, 0.8]).high >= 0.8 and sheet._axes([curve], [None, 0.8]).refined
+    assert sheet._axes([curve]).high < 0.8 and not sheet._axes([curve], [None]).refined
 
     def pixels(result: PromptResult, colour: str) -> list[tuple[int, int]]:
-        image, rgb = sheet.draw_sheet([sheet.Row("x", pictures[:1], result)], "", ""), tuple(bytes.fromhex(colour[1:]))
+        image, rgb = sheet.draw_sheet([sheet.Row("x", images[:1], result)], "", ""), tuple(bytes.fromhex(colour[1:]))
         below = sheet.MARGIN + 120  # the legend
         return [
             (x, y)
@@ -83,13 +83,13 @@ def test_a_score_above_the_curve_is_drawn_behind_it(pictures):
         (36000, "10 h"),
     ],
 )
-def test_seconds_at_the_end_of_the_axis(monkeypatch: pytest.MonkeyPatch, pictures, seconds: float, label: str):
+def test_seconds_at_the_end_of_the_axis(monkeypatch: pytest.MonkeyPatch, images, seconds: float, label: str):
     written: list[str] = []
     monkeypatch.setattr(sheet, "_write", lambda pen, at, text, *_: written.append(text))
     result = PromptResult(history=[0.1 * k for k in range(8)], steps=7, seconds=seconds)
-    sheet.draw_sheet([sheet.Row("x", pictures[:1], result)], "", "")
+    sheet.draw_sheet([sheet.Row("x", images[:1], result)], "", "")
     assert f"7 steps, {label}" in written and "0" in written and "7" not in written
-    sheet.draw_sheet([sheet.Row("x", pictures[:1], PromptResult(history=[0.1, 0.2, 0.3], steps=2))], "", "")
+    sheet.draw_sheet([sheet.Row("x", images[:1], PromptResult(history=[0.1, 0.2, 0.3], steps=2))], "", "")
     assert "2 steps" in written
 
 

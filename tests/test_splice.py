@@ -1,4 +1,4 @@
-"""Prompts in their slots: a copy to the bit forward, the sum over the rows that carry a prompt backward."""
+"""Splice: a bit-exact copy of the prompts forward, the sum over the rows that carry a prompt backward."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def test_equals_reference(shape, owner, impl, device):
     hard = hard.to(device).requires_grad_()
     on_device = template.to(device), hard, slots.to(device)
     defaulted = owner == "default" and len(hard) in (1, len(template))
-    with poisoned():  # an element that nobody wrote would be NaN
+    with poisoned():  # an element that no kernel wrote would be NaN
         out = splice(*on_device, None if defaulted else owners.to(device), impl)
         assert torch.equal(out.cpu(), want)
         out.backward(torch.ones_like(out))  # sums of ones are exact
@@ -68,7 +68,7 @@ def test_equals_reference(shape, owner, impl, device):
 @pytest.mark.parametrize("hard_dtype", DTYPES)
 @pytest.mark.parametrize("template_dtype", DTYPES)
 def test_dtypes(template_dtype, hard_dtype, impl, device):
-    """The template's dtype forward; backward as good as torch that sums in float32 or, for float64, in float64."""
+    """Forward in the template's dtype; backward as good as torch's sum in float32 or, for float64, in float64."""
     template, hard, slots, owner = arguments("many rows", "random", (template_dtype, hard_dtype))
     grad = normal(seeded("grad"), *template.shape).to(template_dtype)
     want = reference.splice(template, hard, slots, owner)
@@ -89,7 +89,7 @@ def test_dtypes(template_dtype, hard_dtype, impl, device):
 @each_impl
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_low_precision_accumulates_wide(dtype, impl, device):
-    """600 gradients of 1 + 1/128 onto one prompt: in bfloat16 or float16 their sum stands still long before the end."""
+    """600 gradients of 1 + 1/128 onto one prompt: in 16 bits their sum stops growing long before the end."""
     b = 600
     grad = torch.full((b, 2, 3), 1 + 1 / 128, dtype=dtype)
     exact = reference.splice_backward(grad, torch.tensor([1]), torch.zeros(b, dtype=torch.int64), 1)
@@ -167,7 +167,7 @@ def test_argument_layouts(of, impl, device):
     assert not values[of].is_contiguous()
     assert torch.equal(splice(**values, impl=impl).cpu(), want)
     if of == "template":
-        values[of] = values[of][:1].expand(7, -1, -1)  # the usual one: one template for all the rows
+        values[of] = values[of][:1].expand(7, -1, -1)  # the usual case: one template for all rows
         want = reference.splice(**{name: value.cpu() for name, value in values.items()})
         assert torch.equal(splice(**values, impl=impl).cpu(), want)
 
@@ -201,7 +201,7 @@ def test_operator_on_strided_arguments(impl, device):
 
 
 def test_implementations_take_what_the_operator_gives():
-    """In every file of that name, read and not imported: not all can be built everywhere."""
+    """The test parses every file of that name and does not import it: not every one can be built everywhere."""
     root = Path(__file__).parents[1]
     files = [*(root / "pez_fast").glob("_*/splice.py"), root / "kernels" / "triton" / "splice.py"]
     taken = {
@@ -216,15 +216,15 @@ def test_implementations_take_what_the_operator_gives():
 
 @pytest.mark.parametrize("prompts_given", [True, False])
 def test_the_extension_takes_what_its_python_gives(prompts_given):
-    """No rows, so that nothing is launched where there is a GPU; where there is none, only the device is missing."""
+    """No rows, so that a GPU launches nothing; without a GPU only the device is missing."""
     extension = pytest.importorskip("pez_fast._C_cuda")
-    from pez_fast._cuda.splice import _spliced
+    from pez_fast._cuda.splice import _splice_args
 
     template, hard, slots, owner = arguments("no rows")
-    spliced = _spliced(template, hard if prompts_given else None, slots, owner, 0)
+    spliced = _splice_args(template, hard if prompts_given else None, slots, owner, 0)
     try:
         extension.splice(0, spliced, 0, 0)
-    except RuntimeError as error:  # a tuple that does not fit would be a TypeError
+    except RuntimeError as error:  # a tuple that does not fit would raise a TypeError
         assert not torch.cuda.is_available() and str(error).startswith("splice: "), error
 
 

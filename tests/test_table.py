@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 import torch
-from inputs import DTYPES, assert_exact, case, each_impl, normal, oracle, refused, seeded
+from cases import case, oracle
+from inputs import DTYPES, assert_exact, each_impl, normal, refused, seeded
 from tolerances import UNIT
 from torch import nn
 
@@ -74,7 +75,7 @@ def test_an_embedding(impl, device):
     "name", ["round", "huge", "subnormal", "mixed_norms", "mixed_columns", "huge_float64", "tiny_float64", "zero_rows"]
 )
 def test_unit_rows(name):
-    """Within a rounding of the rows divided by their norm, also where the squares would leave the range of the dtype."""
+    """The rows divided by their norm, within rounding, also if the squares would leave the range of the dtype."""
     weight = case(name).weight
     table = TokenTable(weight)
     rows = weight[table.ids].double()
@@ -100,7 +101,7 @@ def test_minus_zero_equals_zero():
 
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_last_bit_is_no_repetition(dtype):
-    """Also far behind the columns that are looked at first."""
+    """A difference in the last bit counts, also far behind the columns that are compared first."""
     row = normal(seeded("bit"), 100).to(dtype)
     weight = row.repeat(101, 1)
     bits = weight.view({8: torch.int64, 4: torch.int32, 2: torch.int16}[dtype.itemsize])
@@ -111,7 +112,7 @@ def test_last_bit_is_no_repetition(dtype):
 
 @pytest.mark.parametrize("name", ["duplicates", "last_bit", "banned_twins", "small_integers", "zero_table"])
 def test_equal_hashes_are_no_proof(name, monkeypatch):
-    """If all hashes collide, rows that differ are still found, and of those that do not, the lowest."""
+    """If all hashes collide, different rows are still found, and of equal rows the lowest."""
     monkeypatch.setattr(pez_fast.table, "_row_hashes", lambda rows: torch.zeros(len(rows), dtype=torch.int64))
     assert_exact(*case(name), "torch", "cpu", oracle(name))
 

@@ -13,7 +13,7 @@ from PIL import Image, PngImagePlugin
 import pez_fast
 from pez_fast.images import load_image
 
-QUICK = {"prompt_len": 4, "steps": 12, "polish": 0}
+QUICK = {"prompt_len": 4, "steps": 12, "refine": 0}
 
 
 @pytest.fixture(scope="module")
@@ -36,7 +36,7 @@ def unreadable(tmp_path_factory, bomb):
     data = io.BytesIO()
     Image.fromarray(np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8)).save(data, "PNG")
     (folder / "truncated.png").write_bytes(data.getvalue()[:3000])
-    (folder / "text.png").write_text("no picture")
+    (folder / "text.png").write_text("no image")
     (folder / "empty.png").write_bytes(b"")
     return [
         (folder / "truncated.png", "truncated.png cannot be read: "),
@@ -51,9 +51,9 @@ def unreadable(tmp_path_factory, bomb):
     ]
 
 
-def test_invert_returns_what_the_text_scores(tiny_clip, pictures):
-    result = pez_fast.invert(pictures[0], tiny_clip, **QUICK, seed=3)
-    target = tiny_clip.encode_images(pictures[:1])
+def test_invert_returns_what_the_text_scores(tiny_clip, images):
+    result = pez_fast.invert(images[0], tiny_clip, **QUICK, seed=3)
+    target = tiny_clip.encode_images(images[:1])
     assert result.text_score == pytest.approx(
         float((tiny_clip.encode_texts([result.prompt]) @ target.T).item()), abs=1e-6
     )
@@ -61,61 +61,61 @@ def test_invert_returns_what_the_text_scores(tiny_clip, pictures):
         result.ids_score == pytest.approx(max(result.history), abs=1e-6) == pytest.approx(result.text_score, abs=1e-5)
     )
     assert tiny_clip.vocabulary.encode(result.prompt) == result.ids and len(result.ids) == 4
-    assert len(result.history) == 13 and result.steps == 12 and result.seed == 3 and result.stopped == "steps"
+    assert len(result.history) == 13 and result.steps == 12 and result.seed == 3 and result.stop_reason == "steps"
     assert result.model.startswith("local-dir:") and result.seconds > 0 and result.error is None
 
 
-def test_seed_decides(tiny_clip, pictures):
+def test_seed_decides(tiny_clip, images):
     def ids(seed):
-        return pez_fast.invert(pictures[0], tiny_clip, **QUICK, seed=seed).ids
+        return pez_fast.invert(images[0], tiny_clip, **QUICK, seed=seed).ids
 
     assert ids(1) == ids(1) != ids(2)
 
 
 @pytest.mark.parametrize("restarts", [1, 2])
-def test_a_targets_result_is_the_same_alone_and_in_a_batch(tiny_clip, pictures, restarts):
+def test_a_targets_result_is_the_same_alone_and_in_a_batch(tiny_clip, images, restarts):
     options = {"prompt_len": 6, "steps": 40, "restarts": restarts, "patience": 15, "every": 5}
-    together = pez_fast.invert_batch(pictures[:5], tiny_clip, **options)
-    backwards = pez_fast.invert_batch(pictures[4::-1], tiny_clip, **options)
+    together = pez_fast.invert_batch(images[:5], tiny_clip, **options)
+    backwards = pez_fast.invert_batch(images[4::-1], tiny_clip, **options)
     for k, result in enumerate(together):
-        alone = pez_fast.invert(pictures[k], tiny_clip, **options)
+        alone = pez_fast.invert(images[k], tiny_clip, **options)
         for other in (alone, backwards[4 - k]):
             assert {**result.to_dict(), "seconds": 0} == {**other.to_dict(), "seconds": 0}
     assert len({tuple(r.ids) for r in together}) == 5
 
 
-def test_restarts_return_the_best_of_them(tiny_clip, pictures):
-    one = pez_fast.invert(pictures[0], tiny_clip, **QUICK)
-    many = pez_fast.invert(pictures[0], tiny_clip, **QUICK, restarts=5)
+def test_restarts_return_the_best_of_them(tiny_clip, images):
+    one = pez_fast.invert(images[0], tiny_clip, **QUICK)
+    many = pez_fast.invert(images[0], tiny_clip, **QUICK, restarts=5)
     assert many.text_score >= one.text_score and 0 <= many.restart < 5
 
 
-def test_several_images_are_one_target(tiny_clip, pictures):
-    result = pez_fast.invert(pictures[:3], tiny_clip, **QUICK)
-    targets = tiny_clip.encode_images(pictures[:3])
+def test_several_images_are_one_target(tiny_clip, images):
+    result = pez_fast.invert(images[:3], tiny_clip, **QUICK)
+    targets = tiny_clip.encode_images(images[:3])
     assert result.text_score == pytest.approx(
         float((tiny_clip.encode_texts([result.prompt]) @ targets.T).mean()), abs=1e-6
     )
-    weighted = pez_fast.invert(pictures[:2], tiny_clip, **QUICK, weights=[1, -0.5])
+    weighted = pez_fast.invert(images[:2], tiny_clip, **QUICK, weights=[1, -0.5])
     cosines = (tiny_clip.encode_texts([weighted.prompt]) @ targets[:2].T)[0]
     assert weighted.text_score == pytest.approx(float((cosines[0] - 0.5 * cosines[1]) / 1.5), abs=1e-6)
 
 
-def test_prefix_suffix_init_and_banned(tiny_clip, pictures):
+def test_prefix_suffix_init_and_banned(tiny_clip, images):
     result = pez_fast.invert(
-        pictures[0], tiny_clip, **QUICK, prefix="a red", suffix="in the rain", init="cat dog", banned=["cat"]
+        images[0], tiny_clip, **QUICK, prefix="a red", suffix="in the rain", init="cat dog", banned=["cat"]
     )
     assert result.prompt.startswith("a red ") and result.prompt.endswith(" in the rain")
     assert tiny_clip.vocabulary.encode(result.prompt)[2:6] == result.ids
     learned = tiny_clip.vocabulary.decode(result.ids)
     assert "cat" not in learned
-    start = pez_fast.invert(pictures[0], tiny_clip, prompt_len=2, steps=1, lr=0.0, polish=0, init="cat dog")
+    start = pez_fast.invert(images[0], tiny_clip, prompt_len=2, steps=1, lr=0.0, refine=0, init="cat dog")
     assert start.prompt == "cat dog"
 
 
-def test_full_vocabulary_is_scored_by_its_text(tiny_clip, pictures):
-    result = pez_fast.invert(pictures[0], tiny_clip, prompt_len=16, steps=3, vocabulary="full")
-    target = tiny_clip.encode_images(pictures[:1])
+def test_full_vocabulary_is_scored_by_its_text(tiny_clip, images):
+    result = pez_fast.invert(images[0], tiny_clip, prompt_len=16, steps=3, vocabulary="full")
+    target = tiny_clip.encode_images(images[:1])
     assert result.text_score == pytest.approx(float(tiny_clip.encode_texts([result.prompt]) @ target.T), abs=1e-6)
     assert abs(result.text_score - result.ids_score) > 1e-4  # random pieces join when they are typed in again
 
@@ -131,16 +131,16 @@ def test_distill(tiny_clip):
         pez_fast.distill("cat " * 80, tiny_clip, ratio=0.1, steps=1)
 
 
-def test_callback_gets_texts_and_scores(tiny_clip, pictures):
+def test_callback_gets_texts_and_scores(tiny_clip, images):
     seen = []
-    results = pez_fast.invert_batch(pictures[:2], tiny_clip, **QUICK, callback=seen.append, every=5)
+    results = pez_fast.invert_batch(images[:2], tiny_clip, **QUICK, callback=seen.append, every=5)
     assert [p.step for p in seen] == [0, 5, 10, 12] and seen[0].steps == 12
     assert seen[-1].prompts == [r.prompt for r in results]
     assert seen[-1].scores == pytest.approx([r.ids_score for r in results])
 
 
-def test_bad_images_become_error_entries(tiny_clip, pictures, unreadable):
-    sources = [pictures[0], *(source for source, _ in unreadable), pictures[1]]
+def test_bad_images_become_error_entries(tiny_clip, images, unreadable):
+    sources = [images[0], *(source for source, _ in unreadable), images[1]]
     results = pez_fast.invert_batch(sources, tiny_clip, **QUICK)
     assert [r.error is None for r in results] == [True] + [False] * len(unreadable) + [True]
     for (_, sentence), result in zip(unreadable, results[1:-1], strict=True):
@@ -151,7 +151,7 @@ def test_bad_images_become_error_entries(tiny_clip, pictures, unreadable):
             and str(result) == result.error
         )
         assert json.loads(result.to_json())["text_score"] is None
-    assert results[-1].ids == pez_fast.invert(pictures[1], tiny_clip, **QUICK).ids
+    assert results[-1].ids == pez_fast.invert(images[1], tiny_clip, **QUICK).ids
     assert all(r.error for r in pez_fast.invert_batch([b"", "missing.png"], tiny_clip, **QUICK))
 
 
@@ -194,9 +194,9 @@ def test_images_of_every_mode_are_read(tmp_path):
         ({"weights": [1, 2]}, "weights must be one for each of the 1 targets; got 2"),
     ],
 )
-def test_bad_options_are_one_sentence(tiny_clip, pictures, options, sentence):
+def test_bad_options_are_one_sentence(tiny_clip, images, options, sentence):
     with pytest.raises((ValueError, TypeError), match=sentence) as caught:
-        pez_fast.invert(pictures[0], tiny_clip, **{**QUICK, **options})
+        pez_fast.invert(images[0], tiny_clip, **{**QUICK, **options})
     assert "\n" not in str(caught.value)
 
 
@@ -207,7 +207,10 @@ def test_bad_options_are_one_sentence(tiny_clip, pictures, options, sentence):
         (lambda c: pez_fast.invert_batch([], c), "images must hold at least one image"),
         (lambda c: pez_fast.invert_batch("a.png", c), "images must be a list"),
         (lambda c: pez_fast.invert("missing.png", c), "image missing.png does not exist"),
-        (lambda c: pez_fast.invert("missing.png", c.model), "clip must come from load_clip; got CLIP"),
+        (
+            lambda c: pez_fast.invert("missing.png", c.model),
+            "model must come from load_clip, or have table, bind, .*; got CLIP",
+        ),
         (lambda c: pez_fast.distill(" ", c), "text must not be empty; got ' '"),
         (lambda c: pez_fast.distill("a cat", c, ratio=1.5), "ratio must be above 0 and at most 1; got 1.5"),
         (lambda c: pez_fast.distill("a cat", c, ratio=0.5, prompt_len=1), "ratio and prompt_len exclude each other"),
@@ -218,8 +221,8 @@ def test_bad_calls_are_one_sentence(tiny_clip, call, sentence):
         call(tiny_clip)
 
 
-def test_float64_and_low_precision_models_run(tiny_clip64, tiny_clip_dir, pictures):
+def test_float64_and_low_precision_models_run(tiny_clip64, tiny_clip_dir, images):
     half = pez_fast.load_clip(f"local-dir:{tiny_clip_dir}", device="cpu", dtype=torch.bfloat16)
     for clip in (tiny_clip64, half):
-        result = pez_fast.invert(pictures[0], clip, **QUICK)
+        result = pez_fast.invert(images[0], clip, **QUICK)
         assert result.prompt and -1 <= result.text_score <= 1

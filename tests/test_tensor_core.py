@@ -1,9 +1,11 @@
-"""How tensor cores add, simulated on the host: against whole numbers, and against the bound that every scan relies on."""
+"""How tensor cores add, simulated on the host: compared with exact integers and with the scans' bound."""
 
 from __future__ import annotations
 
+import sys
 from fractions import Fraction
 from math import frexp
+from pathlib import Path
 
 import pytest
 import torch
@@ -15,8 +17,11 @@ from pez_fast._shared.halves import scan_slack
 if info("cpu")["implementations"]["cpu"] is not True:
     pytest.skip(info("cpu")["implementations"]["cpu"], allow_module_level=True)
 
+sys.path.append(str(Path(__file__).parents[1] / "benchmarks"))
+
+from simulated.nearest import CARDS
+
 from pez_fast import _C
-from pez_fast._cuda.simulated.nearest import CARDS
 
 RULES = sorted({rule for _, rule in CARDS.values()})
 UNIT = 2.0**-23
@@ -34,7 +39,7 @@ def exponent(value: float, least: int) -> int:
 
 
 def cut(value: Fraction, unit: Fraction) -> Fraction:
-    """Towards zero, to a multiple of the unit."""
+    """Rounds towards zero, to a multiple of the unit."""
     return Fraction(int(value / unit)) * unit
 
 
@@ -75,10 +80,10 @@ def test_equals_fractions(kind, rule):
 
 
 def losing_pair(width: int, rule: tuple[int, int]) -> tuple[torch.Tensor, torch.Tensor]:
-    """A query and a token of length 1 but for a little, from whose product such tensor cores cut off as much as the rule lets them.
+    """A query and a token, both nearly of length 1, whose product loses as much in tensor cores as the rule allows.
 
-    The sum so far is 1, so that a block counts units of 2^-bits. Most products fall just short of one unit; a few reach one, and almost a
-    second, so that what they add falls just short of the last place of float32.
+    The sum so far is 1, so that a block counts units of 2^-bits. Most products fall just short of one unit. A few reach
+    one, and almost a second, so that their sum falls just short of the last place of float32.
     """
     block, bits = rule
     query, token = torch.zeros(width), torch.zeros(width)
@@ -95,7 +100,7 @@ def losing_pair(width: int, rule: tuple[int, int]) -> tuple[torch.Tensor, torch.
 @pytest.mark.parametrize("width", [64, 512, 1024, 4096])
 @pytest.mark.parametrize("card", CARDS)
 def test_the_bound_holds_where_most_is_lost(card, width):
-    """And it is tight: rows that lose more than four fifths of it."""
+    """The bound is tight: these rows lose more than four fifths of it."""
     capability, rule = CARDS[card]
     query, token = losing_pair(width, rule)
     exact = float(query.double() @ token.double())

@@ -15,7 +15,7 @@ from test_cli import complaint, here, run, tiny  # noqa: F401
 
 import pez_fast
 from pez_fast.config import Progress
-from pez_fast.tensorboard import MOST, TensorBoard
+from pez_fast.report.tensorboard import MOST, TensorBoard
 
 NAN = float("nan")
 
@@ -117,15 +117,15 @@ def test_written_at_once_and_again_after_it_was_closed(tmp_path: Path):
     log.__exit__()
 
 
-def test_a_search_tells_what_another_callback_is_told(tmp_path: Path, tiny_clip, pictures):
+def test_a_search_tells_what_another_callback_is_told(tmp_path: Path, tiny_clip, images):
     seen = Record()
     with TensorBoard(tmp_path, ["a", "b"], also=seen) as log:
         assert log.every == 7 and TensorBoard(tmp_path).every == 50
-        options = {"prompt_len": 3, "steps": 20, "polish": 4}
-        with_log = pez_fast.invert_batch(pictures[:2], tiny_clip, **options, callback=log, every=log.every)
-    without = pez_fast.invert_batch(pictures[:2], tiny_clip, **options)
+        options = {"prompt_len": 3, "steps": 20, "refine": 4}
+        with_log = pez_fast.invert_batch(images[:2], tiny_clip, **options, callback=log, every=log.every)
+    without = pez_fast.invert_batch(images[:2], tiny_clip, **options)
     assert [(r.ids, r.history) for r in with_log] == [(r.ids, r.history) for r in without]
-    read, at = Read(tmp_path), [state.step + state.polished for state in seen.told]
+    read, at = Read(tmp_path), [state.step + state.refined for state in seen.told]
     assert at[-1] == 24 and len(at) >= 7
     for k, name in enumerate("ab"):
         assert read.scalars[f"cosine/{name}"] == close(
@@ -138,10 +138,10 @@ def test_a_search_tells_what_another_callback_is_told(tmp_path: Path, tiny_clip,
         assert read.texts[f"prompt/{name}"] == {s: f"    {prompt}" for s, prompt in prompts.items()}
 
 
-def test_targets_in_several_batches(tmp_path: Path, tiny_clip, pictures):
+def test_targets_in_several_batches(tmp_path: Path, tiny_clip, images):
     with TensorBoard(tmp_path) as log:
-        options = {"prompt_len": 2, "steps": 10, "polish": 2, "batch_size": 1, "every": 2}
-        results = pez_fast.invert_batch(pictures[:3], tiny_clip, **options, callback=log)
+        options = {"prompt_len": 2, "steps": 10, "refine": 2, "batch_size": 1, "every": 2}
+        results = pez_fast.invert_batch(images[:3], tiny_clip, **options, callback=log)
     events = EventAccumulator(str(tmp_path), size_guidance={"scalars": 0}).Reload()
     assert (
         events.Scalars("cosine/0")[0].step
@@ -159,7 +159,7 @@ def test_the_answer_of_the_other_callback_ends_the_search(tmp_path: Path, tiny_c
     seen = Record(answer=True)
     with TensorBoard(tmp_path, also=seen) as log:
         result = pez_fast.distill("a red bird", tiny_clip, prompt_len=2, steps=20, callback=log, every=2)
-    assert result.stopped == "callback" and len(seen.told) == 1
+    assert result.stop_reason == "callback" and len(seen.told) == 1
     assert list(Read(tmp_path).scalars["cosine"]) == [seen.told[0].step]
 
 
@@ -173,7 +173,7 @@ def test_without_the_package_one_sentence(tmp_path: Path, monkeypatch: pytest.Mo
 
 
 def test_command_invert(tiny, monkeypatch: pytest.MonkeyPatch):  # noqa: F811
-    arguments = ("invert", "a.png", "--steps", 12, "--prompt-len", 2, "--polish", 3, "--tensorboard", "runs/1")
+    arguments = ("invert", "a.png", "--steps", 12, "--prompt-len", 2, "--refine", 3, "--tensorboard", "runs/1")
     lines = run(*arguments).stderr.splitlines()
     assert any(line.startswith("step 12/12  best ") for line in lines)  # the lines of progress go on
     read = Read(Path("runs/1"))
@@ -189,7 +189,7 @@ def test_command_invert(tiny, monkeypatch: pytest.MonkeyPatch):  # noqa: F811
 
 def test_command_distill(tiny):  # noqa: F811
     value = json.loads(
-        run("distill", "a red bird over/the sea", "--steps", 4, "--polish", 2, "--tensorboard", "log", "--json").stdout
+        run("distill", "a red bird over/the sea", "--steps", 4, "--refine", 2, "--tensorboard", "log", "--json").stdout
     )
     read = Read(Path("log"))
     assert read.scalars.keys() == {"cosine"} and list(read.scalars["cosine"]) == [0, 1, 2, 3, 4, 5, 6]
@@ -198,7 +198,7 @@ def test_command_distill(tiny):  # noqa: F811
 
 @pytest.mark.parametrize("command", [["invert", "a.png"], ["distill", "a text"]])
 def test_a_folder_that_cannot_be_is_one_sentence_before_any_model_is_loaded(monkeypatch, here, command: list[str]):  # noqa: F811
-    monkeypatch.setattr("pez_fast.encoders.load_clip", lambda *_: pytest.fail("loaded"))
+    monkeypatch.setattr("pez_fast.models.load_clip", lambda *_: pytest.fail("loaded"))
     assert complaint(*command, "--tensorboard", "b.png") == "the folder b.png cannot be written: File exists"
     assert (
         complaint(*command, "--tensorboard", "b.png/runs") == "the folder b.png/runs cannot be written: Not a directory"

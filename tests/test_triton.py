@@ -1,4 +1,4 @@
-"""The Triton implementation from within: its bound, its keys, its tiles, its counts, its chunks; on a GPU also graphs and compilations."""
+"""The Triton implementation from within: bound, keys, tiles, counts; on a GPU also graphs and compilations."""
 
 from __future__ import annotations
 
@@ -6,21 +6,12 @@ from typing import NamedTuple
 
 import pytest
 import torch
-from inputs import (
-    BEYOND_DOUBLE_DOUBLE,
-    DEVICES,
-    assert_exact,
-    assert_level_with_the_best,
-    case,
-    hurting_pair,
-    normal,
-    oracle,
-    seeded,
-)
+from cases import BEYOND_DOUBLE_DOUBLE, case, oracle
+from inputs import DEVICES, assert_exact, assert_tied_with_the_best, hurting_pair, normal, seeded
 from tolerances import SIMILARITY
 
 from pez_fast import TokenTable, info, nearest_token, reference
-from pez_fast._shared import halves, settle
+from pez_fast._shared import halves, resolve_ties
 
 if info(DEVICES[-1])["implementations"]["triton"] is not True:
     pytest.skip("Triton is not usable here", allow_module_level=True)
@@ -36,22 +27,22 @@ on_a_gpu = pytest.mark.skipif(DEVICE == "cpu", reason="needs a GPU")
 
 class Scanned(NamedTuple):
     scores: torch.Tensor  # (N, T, 2)
-    place: torch.Tensor  # (N, T, 2)
+    group: torch.Tensor  # (N, T, 2)
     eps: torch.Tensor  # (N,) the bound
     error: torch.Tensor  # (N,) of the query's rounding
     block_v: int
-    per_key: int
+    group_size: int
 
     def off(self, exact: torch.Tensor) -> torch.Tensor:
-        """(N, T, 2): distance of the scores from the best cosine of the key's tokens, of exact (N, K)."""
-        places = self.block_v // self.per_key
-        member = torch.arange(self.per_key, device=exact.device) * places
+        """(N, T, 2): distance of the scores from the best cosine of the key's tokens; exact (N, K)."""
+        groups = self.block_v // self.group_size
+        member = torch.arange(self.group_size, device=exact.device) * groups
         token = (
-            torch.arange(self.place.shape[1], device=exact.device)[:, None, None] * self.block_v
-            + self.place[..., None]
+            torch.arange(self.group.shape[1], device=exact.device)[:, None, None] * self.block_v
+            + self.group[..., None]
             + member
         )
-        token = token.clamp(max=exact.shape[1] - 1)  # the rest are copies of the last one
+        token = token.clamp(max=exact.shape[1] - 1)  # the others are copies of the last token
         return (self.scores.double() - exact.gather(1, token.flatten(1)).view(token.shape).amax(-1)).abs()
 
 
@@ -61,10 +52,10 @@ def scanned(x: torch.Tensor, table: TokenTable) -> Scanned:
     query, error, _, _ = triton_nearest.queries(x, unit.shape[1])
     scan = tune.configuration(x.device, n, d, len(table.ids), lambda scan: None)
     scores = two_scores(triton_nearest.scan_keys(query, unit, n, len(table.ids), scan))
-    places = scan.block_v // tune.per_key(n)
-    slack = halves.scan_slack(unit.shape[1], tune.capability(x.device), places)
+    groups = scan.block_v // tune.group_size(n)
+    slack = halves.scan_slack(unit.shape[1], tune.capability(x.device), groups)
     eps = residual + error[:n] * (1 + residual) + slack
-    return Scanned(scores, scores.view(torch.int32) & (places - 1), eps, error[:n], scan.block_v, tune.per_key(n))
+    return Scanned(scores, scores.view(torch.int32) & (groups - 1), eps, error[:n], scan.block_v, tune.group_size(n))
 
 
 def two_scores(keys: torch.Tensor) -> torch.Tensor:
@@ -78,7 +69,7 @@ KINDS = ("normal", "positive", "equal elements", "one large", "cancelling", "mix
 @pytest.mark.parametrize(("n", "d"), [(24, 1), (24, 3), (24, 17), (24, 128), (24, 1024), (130, 64)])
 @pytest.mark.parametrize("kind", KINDS)
 def test_scan_error(kind, n, d):
-    """No scanned score leaves the bound, and the two kept of each tile are its best ones up to the bound."""
+    """No scanned score leaves the bound, and the two scores kept of each tile are its best ones up to the bound."""
     g = seeded(f"{kind} {d}")
     x, weight = hurting_pair(kind, g, n, 700, d)
     x, table = x.contiguous().to(DEVICE), TokenTable(weight.contiguous().to(DEVICE))
@@ -88,23 +79,29 @@ def test_scan_error(kind, n, d):
     assert (off <= found.eps[:, None, None]).all()
     assert off.max() > 0, "an input without any rounding tests nothing"
     last = exact[:, -1:].expand(-1, -exact.shape[1] % found.block_v)
-    best = torch.cat([exact, last], 1).view(n, -1, found.per_key, found.block_v // found.per_key).amax(2).topk(2).values
+    best = (
+        torch.cat([exact, last], 1)
+        .view(n, -1, found.group_size, found.block_v // found.group_size)
+        .amax(2)
+        .topk(2)
+        .values
+    )
     assert (found.scores >= best - found.eps[:, None, None]).all()
 
 
 def cosines(x: torch.Tensor, table: TokenTable) -> torch.Tensor:
-    return settle.unit_rows(x) @ settle.unit_rows(table.weight[table.ids]).T
+    return resolve_ties.unit_rows(x) @ resolve_ties.unit_rows(table.weight[table.ids]).T
 
 
 def lost(rows: torch.Tensor) -> torch.Tensor:
     """What rounding to float16 takes from the unit rows."""
-    unit = settle.unit_rows(rows)
+    unit = resolve_ties.unit_rows(rows)
     return unit - unit.half().double()
 
 
 @pytest.mark.parametrize("d", [256, 1024])
 def test_each_rounding_is_in_the_bound(d):
-    """A query that points where a token was rounded is off by all of the residual, and the other way round by all of its own error."""
+    """Both roundings matter: a query along the residual of a token, and a token along the residual of a query."""
     some = normal(seeded("rounding"), 1, d).to(DEVICE)
     away = lost(some)
     table = TokenTable(some)
@@ -117,19 +114,19 @@ def test_each_rounding_is_in_the_bound(d):
 
 @pytest.mark.parametrize("sign", [1, -1], ids=["positive", "negative"])
 @pytest.mark.parametrize("n", [8, 130])
-def test_keys_number_the_two_best_places(n, sign):
-    """Of scores of either sign, and none of them is the lowest bits' work."""
+def test_keys_number_the_two_best_groups(n, sign):
+    """Scores of either sign; the low bits do not decide which groups are found."""
     g = seeded("keys")
-    x, unit = normal(g, n, 64), settle.unit_rows(normal(g, tune.TILE, 64)).half()
+    x, unit = normal(g, n, 64), resolve_ties.unit_rows(normal(g, tune.TILE, 64)).half()
     x, unit = (x, unit) if sign > 0 else (-x.abs(), unit.abs())
     query, _, _, state = triton_nearest.queries(x.to(DEVICE), 64)
     scan = tune.configuration(query.device, n, 64, tune.TILE, lambda scan: None)
     scores = two_scores(triton_nearest.scan_keys(query, unit.to(DEVICE), n, tune.TILE, scan))
-    places = scan.block_v // tune.per_key(n)
-    exact = (query[:n].cpu().double() @ unit.T.double()).view(n, -1, tune.per_key(n), places).amax(2)
+    groups = scan.block_v // tune.group_size(n)
+    exact = (query[:n].cpu().double() @ unit.T.double()).view(n, -1, tune.group_size(n), groups).amax(2)
     best = exact.topk(2)
-    clear = best.values[..., 0] - best.values[..., 1] > 2 * places * 2.0**-23
-    found = scores.cpu().view(torch.int32) & (places - 1)
+    clear = best.values[..., 0] - best.values[..., 1] > 2 * groups * 2.0**-23
+    found = scores.cpu().view(torch.int32) & (groups - 1)
     assert state[:n].tolist() == [0] * n and clear.float().mean() > 0.9
     assert (exact.sign() == sign).all() or sign > 0
     assert torch.equal(found[..., 0][clear], best.indices[..., 0][clear])
@@ -158,14 +155,14 @@ def test_counts():
 
 @pytest.fixture(params=["few", "many"])
 def either_scan(request, monkeypatch):
-    """With a key for each token, or one for several: whatever the number of rows."""
+    """One token to a key, or several, for every number of rows."""
     if request.param == "many":
         monkeypatch.setattr(tune, "FEW", 0)
 
 
-def crowded(near: int, noise: float, dtype: torch.dtype = torch.float32) -> tuple[torch.Tensor, torch.Tensor]:
-    """Three tokens to search for, and a table of 700 in which each stands among so many near twins; all three are alike if they fill it."""
-    g = seeded(f"crowded {near}")
+def near_twins(near: int, noise: float, dtype: torch.dtype = torch.float32) -> tuple[torch.Tensor, torch.Tensor]:
+    """Three queries, and a table of 700 with `near` near twins of each; if these fill it, the queries are alike."""
+    g = seeded(f"overflowed {near}")
     x, weight = normal(g, 3, 40, dtype=torch.float64), normal(g, 700, 40, dtype=torch.float64)
     if near >= 250:
         x = x[:1].expand(3, -1) + noise * normal(g, 3, 40, dtype=torch.float64)
@@ -195,8 +192,8 @@ STRIDED = {
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.float16], ids=str)
 @pytest.mark.parametrize("near", [2, 9, 250], ids=["two reach", "some reach", "all reach"])
 def test_whole_tiles(near, dtype, layout, either_scan):
-    """The tokens of a tile that reach the limit are compared exactly, be it two of them or all."""
-    x, weight = crowded(near, 1e-4 if dtype == torch.float16 else 1e-7, dtype)
+    """The tokens of a tile that reach the limit are compared exactly, two of them or all."""
+    x, weight = near_twins(near, 1e-4 if dtype == torch.float16 else 1e-7, dtype)
     ids, cosines = reference.nearest_token(x, weight)
     table = TokenTable(STRIDED[layout](weight.to(DEVICE)))
     found, similarity, counts = searched(STRIDED[layout](x.to(DEVICE)), table, table.prepared("triton"))
@@ -206,8 +203,8 @@ def test_whole_tiles(near, dtype, layout, either_scan):
 
 @pytest.mark.parametrize("near", [0, 2, 9])
 def test_only_what_reaches_the_limit_is_compared(near, either_scan):
-    """Norms made wrong would let all others win, if they were looked at."""
-    x, weight = crowded(near, 1e-7)
+    """Wrong norms would make all other tokens win, if the decision looked at them."""
+    x, weight = near_twins(near, 1e-7)
     table = TokenTable(weight.to(DEVICE))
     unit, residual, norm = table.prepared("triton")
     far = cosines(x.to(DEVICE), table).amax(0) < 0.99
@@ -219,7 +216,7 @@ def test_only_what_reaches_the_limit_is_compared(near, either_scan):
 
 @pytest.mark.parametrize("tokens", [1, 2, 511, 513, 700])
 def test_the_last_token_and_its_copies(tokens, either_scan):
-    """The padding repeats the last token: that is found, never a copy."""
+    """The padding repeats the last token: the search finds that token, never a copy."""
     g = seeded("last")
     weight = normal(g, tokens, 40)
     x = torch.cat([weight[-1:] * 3, weight[-1:] + 1e-3 * normal(g, 1, 40), -weight[-1:]])
@@ -252,7 +249,7 @@ def test_table_prepared_in_chunks(monkeypatch):
 @pytest.mark.parametrize("name", BEYOND_DOUBLE_DOUBLE)
 def test_beyond_double_double(name):
     x, weight, _ = case(name)
-    assert_level_with_the_best(x, weight, nearest_token(x.to(DEVICE), TokenTable(weight.to(DEVICE)), "triton")[0])
+    assert_tied_with_the_best(x, weight, nearest_token(x.to(DEVICE), TokenTable(weight.to(DEVICE)), "triton")[0])
 
 
 def test_far_below_one_is_told_apart():
@@ -283,7 +280,7 @@ def test_row_counts_share_one_compilation():
 @on_a_gpu
 @pytest.mark.parametrize("n", [5, 200])
 def test_graph(n):
-    """Captured once, replayed on other rows: the same as when called."""
+    """A graph captured once and replayed on other rows gives the same results as calls."""
     table = TokenTable(normal(seeded("table"), 3000, 64).to(DEVICE))
     x = normal(seeded("rows"), n, 64).to(DEVICE)
     nearest_token(x, table, "triton")

@@ -1,4 +1,4 @@
-"""How the Triton kernels' tiles are chosen: what fits a chip, what was timed, what is kept."""
+"""The choice of the Triton kernels' tiles: what fits a chip, what was timed, what is stored."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from pez_fast._triton import tune
 
 @pytest.fixture
 def tuned(monkeypatch, tmp_path):
-    """As if on an H100, with a file of its own; yields the configurations that were timed."""
+    """Pretends an H100, with a file of its own; yields the configurations that were timed."""
     timed: list[tune.Scan] = []
     monkeypatch.setattr(tune, "INTERPRETED", False)
     monkeypatch.setattr(tune, "capability", lambda device: (9, 0))

@@ -5,15 +5,16 @@
 
 namespace pez {
 
-double Asked::cosine(int64_t position) const {
+double ExactQuery::cosine(int64_t position) const {
   const int64_t d = x->columns, token = table->ids[position];
   const double inverse = scaled.inverse * table->inverse[position];
   if (x->contiguous_floats() && table->weight.contiguous_floats()) {
-    return kernels->dot(x->floats(row), table->weight.floats(token), d) * (scaled.power * table->power[position]) * inverse;
+    return kernels->dot(x->floats(row), table->weight.floats(token), d) * (scaled.power * table->power[position]) *
+           inverse;
   }
-  thread_local std::vector<double> room;
-  room.resize(2 * d);
-  double *q = room.data(), *e = q + d;
+  thread_local std::vector<double> scratch;
+  scratch.resize(2 * d);
+  double *q = scratch.data(), *e = q + d;
   load_row(*x, row, q);
   load_row(table->weight, token, e);
   const double power = table->power[position];
@@ -27,14 +28,14 @@ double Asked::cosine(int64_t position) const {
 }
 
 void Candidates::tighten() {
-  const double error = float64_error(asked.x->columns);
+  const double error = float64_error(exact.x->columns);
   for (int i = 0; i < count; ++i) {
-    const double cosine = asked.cosine(places[i].position);
-    places[i].upper = cosine + error;
+    const double cosine = exact.cosine(entries[i].position);
+    entries[i].upper = cosine + error;
     best = std::max(best, cosine - error);
   }
   tightened = true;
-  drop();
+  prune();
 }
 
 void Candidates::note(Query& query, const Block& block, uint64_t which, const float* upper, const float* lower) {
@@ -42,23 +43,23 @@ void Candidates::note(Query& query, const Block& block, uint64_t which, const fl
   for (uint64_t rest = which; rest; rest &= rest - 1) {
     const int t = __builtin_ctzll(rest);
     const float score = 0.5f * (upper[t] + lower[t]);
-    if (score > leader) leader = score, lead = t;
+    if (score > best_score) best_score = score, lead = t;
   }
-  // Its cosine is a better bound for what follows than its score less the error: half as many candidates.
-  if (lead >= 0) best = std::max(best, asked.cosine(block.first + lead) - float64_error(asked.x->columns));
+  // The token's cosine less its error is a tighter bound than its score less the error: half as many candidates remain.
+  if (lead >= 0) best = std::max(best, exact.cosine(block.first + lead) - float64_error(exact.x->columns));
   for (; which; which &= which - 1) {
     const int t = __builtin_ctzll(which);
     if (upper[t] < best) continue;
-    if (count == kPlaces) {
-      drop();
-      if (count > kPlaces / 2) tighten();
-      if (count > kPlaces / 2) {
-        crowded = true;
+    if (count == kCapacity) {
+      prune();
+      if (count > kCapacity / 2) tighten();
+      if (count > kCapacity / 2) {
+        overflowed = true;
         query.threshold = std::numeric_limits<float>::infinity();
         return;
       }
     }
-    places[count++] = {upper[t], int32_t(block.first + t)};
+    entries[count++] = {upper[t], int32_t(block.first + t)};
   }
   query.threshold = not_above(best);
 }

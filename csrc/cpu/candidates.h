@@ -1,4 +1,4 @@
-// The tokens that may still be the nearest of one query: a fixed number of places.
+// The tokens that may still be the nearest of one query, in a buffer of fixed capacity.
 #pragma once
 
 #include <cmath>
@@ -10,15 +10,15 @@
 namespace pez {
 
 struct Candidate {
-  double upper;      // bound on its cosine with the query
+  double upper;      // bound on the token's cosine with the query
   int32_t position;  // in the table
 };
 
 // Bound on the rounding of a cosine computed in float64 from scaled rows.
 inline double float64_error(int64_t d) { return double(d + 16) * 0x1p-52; }
 
-// A query against a table: x's row, and 1 / its norm once it is scaled.
-struct Asked {
+// A query for exact comparison with tokens: a row of x, and how it is scaled.
+struct ExactQuery {
   const Matrix* x;
   const Table* table;
   const Kernels* kernels;
@@ -29,21 +29,22 @@ struct Asked {
   double cosine(int64_t position) const;
 };
 
-constexpr int kPlaces = 256;
+constexpr int kCapacity = 256;
 
 struct Candidates : Listener {
-  Asked asked;
-  double best = -std::numeric_limits<double>::infinity();  // no more than the largest cosine
-  float leader = -std::numeric_limits<float>::infinity();  // largest scanned score so far; its token was compared in float64
+  ExactQuery exact;
+  double best = -std::numeric_limits<double>::infinity();  // a lower bound on the largest cosine
+  // The largest scanned score so far; its token was compared in float64.
+  float best_score = -std::numeric_limits<float>::infinity();
   int count = 0;
-  bool tightened = false;  // all were compared in float64 on the way, for want of places
-  bool crowded = false;    // that did not make room either: the row is given up
-  Candidate places[kPlaces];
+  bool tightened = false;   // the buffer was full, so all entries were compared in float64
+  bool overflowed = false;  // comparing them left too many entries: the row is given up
+  Candidate entries[kCapacity];
 
-  void drop() {
+  void prune() {
     int kept = 0;
     for (int i = 0; i < count; ++i) {
-      if (places[i].upper >= best) places[kept++] = places[i];
+      if (entries[i].upper >= best) entries[kept++] = entries[i];
     }
     count = kept;
   }

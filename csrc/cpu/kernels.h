@@ -1,7 +1,7 @@
 // What depends on the instruction set: the scan of a few queries against a block of tokens, and a dot product.
 //
-// Both sides are unit vectors rounded to whole numbers: token = scale (e - 128), e from 1 to 255; query = scale q, |q| <= levels.
-// The integer product I = sum q (e - 128) is exact, and with error_e, error_q the norms of what was rounded off,
+// Both sides are unit vectors rounded to integers: token = scale (e - 128), e from 1 to 255; query = scale q, |q| <=
+// levels. The integer product I = sum q (e - 128) is exact. With error_e and error_q, the norms of what rounding took,
 //
 //   |<query, token> - scale_q scale_e I| <= error_q + error_e (1 + error_q).
 #pragma once
@@ -13,19 +13,18 @@
 namespace pez {
 
 constexpr int kTokens = 64;  // tokens of a block, packed (d / 4, 64, 4)
-constexpr int kMostRows = 8;
 
 struct Block {
   const uint8_t* values;
   const float* scale;  // 64
-  const float* error;  // 64; minus infinity where there is no token
+  const float* error;  // 64; minus infinity in place of a token behind the last
   int64_t d4;
   int64_t first;  // position of its first token
 };
 
 struct Query;
 
-// Who wants to know of tokens (bits of `which`) whose upper bound reached the query's threshold.
+// Receives the tokens (bits of `which`) whose upper bound reached the query's threshold.
 struct Listener {
   virtual void note(Query& query, const Block& block, uint64_t which, const float* upper, const float* lower) = 0;
   virtual ~Listener() = default;
@@ -34,10 +33,10 @@ struct Listener {
 struct Query {
   const int8_t* values;  // d4 * 4, zeros behind d
   float scale;
-  int32_t offset;    // 128 sum of values
+  int32_t offset;     // 128 sum of values
   float error_slope;  // upper bound = score + error_e * error_slope + error_base
   float error_base;
-  float threshold;  // no token whose upper bound is below can be the nearest
+  float threshold;  // a token whose upper bound is below it cannot be the nearest
   Listener* listener;
 };
 

@@ -22,18 +22,18 @@ void load_row(const Matrix& m, int64_t row, double* out) {
     case Type::f64: return load<double>(m, row, out);
     case Type::f32: return load<float>(m, row, out);
     case Type::f16: return load<Half>(m, row, out);
-    case Type::bf16: return load<Brain>(m, row, out);
+    case Type::bf16: return load<BFloat16>(m, row, out);
   }
 }
 
 Scaled scale_row(double* row, int64_t columns) {
-  double largest = 0, poison = 0;
+  double largest = 0, nonfinite = 0;
   for (int64_t i = 0; i < columns; ++i) {
     const double a = std::fabs(row[i]);
     largest = a > largest ? a : largest;
-    poison += a * 0;  // NaN if an element is not finite
+    nonfinite += a * 0;  // NaN if an element is not finite
   }
-  if (poison != 0) return {0, 0, false};
+  if (nonfinite != 0) return {0, 0, false};
   if (largest == 0) return {0, 0, true};
   const uint64_t exponent = bits<uint64_t>(largest) >> 52;
   const double power = bits<double>((exponent < 2046 ? 2046 - exponent : 1) << 52);

@@ -1,4 +1,4 @@
-// Torch's own threads, through a function of its stable C interface that Python hands over as an address.
+// Torch's own threads, by a function of its stable C interface; Python passes the function's address.
 #pragma once
 
 #include <cstdint>
@@ -13,13 +13,14 @@ class Threads {
   using Body = void (*)(int64_t begin, int64_t end, void* context);
   using ParallelFor = int32_t (*)(int64_t begin, int64_t end, int64_t grain, Body body, void* context);
 
-  Threads(std::uintptr_t parallel_for, int count) : parallel_for_(reinterpret_cast<ParallelFor>(parallel_for)), count_(count) {}
+  Threads(std::uintptr_t parallel_for, int count)
+      : parallel_for_(reinterpret_cast<ParallelFor>(parallel_for)), count_(count) {}
 
   int count() const { return count_; }
 
-  // body(i) for i from 0 to n, each once; an exception of any of them is thrown again here.
+  // Calls body(i) once for each i from 0 to n; rethrows an exception of any of them.
   template <class F>
-  void each(int64_t n, int64_t grain, const F& body) const {
+  void parallel_for(int64_t n, int64_t grain, const F& body) const {
     struct Context {
       const F& body;
       std::exception_ptr error;

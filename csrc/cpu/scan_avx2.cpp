@@ -12,7 +12,7 @@ PEZ_TARGET("avx2,fma")
 namespace pez {
 namespace {
 
-// vpmaddubsw saturates at 2^15: two products of 255 and 63 stay below.
+// vpmaddubsw saturates at 2^15; the sum of two products of 255 and 63 stays below.
 constexpr int kLevels = 63;
 
 inline __m256i add_products(__m256i sum, __m256i e, __m256i q) {

@@ -12,7 +12,7 @@ PEZ_TARGET("avx512f,avx512bw,avx512vl,avx512vnni,avx2,fma")
 namespace pez {
 namespace {
 
-constexpr int kAhead = 4096;  // bytes of the table fetched before they are needed
+constexpr int kPrefetchBytes = 4096;  // distance of the prefetch in the table, in bytes
 
 inline __m512i broadcast(const int8_t* four) {
   int32_t word;
@@ -20,7 +20,7 @@ inline __m512i broadcast(const int8_t* four) {
   return _mm512_set1_epi32(word);
 }
 
-// Sums of R queries against 64 tokens, in R x 4 registers of 16 tokens. The loops must be unrolled for these to stay registers.
+// Sums of R queries against 64 tokens, in R x 4 registers of 16 tokens. Only unrolled loops keep these in registers.
 template <int R>
 void multiply(const Query* queries, const Block& block, int32_t (*sums)[kTokens]) {
   __m512i sum[R][4];
@@ -36,7 +36,7 @@ void multiply(const Query* queries, const Block& block, int32_t (*sums)[kTokens]
     __m512i e[4];
 #pragma GCC unroll 4
     for (int j = 0; j < 4; ++j) {
-      _mm_prefetch(reinterpret_cast<const char*>(at + kAhead + 64 * j), _MM_HINT_T0);
+      _mm_prefetch(reinterpret_cast<const char*>(at + kPrefetchBytes + 64 * j), _MM_HINT_T0);
       e[j] = _mm512_loadu_si512(at + 64 * j);
     }
 #pragma GCC unroll 8
@@ -61,8 +61,8 @@ void compare(Query& query, const Block& block, const int32_t* sums) {
   uint64_t which = 0;
 #pragma GCC unroll 4
   for (int j = 0; j < 4; ++j) {
-    const __m512 whole = _mm512_cvtepi32_ps(_mm512_sub_epi32(_mm512_loadu_si512(sums + 16 * j), offset));
-    score[j] = _mm512_mul_ps(_mm512_mul_ps(whole, _mm512_loadu_ps(block.scale + 16 * j)), scale);
+    const __m512 integer = _mm512_cvtepi32_ps(_mm512_sub_epi32(_mm512_loadu_si512(sums + 16 * j), offset));
+    score[j] = _mm512_mul_ps(_mm512_mul_ps(integer, _mm512_loadu_ps(block.scale + 16 * j)), scale);
     error[j] = _mm512_fmadd_ps(_mm512_loadu_ps(block.error + 16 * j), slope, base);
     which |= uint64_t(_mm512_cmp_ps_mask(_mm512_add_ps(score[j], error[j]), threshold, _CMP_GE_OQ)) << (16 * j);
   }
@@ -94,7 +94,8 @@ double dot(const float* q, const float* e, int64_t d) {
   int64_t i = 0;
   for (; i + 16 <= d; i += 16) {
     for (int j = 0; j < 2; ++j) {
-      const __m512d a = _mm512_cvtps_pd(_mm256_loadu_ps(q + i + 8 * j)), b = _mm512_cvtps_pd(_mm256_loadu_ps(e + i + 8 * j));
+      const __m512d a = _mm512_cvtps_pd(_mm256_loadu_ps(q + i + 8 * j)),
+                    b = _mm512_cvtps_pd(_mm256_loadu_ps(e + i + 8 * j));
       sum[j] = _mm512_fmadd_pd(a, b, sum[j]);
     }
   }

@@ -1,4 +1,4 @@
-// The scan with 32-byte registers, included by scan_avx2.cpp and scan_avxvnni.cpp behind their definition of `add_products`.
+// The scan with 32-byte registers. scan_avx2.cpp and scan_avxvnni.cpp include it behind `add_products`.
 
 inline __m256i broadcast(const int8_t* four) {
   int32_t word;
@@ -44,13 +44,13 @@ void compare(Query& query, const Block& block, const int32_t* sums) {
   uint64_t which = 0;
   for (int t = 0; t < kTokens; t += 8) {
     const __m256i sum = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(sums + t));
-    const __m256 whole = _mm256_cvtepi32_ps(_mm256_sub_epi32(sum, offset));
-    const __m256 score = _mm256_mul_ps(_mm256_mul_ps(whole, _mm256_loadu_ps(block.scale + t)), scale);
+    const __m256 integer = _mm256_cvtepi32_ps(_mm256_sub_epi32(sum, offset));
+    const __m256 score = _mm256_mul_ps(_mm256_mul_ps(integer, _mm256_loadu_ps(block.scale + t)), scale);
     const __m256 error = _mm256_fmadd_ps(_mm256_loadu_ps(block.error + t), slope, base);
-    const __m256 most = _mm256_add_ps(score, error);
-    _mm256_storeu_ps(upper + t, most);
+    const __m256 upper8 = _mm256_add_ps(score, error);
+    _mm256_storeu_ps(upper + t, upper8);
     _mm256_storeu_ps(lower + t, _mm256_sub_ps(score, error));
-    which |= uint64_t(_mm256_movemask_ps(_mm256_cmp_ps(most, threshold, _CMP_GE_OQ))) << t;
+    which |= uint64_t(_mm256_movemask_ps(_mm256_cmp_ps(upper8, threshold, _CMP_GE_OQ))) << t;
   }
   if (which) query.listener->note(query, block, which, upper, lower);
 }

@@ -1,4 +1,4 @@
-// Functions between PEZ_TARGET("…") and PEZ_TARGET_END may use these instructions; everything else of the extension runs anywhere.
+// Functions between PEZ_TARGET("…") and PEZ_TARGET_END may use these instructions; all other code runs on any CPU.
 #pragma once
 
 #define PEZ_PRAGMA(text) _Pragma(#text)

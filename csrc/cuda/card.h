@@ -1,4 +1,4 @@
-// What of a card decides on launches, and launches that overlap.
+// The attributes of a card that decide on launches, and launches that overlap.
 #pragma once
 
 #include <cuda_runtime_api.h>
@@ -6,14 +6,15 @@
 namespace pez::cuda {
 
 struct Card {
-  int device = 0, major = 0, minor = 0, multiprocessors = 0, shared_bytes = 0;  // shared_bytes: what a block may use
-  bool overlaps = false;  // kernels may begin before the one before has ended
+  int major = 0, minor = 0, multiprocessors = 0;
+  int shared_bytes = 0;   // the most that a block may use
+  bool overlaps = false;  // a kernel may begin before the previous kernel has ended
 };
 
-inline cudaError_t current_card(Card& card) {
-  cudaError_t error = cudaGetDevice(&card.device);
+inline cudaError_t read_attributes(int device, Card& card) {
+  cudaError_t error = cudaSuccess;
   const auto ask = [&](int& to, cudaDeviceAttr which) {
-    if (error == cudaSuccess) error = cudaDeviceGetAttribute(&to, which, card.device);
+    if (error == cudaSuccess) error = cudaDeviceGetAttribute(&to, which, device);
   };
   ask(card.major, cudaDevAttrComputeCapabilityMajor);
   ask(card.minor, cudaDevAttrComputeCapabilityMinor);
@@ -22,11 +23,12 @@ inline cudaError_t current_card(Card& card) {
   return error;
 }
 
-// Launches a kernel that begins while the one before it on the stream still runs, where card and code can do that (from sm_90 on): it must call
-// wait_for_previous() before it reads what that one writes. The one before says with let_next_begin() when the next may take its place.
+// Launches a kernel that begins while the previous kernel of the stream still runs (programmatic dependent launch),
+// where card and code can do that (from sm_90 on). The kernel must call grid_dependency_wait() before it reads what the
+// previous kernel writes. The previous kernel calls launch_dependents() when the next one may begin.
 template <class... Parameters, class... Arguments>
-cudaError_t launch_after(const Card& card, cudaStream_t stream, unsigned blocks, unsigned threads, int shared_bytes, void (*kernel)(Parameters...),
-                         Arguments... arguments) {
+cudaError_t launch_dependent(const Card& card, cudaStream_t stream, unsigned blocks, unsigned threads, int shared_bytes,
+                             void (*kernel)(Parameters...), Arguments... arguments) {
   if (shared_bytes > 48 << 10) {
     const cudaError_t error = cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, shared_bytes);
     if (error != cudaSuccess) return error;
@@ -45,13 +47,13 @@ cudaError_t launch_after(const Card& card, cudaStream_t stream, unsigned blocks,
 }
 
 #if defined(__CUDACC__)
-__device__ __forceinline__ void wait_for_previous() {
+__device__ __forceinline__ void grid_dependency_wait() {
 #if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
   asm volatile("griddepcontrol.wait;" ::: "memory");
 #endif
 }
 
-__device__ __forceinline__ void let_next_begin() {
+__device__ __forceinline__ void launch_dependents() {
 #if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
   asm volatile("griddepcontrol.launch_dependents;" ::: "memory");
 #endif

@@ -1,6 +1,6 @@
-// Exact comparison: cosines in float64, and beyond it as unevaluated sums of two float64.
+// Exact comparison: cosines in float64, and beyond float64 as unevaluated sums of two float64 (double-double).
 //
-// `Team` is a block on the GPU and a single thread in the simulation; a row is read by one of its warps.
+// `Team` is a block on the GPU and a single thread in the simulation; one warp of the team reads a row.
 #pragma once
 
 #include "rows.h"
@@ -9,32 +9,32 @@ namespace pez::cuda {
 
 struct Query {
   Row row;
-  double norm;  // like the token's, of no use where a row is float64
+  double norm;  // not used where a row is float64; the same holds for the token's
 };
 
 struct Token {
   Row row;
-  const double* norm;  // still to be read
+  const double* norm;  // not yet loaded
 };
 
-constexpr int kTogether = 4;  // chunks of eight elements that a lane has on their way at once: a row of 1024
+constexpr int kChunksInFlight = 4;  // chunks of eight elements that a lane loads at once: 32 lanes load a row of 1024
 
-// <q, e> of packed rows in float64: products of two float32 are exact there.
+// <q, e> of packed rows in float64. Products of two float32 are exact in float64.
 template <class E, class Team>
-PEZ_BOTH double dot(Team t, const float* q, const E* e, int d) {
+PEZ_HOST_DEVICE double dot(Team t, const float* q, const E* e, int d) {
   const int chunks = d / 8;
   double sum = 0;
-  for (int start = t.lane(); start < chunks; start += kTogether * t.lanes()) {
-    Eight<float> a[kTogether];
-    Eight<E> b[kTogether];
-PEZ_UNROLL
-    for (int i = 0; i < kTogether; ++i) {
+  for (int start = t.lane(); start < chunks; start += kChunksInFlight * t.lanes()) {
+    Vec8<float> a[kChunksInFlight];
+    Vec8<E> b[kChunksInFlight];
+    PEZ_UNROLL
+    for (int i = 0; i < kChunksInFlight; ++i) {
       const int chunk = start + i * t.lanes();
-      if (chunk < chunks) a[i] = Eight<float>(q + 8 * chunk), b[i] = Eight<E>(e + 8 * chunk);
+      if (chunk < chunks) a[i] = Vec8<float>(q + 8 * chunk), b[i] = Vec8<E>(e + 8 * chunk);
     }
-PEZ_UNROLL
-    for (int i = 0; i < kTogether; ++i) {
-PEZ_UNROLL
+    PEZ_UNROLL
+    for (int i = 0; i < kChunksInFlight; ++i) {
+      PEZ_UNROLL
       for (int k = 0; k < 8; ++k) sum = fma(double(a[i][k]), double(b[i][k]), sum);
     }
   }
@@ -43,7 +43,7 @@ PEZ_UNROLL
 
 // <q, e> / (|q| |e|) of rows of any type and stride.
 template <class Team>
-PEZ_CALLED double strided_cosine(Team t, Row q, Row e, int64_t d) {
+PEZ_HOST_DEVICE_NOINLINE double strided_cosine(Team t, Row q, Row e, int64_t d) {
   const Power pq = power_of(t, q, d), pe = power_of(t, e, d);
   double dot = 0, qq = 0, ee = 0;
   for (int64_t i = t.lane(); i < d; i += t.lanes()) {
@@ -55,9 +55,10 @@ PEZ_CALLED double strided_cosine(Team t, Row q, Row e, int64_t d) {
   return scale > 0 ? dot / scale : 0;
 }
 
-// The cosine in float64, within (d + 8) 2^-52; 0 where e is zero. E: the type of packed tokens, double where nothing is packed.
+// The cosine in float64, within (d + 8) 2^-52; 0 where e is zero. E is the type of packed tokens, and double where
+// nothing is packed.
 template <class E, class Team>
-PEZ_BOTH double cosine(Team t, const Query& q, const Token& e, int64_t d) {
+PEZ_HOST_DEVICE double cosine(Team t, const Query& q, const Token& e, int64_t d) {
   if constexpr (sizeof(E) == 8) {
     return strided_cosine(t, q.row, e.row, d);
   } else {
@@ -67,66 +68,66 @@ PEZ_BOTH double cosine(Team t, const Query& q, const Token& e, int64_t d) {
   }
 }
 
-// Unevaluated sums hi + lo (Dekker 1971).
-struct Pair {
+// An unevaluated sum hi + lo (Dekker 1971).
+struct DoubleDouble {
   double hi = 0, lo = 0;
 };
 
-PEZ_BOTH Pair two_sum(double a, double b) {
+PEZ_HOST_DEVICE DoubleDouble two_sum(double a, double b) {
   const double s = a + b, t = s - a;
   return {s, (a - (s - t)) + (b - t)};
 }
 
-PEZ_BOTH Pair two_product(double a, double b) {
+PEZ_HOST_DEVICE DoubleDouble two_product(double a, double b) {
 #if defined(__CUDA_ARCH__)
-  const double p = __dmul_rn(a, b);  // never fused with what is done to p next
+  const double p = __dmul_rn(a, b);  // __dmul_rn is never fused with the subtraction below
 #else
   const double p = a * b;
 #endif
   return {p, fma(a, b, -p)};
 }
 
-PEZ_BOTH Pair plus(Pair x, Pair y) {
-  const Pair s = two_sum(x.hi, y.hi);
+PEZ_HOST_DEVICE DoubleDouble add(DoubleDouble x, DoubleDouble y) {
+  const DoubleDouble s = two_sum(x.hi, y.hi);
   return two_sum(s.hi, s.lo + (x.lo + y.lo));
 }
 
-PEZ_BOTH Pair times(Pair x, Pair y) {
-  const Pair p = two_product(x.hi, y.hi);
+PEZ_HOST_DEVICE DoubleDouble multiply(DoubleDouble x, DoubleDouble y) {
+  const DoubleDouble p = two_product(x.hi, y.hi);
   return two_sum(p.hi, p.lo + (x.hi * y.lo + x.lo * y.hi));
 }
 
-struct WideCosine {
-  Pair value;
-  double size = 0;  // sum |q_k e_k| / (|q| |e|), to which the error is proportional
+struct DoubleDoubleCosine {
+  DoubleDouble value;
+  double size = 0;  // sum |q_k e_k| / (|q| |e|); the error is proportional to it
 };
 
 template <class Team>
-PEZ_CALLED WideCosine wide_cosine(Team t, Row q, Row e, int64_t d) {
+PEZ_HOST_DEVICE_NOINLINE DoubleDoubleCosine double_double_cosine(Team t, Row q, Row e, int64_t d) {
   const Power pq = power_of(t, q, d), pe = power_of(t, e, d);
-  Pair dot, qq, ee;
+  DoubleDouble dot, qq, ee;
   double size = 0;
   for (int64_t i = t.lane(); i < d; i += t.lanes()) {
     const double a = element(q, i, pq), b = element(e, i, pe);
-    const Pair product = two_product(a, b);
-    dot = plus(dot, product);
-    qq = plus(qq, two_product(a, a));
-    ee = plus(ee, two_product(b, b));
+    const DoubleDouble product = two_product(a, b);
+    dot = add(dot, product);
+    qq = add(qq, two_product(a, a));
+    ee = add(ee, two_product(b, b));
     size += fabs(product.hi);
   }
   dot = t.warp_sum(dot);
-  const Pair square = times(t.warp_sum(ee), t.warp_sum(qq));
+  const DoubleDouble square = multiply(t.warp_sum(ee), t.warp_sum(qq));
   size = t.warp_sum(size);
   if (!(square.hi > 0)) return {};
   const double root = sqrt(square.hi);
-  const Pair back = two_product(root, root);
-  const Pair norm = two_sum(root, ((square.hi - back.hi) - back.lo + square.lo) / (2 * root));
+  const DoubleDouble back = two_product(root, root);
+  const DoubleDouble norm = two_sum(root, ((square.hi - back.hi) - back.lo + square.lo) / (2 * root));
   const double first = dot.hi / norm.hi;
-  const Pair rest = times(norm, {first, 0});
+  const DoubleDouble rest = multiply(norm, {first, 0});
   return {two_sum(first, ((dot.hi - rest.hi) + (dot.lo - rest.lo)) / norm.hi), size / root};
 }
 
-// Error of a wide cosine in units of its size: every addition is wrong by less than 2^-104.
-PEZ_BOTH double wide_error(int64_t d) { return double(d + 32) * 0x1p-102; }
+// The error of a double-double cosine in units of its size: every addition is wrong by less than 2^-104.
+PEZ_HOST_DEVICE double double_double_error(int64_t d) { return double(d + 32) * 0x1p-102; }
 
 }  // namespace pez::cuda

@@ -1,8 +1,8 @@
-// The scan of a few queries, at most 32: bound by reading the table once.
+// The scan of a few queries, at most 32. Reading the table once bounds it.
 //
-// Every block streams tiles of 128 tokens past the queries, which it keeps in shared memory: a ring of as many stages as fit, filled by
-// cp.async from the first instruction on, while the queries are still being rounded by the kernel before. Tokens are the long side of the
-// product: each of eight warps has 16 of a tile.
+// Every block keeps the queries in shared memory and streams tiles of 128 tokens past them. The tiles go through a ring
+// buffer of as many stages as fit. cp.async fills it from the first instruction on, while the previous kernel still
+// rounds the queries. Tokens are the long side (M) of the product: each of eight warps has 16 of a tile.
 #include "ampere.cuh"
 #include "keys.cuh"
 #include "scan.h"
@@ -13,96 +13,100 @@ namespace {
 using namespace sm80;
 
 constexpr int kThreads = 256, kWarps = kThreads / 32;
-constexpr int kTileBytes = kTile * kDepth * 2;
+constexpr int kTileBytes = kTile * kBlockK * 2;
 
-// kRows: 16 or 32 queries. Shared memory: queries (width / 64 tiles of kRows rows), stages of the table.
+// kRows: 16 or 32 queries. Shared memory: the queries (width / 64 tiles of kRows rows), the stages of the table.
 template <int kRows, int kStages>
-__global__ void __launch_bounds__(kThreads, 1) nearest_few_kernel(Shape s, const uint16_t* query, const uint16_t* unit, Best* keys) {
+__global__ void __launch_bounds__(kThreads, 1)
+    nearest_few_kernel(Shape s, const uint16_t* query, const uint16_t* unit, Top2* keys) {
   extern __shared__ __align__(128) unsigned char shared[];
   __shared__ Key warp_keys[kWarps][kRows][2];
   const int thread = threadIdx.x, warp = thread >> 5, lane = thread & 31;
-  const int depth = s.width / kDepth;  // tiles of 64 elements in a row
-  const uint32_t queries = shared_address(shared), stages = queries + depth * kRows * kDepth * 2;
-  const int mine = (s.tiles - int(blockIdx.x) + int(gridDim.x) - 1) / int(gridDim.x), steps = mine * depth;
+  const int k_blocks = s.width / kBlockK;  // K blocks of 64 elements in a row
+  const uint32_t queries = shared_address(shared), stages = queries + k_blocks * kRows * kBlockK * 2;
+  const int mine = (s.tiles - int(blockIdx.x) + int(gridDim.x) - 1) / int(gridDim.x), steps = mine * k_blocks;
 
   const uint16_t* from = unit + int64_t(blockIdx.x) * kTile * s.width;
-  int fetched = 0, fetched_depth = 0, into = 0;
+  int fetched = 0, fetched_k_block = 0, into = 0;
   const auto fetch = [&] {
     if (fetched < steps) {
-      copy_tile<kTile, kThreads>(stages + into * kTileBytes, from + fetched_depth * kDepth, s.width, thread);
-      if (++fetched_depth == depth) fetched_depth = 0, from += int64_t(gridDim.x) * kTile * s.width;
+      cp_async_tile<kTile, kThreads>(stages + into * kTileBytes, from + fetched_k_block * kBlockK, s.width, thread);
+      if (++fetched_k_block == k_blocks) fetched_k_block = 0, from += int64_t(gridDim.x) * kTile * s.width;
       if (++into == kStages) into = 0;
     }
     ++fetched;
-    commit();
+    cp_async_commit();
   };
   for (int step = 0; step < kStages - 1; ++step) fetch();
 
-  wait_for_previous();  // the table is on its way; now the queries
+  grid_dependency_wait();  // the table's first tiles are in flight; now the queries
   for (int row = warp; row < kRows; row += kWarps) {
 #pragma unroll 4
     for (int chunk = lane; chunk < s.width / 8; chunk += 32) {
       const uint4 halves = *reinterpret_cast<const uint4*>(query + row * s.width + chunk * 8);
-      *reinterpret_cast<uint4*>(shared + chunk / 8 * kRows * kDepth * 2 + chunk_at(row, chunk % 8)) = halves;
+      *reinterpret_cast<uint4*>(shared + chunk / 8 * kRows * kBlockK * 2 + swizzled_offset(row, chunk % 8)) = halves;
     }
   }
 
   float score[kRows / 8][4];
-  int at_depth = 0, stage = 0, tile = blockIdx.x;
+  int k_block = 0, stage = 0, tile = blockIdx.x;
   for (int step = 0; step < steps; ++step) {
-    wait<kStages - 2>();
+    cp_async_wait<kStages - 2>();
     __syncthreads();
     fetch();
-    if (at_depth == 0) {
+    if (k_block == 0) {
 #pragma unroll
       for (int j = 0; j < kRows / 8; ++j) score[j][0] = score[j][1] = score[j][2] = score[j][3] = 0;
     }
-    const uint32_t left = stages + stage * kTileBytes, right = queries + at_depth * kRows * kDepth * 2;
+    const uint32_t left = stages + stage * kTileBytes, right = queries + k_block * kRows * kBlockK * 2;
     if (++stage == kStages) stage = 0;
 #pragma unroll
-    for (int k = 0; k < kDepth / 16; ++k) {
+    for (int k = 0; k < kBlockK / 16; ++k) {
       uint32_t a[4];
-      load_left(a, left, warp * 16, k, lane);
+      load_a(a, left, warp * 16, k, lane);
 #pragma unroll
       for (int j = 0; j < kRows / 16; ++j) {
         uint32_t b[4];
-        load_right(b, right, j * 16, k, lane);
-        multiply_add(score[2 * j], a, b[0], b[1]);
-        multiply_add(score[2 * j + 1], a, b[2], b[3]);
+        load_b(b, right, j * 16, k, lane);
+        mma_m16n8k16(score[2 * j], a, b[0], b[1]);
+        mma_m16n8k16(score[2 * j + 1], a, b[2], b[3]);
       }
     }
-    if (++at_depth != depth) continue;
-    at_depth = 0;
-    // Query 8 j + 2 (lane % 4) + c: token lane / 4 of the warp and the one 8 behind it are this lane's, their neighbours the next
-    // quarter's. Four tokens are a group, so that the warp has four groups of each query.
+    if (++k_block != k_blocks) continue;
+    k_block = 0;
+    // Of query 8 j + 2 (lane % 4) + c, this lane holds token lane / 4 of the warp and the token 8 behind it; lane ^ 4
+    // holds the tokens next to them. These four tokens are a group, so the warp has four groups of each query.
 #pragma unroll
     for (int j = 0; j < kRows / 8; ++j) {
 #pragma unroll
       for (int c = 0; c < 2; ++c) {
         float best = larger(score[j][c], score[j][c + 2]);
         best = larger(best, __shfl_xor_sync(kAll, best, 4));
-        Best two{pack(best, 4 * warp + lane / 8), kLowest};
-        two = merged_across(merged_across(two, 8), 16);
-        if (lane < 4) warp_keys[warp][8 * j + 2 * lane + c][0] = two.first, warp_keys[warp][8 * j + 2 * lane + c][1] = two.second;
+        Top2 two{pack(best, 4 * warp + lane / 8), kLowest};
+        two = merged_xor(merged_xor(two, 8), 16);
+        if (lane < 4)
+          warp_keys[warp][8 * j + 2 * lane + c][0] = two.first, warp_keys[warp][8 * j + 2 * lane + c][1] = two.second;
       }
     }
     __syncthreads();
     if (thread < s.n) {
-      Best best{warp_keys[0][thread][0], warp_keys[0][thread][1]};
+      Top2 best{warp_keys[0][thread][0], warp_keys[0][thread][1]};
 #pragma unroll
       for (int w = 1; w < kWarps; ++w) best = merged(best, {warp_keys[w][thread][0], warp_keys[w][thread][1]});
       keys[thread * s.tiles + tile] = best;
     }
     tile += gridDim.x;
   }
-  let_next_begin();
-  wait<0>();
+  launch_dependents();
+  cp_async_wait<0>();
 }
 
 template <int kRows, int kStages>
-cudaError_t launch(const Shape& s, const Prepared& p, const Buffers& b, const Card& card, int bytes, cudaStream_t stream) {
+cudaError_t launch(const Shape& s, const Prepared& p, const Buffers& b, const Card& card, int bytes,
+                   cudaStream_t stream) {
   const int blocks = s.tiles < card.multiprocessors ? s.tiles : card.multiprocessors;
-  return launch_after(card, stream, unsigned(blocks), kThreads, bytes, nearest_few_kernel<kRows, kStages>, s, b.query, p.unit, b.keys);
+  return launch_dependent(card, stream, unsigned(blocks), kThreads, bytes, nearest_few_kernel<kRows, kStages>, s,
+                          b.query, p.unit, b.keys);
 }
 
 }  // namespace

@@ -1,4 +1,4 @@
-// Instructions of sm_90a: barriers that count bytes, the tensor memory accelerator, and products by a warp group.
+// Instructions of sm_90a: mbarriers that count bytes, the tensor memory accelerator (TMA), and wgmma.
 #pragma once
 
 #include <cuda.h>
@@ -7,23 +7,27 @@
 
 namespace pez::cuda::sm90 {
 
-__device__ __forceinline__ uint32_t shared_address(const void* p) { return static_cast<uint32_t>(__cvta_generic_to_shared(p)); }
+__device__ __forceinline__ uint32_t shared_address(const void* p) {
+  return static_cast<uint32_t>(__cvta_generic_to_shared(p));
+}
 
-__device__ __forceinline__ void make_barrier(uint32_t barrier, uint32_t arrivals) {
+__device__ __forceinline__ void mbarrier_init(uint32_t barrier, uint32_t arrivals) {
   asm volatile("mbarrier.init.shared::cta.b64 [%0], %1;" ::"r"(barrier), "r"(arrivals));
 }
 
-// Made visible to the other block of the cluster and to the tensor memory accelerator.
-__device__ __forceinline__ void publish_barriers() { asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory"); }
+// Makes the barriers visible to the other block of the cluster and to the TMA.
+__device__ __forceinline__ void fence_mbarrier_init() {
+  asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory");
+}
 
-__device__ __forceinline__ void expect(uint32_t barrier, uint32_t bytes) {
+__device__ __forceinline__ void mbarrier_arrive_expect_tx(uint32_t barrier, uint32_t bytes) {
   asm volatile("mbarrier.arrive.expect_tx.shared::cta.b64 _, [%0], %1;" ::"r"(barrier), "r"(bytes) : "memory");
 }
 
-// Arrives at the same barrier in block `rank` of the cluster. Neither this nor `wait` names a scope: with .cluster they become fences of
-// the whole device at every step, and no ordinary store is handed over here. What the accelerator wrote is ordered by the barrier's own
-// count of bytes, and that a stage may be written again by wgmma having been waited for.
-__device__ __forceinline__ void arrive(uint32_t barrier, uint32_t rank) {
+// Arrives at the same barrier in block `rank` of the cluster. Neither this nor `mbarrier_wait` names a scope: with
+// .cluster they become fences of the whole device at every step, and no ordinary store is handed over here. The
+// barrier's count of bytes orders what the TMA wrote. The wait for wgmma makes sure that a stage may be written again.
+__device__ __forceinline__ void mbarrier_arrive_remote(uint32_t barrier, uint32_t rank) {
   asm volatile(
       "{\n"
       ".reg .b32 remote;\n"
@@ -34,7 +38,7 @@ __device__ __forceinline__ void arrive(uint32_t barrier, uint32_t rank) {
       : "memory");
 }
 
-__device__ __forceinline__ void wait(uint32_t barrier, uint32_t parity) {
+__device__ __forceinline__ void mbarrier_wait(uint32_t barrier, uint32_t parity) {
   asm volatile(
       "{\n"
       ".reg .pred done;\n"
@@ -58,52 +62,59 @@ __device__ __forceinline__ void cluster_sync() {
   asm volatile("barrier.cluster.arrive.release.aligned;\nbarrier.cluster.wait.acquire.aligned;" ::: "memory");
 }
 
-// A box of the map from (column, row) on, to this block's shared memory, or to the same place in both blocks of the cluster.
-__device__ __forceinline__ void copy_box(uint32_t to, const CUtensorMap* map, int column, int row, uint32_t barrier, bool to_all) {
+// Copies a box of the tensor map, from (column, row) on, to this block's shared memory, or to the same place in both
+// blocks of the cluster.
+__device__ __forceinline__ void tma_load(uint32_t to, const CUtensorMap* map, int column, int row, uint32_t barrier,
+                                         bool to_all) {
   if (to_all) {
     asm volatile(
-        "cp.async.bulk.tensor.2d.shared::cluster.global.mbarrier::complete_tx::bytes.multicast::cluster [%0], [%1, {%2, %3}], [%4], %5;" ::"r"(to),
+        "cp.async.bulk.tensor.2d.shared::cluster.global.mbarrier::complete_tx::bytes.multicast::cluster [%0], [%1, "
+        "{%2, %3}], [%4], %5;" ::"r"(to),
         "l"(map), "r"(column), "r"(row), "r"(barrier), "h"(uint16_t(3))
         : "memory");
   } else {
-    asm volatile("cp.async.bulk.tensor.2d.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1, {%2, %3}], [%4];" ::"r"(to), "l"(map),
-                 "r"(column), "r"(row), "r"(barrier)
-                 : "memory");
+    asm volatile(
+        "cp.async.bulk.tensor.2d.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1, {%2, %3}], [%4];" ::"r"(
+            to),
+        "l"(map), "r"(column), "r"(row), "r"(barrier)
+        : "memory");
   }
 }
 
-// Rows of 128 bytes, chunks of 16 exchanged within eight rows as the accelerator writes them with CU_TENSOR_MAP_SWIZZLE_128B;
-// 1024 bytes from one eight rows to the next.
-__device__ __forceinline__ uint64_t descriptor(uint32_t address) {
+// The descriptor of a tile with rows of 128 bytes, swizzled as the TMA writes them with CU_TENSOR_MAP_SWIZZLE_128B
+// (16-byte chunks permuted within eight rows); eight rows take 1024 bytes.
+__device__ __forceinline__ uint64_t wgmma_descriptor(uint32_t address) {
   return uint64_t((address & 0x3ffff) >> 4) | uint64_t(1) << 16 | uint64_t(1024 >> 4) << 32 | uint64_t(1) << 62;
 }
 
-__device__ __forceinline__ void begin_products() { asm volatile("wgmma.fence.sync.aligned;" ::: "memory"); }
-__device__ __forceinline__ void end_products() { asm volatile("wgmma.commit_group.sync.aligned;" ::: "memory"); }
+__device__ __forceinline__ void wgmma_fence() { asm volatile("wgmma.fence.sync.aligned;" ::: "memory"); }
+__device__ __forceinline__ void wgmma_commit() { asm volatile("wgmma.commit_group.sync.aligned;" ::: "memory"); }
 
 template <int kPending>
-__device__ __forceinline__ void wait_products() {
+__device__ __forceinline__ void wgmma_wait() {
   asm volatile("wgmma.wait_group.sync.aligned %0;" ::"n"(kPending) : "memory");
 }
 
 template <int kRegisters>
-__device__ __forceinline__ void more_registers() {
+__device__ __forceinline__ void setmaxnreg_inc() {
   asm volatile("setmaxnreg.inc.sync.aligned.u32 %0;" ::"n"(kRegisters));
 }
 
 template <int kRegisters>
-__device__ __forceinline__ void fewer_registers() {
+__device__ __forceinline__ void setmaxnreg_dec() {
   asm volatile("setmaxnreg.dec.sync.aligned.u32 %0;" ::"n"(kRegisters));
 }
 
-#define PEZ_OUT8(i) \
-  "+f"(c[i]), "+f"(c[i + 1]), "+f"(c[i + 2]), "+f"(c[i + 3]), "+f"(c[i + 4]), "+f"(c[i + 5]), "+f"(c[i + 6]), "+f"(c[i + 7])
-#define PEZ_OUT64(i) \
-  PEZ_OUT8(i), PEZ_OUT8(i + 8), PEZ_OUT8(i + 16), PEZ_OUT8(i + 24), PEZ_OUT8(i + 32), PEZ_OUT8(i + 40), PEZ_OUT8(i + 48), PEZ_OUT8(i + 56)
+#define PEZ_OUT8(i)                                                                                           \
+  "+f"(c[i]), "+f"(c[i + 1]), "+f"(c[i + 2]), "+f"(c[i + 3]), "+f"(c[i + 4]), "+f"(c[i + 5]), "+f"(c[i + 6]), \
+      "+f"(c[i + 7])
+#define PEZ_OUT64(i)                                                                                    \
+  PEZ_OUT8(i), PEZ_OUT8(i + 8), PEZ_OUT8(i + 16), PEZ_OUT8(i + 24), PEZ_OUT8(i + 32), PEZ_OUT8(i + 40), \
+      PEZ_OUT8(i + 48), PEZ_OUT8(i + 56)
 
-// c (64 x 256) = a (64 x 16) b (256 x 16)^T, added to c where `add` is not 0. Of lane l of warp w of the group, c[4 j + 2 h + i] is row
-// 16 w + l / 4 + 8 h, column 8 j + 2 (l % 4) + i.
-__device__ __forceinline__ void multiply(float (&c)[128], uint64_t a, uint64_t b, int add) {
+// c (64 x 256) = a (64 x 16) b (256 x 16)^T, added to c where `add` is not 0. In lane l of warp w of the warp group,
+// c[4 j + 2 h + i] is row 16 w + l / 4 + 8 h, column 8 j + 2 (l % 4) + i.
+__device__ __forceinline__ void wgmma_m64n256k16(float (&c)[128], uint64_t a, uint64_t b, int add) {
   asm volatile(
       "{\n"
       ".reg .pred p;\n"

@@ -6,44 +6,50 @@
 
 namespace pez::cuda {
 
-// As pack(score, kPlace << 2) in one instruction. It takes the float register itself: where the bits are reinterpreted instead, the
-// compiler may move accumulators while wgmma still writes them, and ptxas then serialises the products (C7510).
-template <int kPlace>
+// The same as pack(score, kIndex << 2) in one instruction. It takes the float register itself: if the bits are
+// reinterpreted instead, the compiler may move accumulators while wgmma still writes them, and ptxas then serialises
+// the products (C7510).
+template <int kIndex>
 __device__ __forceinline__ Key packed(float score) {
   Key key;
-  asm("lop3.b32 %0, %1, %2, %3, 0xea;" : "=f"(key) : "f"(score), "r"(-kGroups), "n"(kPlace << 2));  // (score & -kGroups) | place
+  asm("lop3.b32 %0, %1, %2, %3, 0xea;"
+      : "=f"(key)
+      : "f"(score), "r"(-kGroups), "n"(kIndex << 2));  // (score & -kGroups) | kIndex << 2
   return key;
 }
 
-// Which of four neighbouring lanes a key is from; it belongs to the group's number.
-__device__ __forceinline__ Best from_quarter(Best best, int quarter) {
-  const auto with = [quarter](Key key) { return __uint_as_float(__float_as_uint(key) | unsigned(quarter)); };
+// Adds the lane's index in its quad (lane % 4) to the group numbers of its keys.
+__device__ __forceinline__ Top2 with_quad_lane(Top2 best, int quad_lane) {
+  const auto with = [quad_lane](Key key) { return __uint_as_float(__float_as_uint(key) | unsigned(quad_lane)); };
   return {with(best.first), with(best.second)};
 }
 
-__device__ __forceinline__ float largest(float a, float b, float c, float d) { return larger(larger(a, b), larger(c, d)); }
-
-// The key of group kPlace of a lane: score(2 kPlace, .) and score(2 kPlace + 1, .) give two scores each.
-template <int kPlace, class Score>
-__device__ __forceinline__ Key key_of(Score score) {
-  return packed<kPlace>(largest(score(2 * kPlace, 0), score(2 * kPlace, 1), score(2 * kPlace + 1, 0), score(2 * kPlace + 1, 1)));
+__device__ __forceinline__ float largest(float a, float b, float c, float d) {
+  return larger(larger(a, b), larger(c, d));
 }
 
-// The two best of a lane's groups kFirst to kLast - 1.
+// The key of a lane's group kIndex; score(2 kIndex, .) and score(2 kIndex + 1, .) give two scores each.
+template <int kIndex, class Score>
+__device__ __forceinline__ Key group_key(Score score) {
+  return packed<kIndex>(
+      largest(score(2 * kIndex, 0), score(2 * kIndex, 1), score(2 * kIndex + 1, 0), score(2 * kIndex + 1, 1)));
+}
+
+// The top two of a lane's groups kFirst to kLast - 1.
 template <int kFirst, int kLast, class Score>
-__device__ __forceinline__ Best best_groups(Score score) {
+__device__ __forceinline__ Top2 top2_groups(Score score) {
   if constexpr (kLast - kFirst == 2) {
-    return best_of(key_of<kFirst>(score), key_of<kFirst + 1>(score));
+    return top2_of(group_key<kFirst>(score), group_key<kFirst + 1>(score));
   } else {
     constexpr int kMiddle = (kFirst + kLast) / 2;
-    return merged(best_groups<kFirst, kMiddle>(score), best_groups<kMiddle, kLast>(score));
+    return merged(top2_groups<kFirst, kMiddle>(score), top2_groups<kMiddle, kLast>(score));
   }
 }
 
-__device__ __forceinline__ Best across(Best best, int bit) {
+__device__ __forceinline__ Top2 shuffled_xor(Top2 best, int bit) {
   return {__shfl_xor_sync(kAll, best.first, bit), __shfl_xor_sync(kAll, best.second, bit)};
 }
 
-__device__ __forceinline__ Best merged_across(Best best, int bit) { return merged(best, across(best, bit)); }
+__device__ __forceinline__ Top2 merged_xor(Top2 best, int bit) { return merged(best, shuffled_xor(best, bit)); }
 
 }  // namespace pez::cuda

@@ -1,4 +1,4 @@
-// The module pez_fast._C_cuda: launchers that take addresses, sizes and a stream. pez_fast/_cuda knows the tensors behind them.
+// The module pez_fast._C_cuda: launchers that take addresses, sizes and a stream, which pez_fast/_cuda passes.
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
 
@@ -25,7 +25,8 @@ void check(cudaError_t error, const char* what) {
 
 // (address, type, rows, columns, row stride, column stride)
 using MatrixTuple = std::tuple<Address, int, int64_t, int64_t, int64_t, int64_t>;
-using TableTuple = std::tuple<Address, int64_t, Address, Address, int64_t, int64_t, Address, float>;  // ids, count, norm; unit, rows, width, residual, slack
+// ids, count, norm; unit, rows, width, residual, slack
+using TableTuple = std::tuple<Address, int64_t, Address, Address, int64_t, int64_t, Address, float>;
 using BuffersTuple = std::tuple<Address, Address, Address>;
 using AnswerTuple = std::tuple<Address, Address, Address>;
 
@@ -37,12 +38,14 @@ pez::Matrix matrix(const MatrixTuple& m) {
 cudaStream_t stream(Address address) { return reinterpret_cast<cudaStream_t>(address); }
 
 // base, type, three strides; hard or 0, its type; slots, owner; B, S, d, R, L
-using SplicedTuple = std::tuple<Address, int, std::array<int64_t, 3>, Address, int, Address, Address, std::array<int64_t, 5>>;
+using SpliceTuple =
+    std::tuple<Address, int, std::array<int64_t, 3>, Address, int, Address, Address, std::array<int64_t, 5>>;
 
-pez::cuda::Spliced spliced(const SplicedTuple& s) {
+pez::cuda::SpliceArgs splice_args(const SpliceTuple& s) {
   const auto& [base, type, strides, hard, hard_type, slots, owner, sizes] = s;
-  return {at<void>(base), pez::Type(type), strides[0], strides[1], strides[2], at<void>(hard), pez::Type(hard_type), at<int64_t>(slots), at<int64_t>(owner),
-          sizes[0],       sizes[1],        sizes[2],   sizes[3],   sizes[4]};
+  return {
+      at<void>(base),     pez::Type(type),    strides[0], strides[1], strides[2], at<void>(hard), pez::Type(hard_type),
+      at<int64_t>(slots), at<int64_t>(owner), sizes[0],   sizes[1],   sizes[2],   sizes[3],       sizes[4]};
 }
 
 }  // namespace
@@ -59,25 +62,28 @@ PYBIND11_MODULE(_C_cuda, m) {
     info["architectures"] = PEZ_ARCHITECTURES;
     return info;
   });
-  m.def("plans", &pez::cuda::plans, "Kernels and the dynamic shared memory that they would take on a card that allows so many bytes, for rows so wide.");
+  m.def("plans", &pez::cuda::plans,
+        "Kernels and the dynamic shared memory that they would take on a card that allows so many bytes, for rows so "
+        "wide.");
   m.def("padded_rows", &pez::cuda::padded_rows, "Rows of the buffers for so many queries.");
-  m.def("nearest", [](int device, const MatrixTuple& x, const MatrixTuple& weight, const TableTuple& t, const BuffersTuple& b, const AnswerTuple& out,
-                      Address to) {
+  m.def("nearest", [](int device, const MatrixTuple& x, const MatrixTuple& weight, const TableTuple& t,
+                      const BuffersTuple& b, const AnswerTuple& out, Address to) {
     const auto& [ids, count, norm, unit, rows, width, residual, slack] = t;
     const auto& [query, rounded, keys] = b;
     const auto& [found, cosine, state] = out;
     check(cudaSetDevice(device), "nearest");
     check(pez::cuda::nearest(matrix(x), {matrix(weight), at<int64_t>(ids), at<double>(norm), count},
-                       {at<uint16_t>(unit), at<float>(residual), rows, width, slack}, {at<uint16_t>(query), at<pez::cuda::Rounded>(rounded), at<pez::cuda::Best>(keys)},
-                       {at<int64_t>(found), at<float>(cosine), at<int32_t>(state)}, stream(to)),
+                             {at<uint16_t>(unit), at<float>(residual), rows, width, slack},
+                             {at<uint16_t>(query), at<pez::cuda::Rounded>(rounded), at<pez::cuda::Top2>(keys)},
+                             {at<int64_t>(found), at<float>(cosine), at<int32_t>(state)}, stream(to)),
           "nearest");
   });
-  m.def("splice", [](int device, const SplicedTuple& s, Address out, Address to) {
+  m.def("splice", [](int device, const SpliceTuple& s, Address out, Address to) {
     check(cudaSetDevice(device), "splice");
-    check(pez::cuda::splice(spliced(s), at<void>(out), stream(to)), "splice");
+    check(pez::cuda::splice(splice_args(s), at<void>(out), stream(to)), "splice");
   });
-  m.def("splice_backward", [](int device, const SplicedTuple& s, Address total, Address to) {
+  m.def("splice_backward", [](int device, const SpliceTuple& s, Address total, Address to) {
     check(cudaSetDevice(device), "splice_backward");
-    check(pez::cuda::splice_backward(spliced(s), at<void>(total), stream(to)), "splice_backward");
+    check(pez::cuda::splice_backward(splice_args(s), at<void>(total), stream(to)), "splice_backward");
   });
 }

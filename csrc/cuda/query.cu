@@ -1,4 +1,5 @@
-// Queries as fp16 unit vectors, a warp for each row. Bound by reading the rows once: a row of 1024 float32 is on its way in one go.
+// Queries as fp16 unit vectors, one warp for each row. Reading the rows once bounds it: all loads of a row of 1024
+// float32 are in flight together.
 #include "scan.h"
 #include "team.cuh"
 
@@ -9,8 +10,9 @@ constexpr int kWarps = 4;
 
 // kPacked: contiguous float32, read 16 bytes at a time. Rows behind x.rows are written as zeros.
 template <bool kPacked>
-__global__ void __launch_bounds__(32 * kWarps) nearest_query_kernel(Matrix x, int width, int padded_rows, uint16_t* query, Rounded* rounded) {
-  let_next_begin();
+__global__ void __launch_bounds__(32 * kWarps)
+    nearest_query_kernel(Matrix x, int width, int padded_rows, uint16_t* query, Rounded* rounded) {
+  launch_dependents();
   const Warp warp;
   const int row = int(blockIdx.x) * kWarps + warp.warp();
   if (row >= padded_rows) return;
@@ -43,7 +45,8 @@ cudaError_t code_overlaps(bool& overlaps) {
 
 cudaError_t round_queries(const Matrix& x, const Shape& s, const Buffers& b, cudaStream_t stream) {
   const auto kernel = x.type == Type::f32 && x.packed() ? nearest_query_kernel<true> : nearest_query_kernel<false>;
-  kernel<<<unsigned((s.padded_rows + kWarps - 1) / kWarps), 32 * kWarps, 0, stream>>>(x, s.width, s.padded_rows, b.query, b.rounded);
+  kernel<<<unsigned((s.padded_rows + kWarps - 1) / kWarps), 32 * kWarps, 0, stream>>>(x, s.width, s.padded_rows,
+                                                                                      b.query, b.rounded);
   return cudaGetLastError();
 }
 

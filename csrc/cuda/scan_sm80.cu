@@ -1,6 +1,8 @@
-// The scan of many queries on any card from sm_80 on: tiles of 128 queries and 128 tokens by mma.sync, three stages on their way.
+// The scan of many queries on any card from sm_80 on: mma.sync on tiles of 128 queries and 128 tokens, a ring buffer of
+// three stages.
 //
-// Bound by the tensor cores. Each of eight warps has 64 queries by 32 tokens; the ring becomes the room in which the warps' keys meet.
+// The tensor cores bound it. Each of eight warps has 64 queries by 32 tokens. After the products, the ring buffer's
+// memory holds the keys of the warps.
 #include "ampere.cuh"
 #include "keys.cuh"
 #include "scan.h"
@@ -12,73 +14,75 @@ using namespace sm80;
 
 constexpr int kRows = 128;  // queries of a tile
 constexpr int kThreads = 256;
-constexpr int kStages = 3, kStageBytes = (kRows + kTile) * kDepth * 2;
-constexpr int kTogether = 16;  // tiles of queries that meet a tile of tokens one after the other, so that both are found in the L2 cache
+constexpr int kStages = 3, kStageBytes = (kRows + kTile) * kBlockK * 2;
+constexpr int kSwizzle = 16;  // query tiles in succession over one token tile, so that both are in the L2 cache
 
 __global__ void __launch_bounds__(kThreads, 1)
-    nearest_scan_sm80_kernel(Shape s, int row_tiles, const uint16_t* query, const uint16_t* table, Best* keys) {
+    nearest_scan_sm80_kernel(Shape s, int row_tiles, const uint16_t* query, const uint16_t* table, Top2* keys) {
   extern __shared__ __align__(128) unsigned char shared[];
   const int thread = threadIdx.x, warp = thread >> 5, lane = thread & 31, warp_row = warp >> 2, warp_column = warp & 3;
-  const unsigned together = kTogether * unsigned(s.tiles), start = blockIdx.x / together * kTogether, within = blockIdx.x % together;
-  const unsigned left = unsigned(row_tiles) - start, height = left < kTogether ? left : kTogether;
+  const unsigned band = kSwizzle * unsigned(s.tiles), start = blockIdx.x / band * kSwizzle, within = blockIdx.x % band;
+  const unsigned left = unsigned(row_tiles) - start, height = left < kSwizzle ? left : kSwizzle;
   const int first_row = int(start + within % height) * kRows, tile = int(within / height);
   const uint32_t stages = shared_address(shared);
-  const int depth = s.width / kDepth;
+  const int k_blocks = s.width / kBlockK;
   const uint16_t *rows = query + int64_t(first_row) * s.width, *tokens = table + int64_t(tile) * kTile * s.width;
-  wait_for_previous();
+  grid_dependency_wait();
   const auto fetch = [&](int step, int stage) {
-    if (step < depth) {
+    if (step < k_blocks) {
       const uint32_t to = stages + stage * kStageBytes;
-      copy_tile<kRows, kThreads>(to, rows + step * kDepth, s.width, thread);
-      copy_tile<kTile, kThreads>(to + kRows * kDepth * 2, tokens + step * kDepth, s.width, thread);
+      cp_async_tile<kRows, kThreads>(to, rows + step * kBlockK, s.width, thread);
+      cp_async_tile<kTile, kThreads>(to + kRows * kBlockK * 2, tokens + step * kBlockK, s.width, thread);
     }
-    commit();
+    cp_async_commit();
   };
   for (int step = 0; step < kStages - 1; ++step) fetch(step, step);
-  float score[4][4][4] = {};  // 64 queries by 32 tokens of a warp: 16 by 8 at a time
+  float score[4][4][4] = {};  // a warp's 64 queries by 32 tokens, in fragments of 16 by 8
   int stage = 0, into = kStages - 1;
-  for (int step = 0; step < depth; ++step) {
-    wait<kStages - 2>();
+  for (int step = 0; step < k_blocks; ++step) {
+    cp_async_wait<kStages - 2>();
     __syncthreads();
     fetch(step + kStages - 1, into);
     if (++into == kStages) into = 0;
     const uint32_t at = stages + stage * kStageBytes;
     if (++stage == kStages) stage = 0;
 #pragma unroll
-    for (int k = 0; k < kDepth / 16; ++k) {
+    for (int k = 0; k < kBlockK / 16; ++k) {
       uint32_t a[4][4], b[2][4];
 #pragma unroll
-      for (int i = 0; i < 4; ++i) load_left(a[i], at, warp_row * 64 + i * 16, k, lane);
+      for (int i = 0; i < 4; ++i) load_a(a[i], at, warp_row * 64 + i * 16, k, lane);
 #pragma unroll
-      for (int j = 0; j < 2; ++j) load_right(b[j], at + kRows * kDepth * 2, warp_column * 32 + j * 16, k, lane);
+      for (int j = 0; j < 2; ++j) load_b(b[j], at + kRows * kBlockK * 2, warp_column * 32 + j * 16, k, lane);
 #pragma unroll
       for (int i = 0; i < 4; ++i) {
 #pragma unroll
-        for (int j = 0; j < 4; ++j) multiply_add(score[i][j], a[i], b[j / 2][j % 2 * 2], b[j / 2][j % 2 * 2 + 1]);
+        for (int j = 0; j < 4; ++j) mma_m16n8k16(score[i][j], a[i], b[j / 2][j % 2 * 2], b[j / 2][j % 2 * 2 + 1]);
       }
     }
   }
-  wait<0>();
-  let_next_begin();
-  __syncthreads();  // nobody reads the ring any more
-  Best* const warp_best = reinterpret_cast<Best*>(shared);  // (4 columns, kRows)
+  cp_async_wait<0>();
+  launch_dependents();
+  __syncthreads();                                          // no thread reads the ring buffer any more
+  Top2* const warp_top2 = reinterpret_cast<Top2*>(shared);  // (4 columns of warps, kRows)
 #pragma unroll
   for (int i = 0; i < 4; ++i) {
-    Best best[2];  // rows lane / 4 and 8 behind it: two groups of this lane
+    Top2 best[2];  // rows lane / 4 and 8 behind it: two groups of this lane
 #pragma unroll
     for (int half = 0; half < 2; ++half) {
-      best[half] = from_quarter(best_groups<0, 2>([&](int j, int c) { return score[i][j][half * 2 + c]; }), warp_column << 3 | lane % 4);
+      best[half] = with_quad_lane(top2_groups<0, 2>([&](int j, int c) { return score[i][j][half * 2 + c]; }),
+                                  warp_column << 3 | lane % 4);
     }
-    // Of the two rows each lane hands one on, and of four lanes two end with all of a row.
+    // Each lane passes on one of its two rows; two of four lanes end up with all keys of a row each.
     const bool odd = lane & 1;
-    const Best mine = merged(odd ? best[1] : best[0], across(odd ? best[0] : best[1], 1));
-    const Best all = merged_across(mine, 2);
-    if (lane % 4 < 2) warp_best[warp_column * kRows + warp_row * 64 + i * 16 + (lane & 1) * 8 + lane / 4] = all;
+    const Top2 mine = merged(odd ? best[1] : best[0], shuffled_xor(odd ? best[0] : best[1], 1));
+    const Top2 all = merged_xor(mine, 2);
+    if (lane % 4 < 2) warp_top2[warp_column * kRows + warp_row * 64 + i * 16 + (lane & 1) * 8 + lane / 4] = all;
   }
   __syncthreads();
   const int row = first_row + thread;
   if (thread < kRows && row < s.n) {
-    const Best best = merged(merged(warp_best[thread], warp_best[kRows + thread]), merged(warp_best[2 * kRows + thread], warp_best[3 * kRows + thread]));
+    const Top2 best = merged(merged(warp_top2[thread], warp_top2[kRows + thread]),
+                             merged(warp_top2[2 * kRows + thread], warp_top2[3 * kRows + thread]));
     keys[int64_t(row) * s.tiles + tile] = best;
   }
 }
@@ -89,8 +93,8 @@ int scan_sm80_bytes() { return kStages * kStageBytes; }
 
 cudaError_t scan_sm80(const Shape& s, const Prepared& p, const Buffers& b, const Card& card, cudaStream_t stream) {
   const int row_tiles = (s.n + kRows - 1) / kRows;
-  return launch_after(card, stream, unsigned(row_tiles) * unsigned(s.tiles), kThreads, scan_sm80_bytes(), nearest_scan_sm80_kernel, s, row_tiles,
-                      b.query, p.unit, b.keys);
+  return launch_dependent(card, stream, unsigned(row_tiles) * unsigned(s.tiles), kThreads, scan_sm80_bytes(),
+                          nearest_scan_sm80_kernel, s, row_tiles, b.query, p.unit, b.keys);
 }
 
 }  // namespace pez::cuda

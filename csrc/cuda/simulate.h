@@ -1,5 +1,5 @@
-// The CUDA kernels' arithmetic on the host: rounding, the scores as tensor cores add them, tiles, keys, certification and decision, from
-// the same headers. What is not simulated: moving the data, and synchronisation.
+// The CUDA kernels' arithmetic on the host, from the same headers: rounding, the scores as tensor cores add them,
+// tiles, keys, certification and decision. Data movement and synchronisation are not simulated.
 #pragma once
 
 #include "../cpu/parallel.h"
@@ -14,8 +14,9 @@ struct Simulated {
   int32_t* state;
 };
 
-// x (n, d); unit (Kp, width) fp16, Kp a multiple of kTile; slack as in Prepared. `coarser` is added to the bound: more tokens seem able to win.
-void simulate(const Matrix& x, const Vocabulary& v, const uint16_t* unit, int64_t width, float residual, float slack, float coarser, SumRule rule,
-              const Simulated& out, const Threads& threads);
+// x (n, d); unit (Kp, width) fp16, Kp a multiple of kTile; slack as in Prepared. `coarser` is added to the bound, so
+// that more tokens are compared exactly.
+void simulate(const Matrix& x, const Vocabulary& v, const uint16_t* unit, int64_t width, float residual, float slack,
+              float coarser, SumRule rule, const Simulated& out, const Threads& threads);
 
 }  // namespace pez::cuda

@@ -1,4 +1,5 @@
-// Prompts put into the slots of templates, one launch; the gradient back onto the prompts, one launch, in a fixed order.
+// Splice: one launch writes prompts into the slots of templates; one launch sums the gradient back onto the prompts, in
+// a fixed order.
 #include <cuda_fp16.h>
 #include <cuda_bf16.h>
 
@@ -11,7 +12,7 @@ constexpr int kThreads = 128;
 
 __device__ __forceinline__ void store(double* to, double v) { *to = v; }
 __device__ __forceinline__ void store(float* to, double v) { *to = float(v); }
-// As torch does: float64 becomes a 16-bit type by way of float32.
+// float64 becomes a 16-bit type by way of float32, as in torch.
 __device__ __forceinline__ void store(__half* to, double v) { *to = __float2half_rn(float(v)); }
 __device__ __forceinline__ void store(__nv_bfloat16* to, double v) { *to = __float2bfloat16_rn(float(v)); }
 
@@ -19,9 +20,9 @@ __device__ __forceinline__ double read(const void* data, Type type, int64_t at) 
   return type == Type::f64 ? static_cast<const double*>(data)[at] : double(load(data, type, at));
 }
 
-// One block: one position of one row. T is the type of the template and of out.
+// One block writes one position of one row. T is the type of the template and of out.
 template <class T>
-__global__ void __launch_bounds__(kThreads) splice_kernel(Spliced s, T* out) {
+__global__ void __launch_bounds__(kThreads) splice_kernel(SpliceArgs s, T* out) {
   __shared__ int64_t slot;
   const int64_t b = blockIdx.x / s.positions, position = blockIdx.x % s.positions;
   if (threadIdx.x == 0) slot = -1;
@@ -36,16 +37,18 @@ __global__ void __launch_bounds__(kThreads) splice_kernel(Spliced s, T* out) {
     for (int64_t k = threadIdx.x; k < s.width; k += kThreads) to[k] = from[k * s.column_stride];
   } else {
     const int64_t owner = s.owner[b], from = (owner * s.slots + slot) * s.width;
-    const bool inside = owner >= 0 && owner < s.prompts;  // nobody has looked: that would wait for the device
-    for (int64_t k = threadIdx.x; k < s.width; k += kThreads) store(to + k, inside ? read(s.hard, s.hard_type, from + k) : double(NAN));
+    // No host code has checked the index: that would wait for the device.
+    const bool inside = owner >= 0 && owner < s.prompts;
+    for (int64_t k = threadIdx.x; k < s.width; k += kThreads)
+      store(to + k, inside ? read(s.hard, s.hard_type, from + k) : double(NAN));
   }
 }
 
-// One block: 128 columns of one prompt's slot. Sum is float or double; the rows that carry the prompt are added in ascending order. Bound by
-// the latency of reading them, so that eight are on their way at once, and the next owners with them.
+// One block sums 128 columns of one prompt's slot. Sum is float or double; the rows that carry the prompt are added in
+// ascending order. The latency of reading them bounds it, so eight rows and the next owners are in flight at once.
 template <class T, class Sum>
-__global__ void __launch_bounds__(kThreads) splice_backward_kernel(Spliced s, const T* grad, Sum* total) {
-  constexpr int kAhead = 8;
+__global__ void __launch_bounds__(kThreads) splice_backward_kernel(SpliceArgs s, const T* grad, Sum* total) {
+  constexpr int kRowsInFlight = 8;
   const int64_t columns = (s.width + kThreads - 1) / kThreads, pair = blockIdx.x / columns;
   const int64_t prompt = pair / s.slots, k = blockIdx.x % columns * kThreads + threadIdx.x;
   const int64_t position = s.slot[pair % s.slots];
@@ -59,16 +62,16 @@ __global__ void __launch_bounds__(kThreads) splice_backward_kernel(Spliced s, co
     unsigned carriers = __ballot_sync(0xffffffffu, owner == prompt);
     owner = owner_of(start + 32 + lane);
     while (carriers) {
-      const int count = min(kAhead, __popc(carriers));
-      T read[kAhead];
+      const int count = min(kRowsInFlight, __popc(carriers));
+      T read[kRowsInFlight];
 #pragma unroll
-      for (int i = 0; i < kAhead; ++i) {
+      for (int i = 0; i < kRowsInFlight; ++i) {
         const int64_t row = start + __ffs(carriers) - 1;
         carriers &= carriers - 1;  // 0 stays 0
         if (i < count && inside) read[i] = from[row * s.row_stride];
       }
 #pragma unroll
-      for (int i = 0; i < kAhead; ++i) {
+      for (int i = 0; i < kRowsInFlight; ++i) {
         if (i < count && inside) sum += Sum(read[i]);
       }
     }
@@ -78,22 +81,26 @@ __global__ void __launch_bounds__(kThreads) splice_backward_kernel(Spliced s, co
 
 }  // namespace
 
-cudaError_t splice(const Spliced& s, void* out, cudaStream_t stream) {
+cudaError_t splice(const SpliceArgs& s, void* out, cudaStream_t stream) {
   const int64_t blocks = s.rows * s.positions;
   if (blocks == 0 || s.width == 0) return cudaSuccess;
   switch (s.type) {
     case Type::f64: splice_kernel<<<unsigned(blocks), kThreads, 0, stream>>>(s, static_cast<double*>(out)); break;
     case Type::f32: splice_kernel<<<unsigned(blocks), kThreads, 0, stream>>>(s, static_cast<float*>(out)); break;
     case Type::f16: splice_kernel<<<unsigned(blocks), kThreads, 0, stream>>>(s, static_cast<__half*>(out)); break;
-    case Type::bf16: splice_kernel<<<unsigned(blocks), kThreads, 0, stream>>>(s, static_cast<__nv_bfloat16*>(out)); break;
+    case Type::bf16:
+      splice_kernel<<<unsigned(blocks), kThreads, 0, stream>>>(s, static_cast<__nv_bfloat16*>(out));
+      break;
   }
   return cudaGetLastError();
 }
 
-cudaError_t splice_backward(const Spliced& s, void* total, cudaStream_t stream) {
+cudaError_t splice_backward(const SpliceArgs& s, void* total, cudaStream_t stream) {
   const int64_t blocks = s.prompts * s.slots * ((s.width + kThreads - 1) / kThreads);
   if (blocks == 0) return cudaSuccess;
-  const auto run = [&](auto* grad, auto* sums) { splice_backward_kernel<<<unsigned(blocks), kThreads, 0, stream>>>(s, grad, sums); };
+  const auto run = [&](auto* grad, auto* sums) {
+    splice_backward_kernel<<<unsigned(blocks), kThreads, 0, stream>>>(s, grad, sums);
+  };
   switch (s.type) {
     case Type::f64: run(static_cast<const double*>(s.base), static_cast<double*>(total)); break;
     case Type::f32: run(static_cast<const float*>(s.base), static_cast<float*>(total)); break;

@@ -1,4 +1,4 @@
-// A block of a few warps, each with a row of its own: as the team that decides, or alone.
+// Warps with a row each: Warp works alone, Team is a block of a few warps that decide together.
 #pragma once
 
 #include "decide.h"
@@ -17,8 +17,9 @@ struct Warp {
     for (int step = 16; step; step >>= 1) v += __shfl_xor_sync(kAll, v, step);
     return v;
   }
-  __device__ Pair warp_sum(Pair v) const {
-    for (int step = 16; step; step >>= 1) v = plus(v, {__shfl_xor_sync(kAll, v.hi, step), __shfl_xor_sync(kAll, v.lo, step)});
+  __device__ DoubleDouble warp_sum(DoubleDouble v) const {
+    for (int step = 16; step; step >>= 1)
+      v = add(v, {__shfl_xor_sync(kAll, v.hi, step), __shfl_xor_sync(kAll, v.lo, step)});
     return v;
   }
   template <class T>
@@ -34,7 +35,7 @@ struct Warp {
 
 constexpr int kTeamWarps = 4;
 
-struct TeamMemory {  // shared, so nothing in it is constructed
+struct TeamMemory {  // it lies in shared memory, so no member may have a constructor
   alignas(16) unsigned char tasks[kTeamWarps][sizeof(Task)], slots[kTeamWarps][64];
   int wanted[kTeamWarps];
 
@@ -51,7 +52,7 @@ struct Team : Warp {
   __device__ explicit Team(TeamMemory* m) : memory(m) {}
   __device__ int warps() const { return kTeamWarps; }
 
-  // The warps that want their task done by all, as bits; then published(warp) is that task.
+  // Returns the bits of the warps that want all warps to work on their task; published(warp) is that task.
   __device__ uint32_t publish(const Task& mine, bool wanted) const {
     if (!__syncthreads_or(wanted)) return 0;
     if (lane() == 0) memory->task(warp()) = mine, memory->wanted[warp()] = wanted;
@@ -62,7 +63,7 @@ struct Team : Warp {
   }
   __device__ const Task& published(int warp) const { return memory->task(warp); }
 
-  // What the warps have, each the same on all its lanes, merged in their order.
+  // Merges the values of the warps in their order; all lanes of a warp hold the same value.
   template <class T, class Merge>
   __device__ T gathered(const T& mine, Merge merge) const {
     if (lane() == 0) memory->template slot<T>(warp()) = mine;

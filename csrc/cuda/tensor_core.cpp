@@ -2,16 +2,16 @@
 
 namespace pez::cuda {
 
-// Compiled for wider registers as well, chosen at run time: the loops over a tile's tokens have no branches.
+// Versions for wider registers are chosen at run time; the loops over a tile's tokens have no branches.
 #if defined(__x86_64__) && defined(__GNUC__) && !defined(__clang__)
 #define PEZ_WIDER __attribute__((target_clones("avx512f", "avx2", "default")))
 #else
 #define PEZ_WIDER
 #endif
 
-PEZ_WIDER void add_as_tensor_cores(SumRule rule, const float* query, const int16_t* query_exponent, const TransposedTile& tile, int64_t width,
-                                   float* score) {
-  constexpr int kHalf = 8;  // so many products, none above 2^(bits + 2), fit into 32 bits together
+PEZ_WIDER void add_as_tensor_cores(SumRule rule, const float* query, const int16_t* query_exponent,
+                                   const TransposedTile& tile, int64_t width, float* score) {
+  constexpr int kHalf = 8;  // the sum of so many products, none above 2^(bits + 2), fits into 32 bits
   int16_t largest[kTile];
   float scale[kTile];
   int32_t sum[2][kTile];
@@ -30,7 +30,8 @@ PEZ_WIDER void add_as_tensor_cores(SumRule rule, const float* query, const int16
       }
     }
     for (int t = 0; t < kTile; ++t) {
-      const int32_t top = largest[t] > -60 ? largest[t] : -60;  // below: zero whatever the scale
+      // Smaller exponents: everything is zero, whatever the scale.
+      const int32_t top = largest[t] > -60 ? largest[t] : -60;
       scale[t] = bits<float>(uint32_t(127 + rule.bits - top) << 23);
       sum[0][t] = sum[1][t] = 0;
     }
@@ -38,12 +39,14 @@ PEZ_WIDER void add_as_tensor_cores(SumRule rule, const float* query, const int16
       const float* value = tile.value.data() + k * kTile;
       const float own = query[k];
       int32_t* to = sum[(k - start) / kHalf];
-      for (int t = 0; t < kTile; ++t) to[t] += int32_t(own * value[t] * scale[t]);  // products of 22 bits and a power of two: exact, then cut off
+      for (int t = 0; t < kTile; ++t)
+        // A product has 22 bits, and the scale is a power of two: exact, then truncated.
+        to[t] += int32_t(own * value[t] * scale[t]);
     }
     for (int t = 0; t < kTile; ++t) {
       const double total = double(sum[0][t]) + double(sum[1][t]) + double(int32_t(score[t] * scale[t]));
       const double scaled = total / double(scale[t]);
-      score[t] = float(bits<double>(bits<uint64_t>(scaled) & ~((uint64_t(1) << 29) - 1)));  // cut off to 24 bits
+      score[t] = float(bits<double>(bits<uint64_t>(scaled) & ~((uint64_t(1) << 29) - 1)));  // truncated to 24 bits
     }
   }
 }

@@ -1,6 +1,6 @@
 """Cosines as unevaluated sums hi + lo of two float64 (Dekker 1971): `pez_fast._shared.arithmetic` in Triton.
 
-Nothing here may be contracted to a fused multiply-add: launch with enable_fp_fusion=False.
+The compiler must not contract these operations to fused multiply-adds: launch with enable_fp_fusion=False.
 """
 
 from __future__ import annotations
@@ -46,8 +46,8 @@ def _multiply(x_hi, x_lo, y_hi, y_lo):
 
 
 @triton.jit
-def _total(hi, lo, SIZE: tl.constexpr, BLOCK_D: tl.constexpr, LEVELS: tl.constexpr):
-    """(SIZE, BLOCK_D) pairs -> (SIZE,) pairs: the sum over each row, pairwise; BLOCK_D = 2^LEVELS."""
+def _pairwise_sum(hi, lo, SIZE: tl.constexpr, BLOCK_D: tl.constexpr, LEVELS: tl.constexpr):
+    """hi, lo (SIZE, BLOCK_D) -> hi, lo (SIZE,): the sum of each row, added pairwise; BLOCK_D = 2^LEVELS."""
     for level in tl.static_range(LEVELS):
         first_hi, second_hi = tl.split(tl.reshape(hi, [SIZE, BLOCK_D >> (level + 1), 2]))
         first_lo, second_lo = tl.split(tl.reshape(lo, [SIZE, BLOCK_D >> (level + 1), 2]))
@@ -59,8 +59,8 @@ def _total(hi, lo, SIZE: tl.constexpr, BLOCK_D: tl.constexpr, LEVELS: tl.constex
 def double_cosine(x, x_stride, rows, valid, stride, d, SIZE: tl.constexpr, BLOCK_D: tl.constexpr, LEVELS: tl.constexpr):
     """Cosines of one row with SIZE others, beyond float64.
 
-    x (1,) pointer to a row, rows (SIZE,) pointers, valid (SIZE,) -> hi, lo, scale (SIZE,) float64: the cosine hi + lo, 0
-    where a row is zero, and sum |q_k e_k| / (|q| |e|), to which its error is proportional.
+    x (1,) pointer to a row, rows (SIZE,) pointers, valid (SIZE,) -> hi, lo, size (SIZE,) float64: the cosine hi + lo, 0
+    where a row is zero, and size = sum |q_k e_k| / (|q| |e|); the cosine's error is proportional to size.
     """
     always = tl.full([1], 1, tl.int1)
     x_exponent = row_exponents(x, always, d, x_stride, 1, BLOCK_D)
@@ -82,9 +82,9 @@ def double_cosine(x, x_stride, rows, valid, stride, d, SIZE: tl.constexpr, BLOCK
         e_hi, e_lo = _add(e_hi, e_lo, hi, lo)
         hi, lo = _two_product(q, q)
         q_hi, q_lo = _add(q_hi, q_lo, hi, lo)
-    dot_hi, dot_lo = _total(dot_hi, dot_lo, SIZE, BLOCK_D, LEVELS)
-    e_hi, e_lo = _total(e_hi, e_lo, SIZE, BLOCK_D, LEVELS)
-    q_hi, q_lo = _total(q_hi, q_lo, 1, BLOCK_D, LEVELS)
+    dot_hi, dot_lo = _pairwise_sum(dot_hi, dot_lo, SIZE, BLOCK_D, LEVELS)
+    e_hi, e_lo = _pairwise_sum(e_hi, e_lo, SIZE, BLOCK_D, LEVELS)
+    q_hi, q_lo = _pairwise_sum(q_hi, q_lo, 1, BLOCK_D, LEVELS)
     square_hi, square_lo = _multiply(e_hi, e_lo, q_hi, q_lo)
     root = tl.sqrt(square_hi)
     safe = tl.where(root > 0, root, 1.0)

@@ -1,4 +1,4 @@
-"""Rows of any float dtype and any strides, read as float64 that can be squared and multiplied without leaving its range."""
+"""Loads rows of any float dtype and any strides as float64, scaled so that squares and products stay in range."""
 
 from __future__ import annotations
 
@@ -16,7 +16,8 @@ def _power_of_two(exponent):
 def row_exponents(rows, valid, d, stride, SIZE: tl.constexpr, BLOCK_D: tl.constexpr):
     """Same as `rows.abs().amax(-1).frexp().exponent`, less 1; -1023 where a row is zero or subnormal.
 
-    rows (SIZE,) pointers to rows of d elements, valid (SIZE,) -> (SIZE,) int64. The narrower dtypes are in range as they are: 0.
+    rows (SIZE,) pointers to rows of d elements, valid (SIZE,) -> (SIZE,) int64. The narrower dtypes are in range, so
+    the result is 0 for them.
     """
     if rows.dtype.scalar.element_ty == tl.float64:
         largest = tl.full([SIZE, BLOCK_D], 0, tl.float64)
@@ -26,7 +27,7 @@ def row_exponents(rows, valid, d, stride, SIZE: tl.constexpr, BLOCK_D: tl.conste
             largest = tl.maximum(
                 largest, tl.abs(tl.load(rows[:, None] + columns[None, :] * stride, mask=mask, other=0.0))
             )
-        # From the bits: a logarithm would be rounded.
+        # From the bits, because a logarithm is rounded.
         return (tl.max(largest, 1).to(tl.int64, bitcast=True) >> 52) - 1023
     else:
         return tl.full([SIZE], 0, tl.int64)

@@ -8,14 +8,14 @@ import triton.language as tl
 from torch import Tensor
 
 INTERPRETED = bool(triton.knobs.runtime.interpret)
-BLOCK_L = 64  # slots looked at at once
+BLOCK_L = 64  # slots compared at once
 
 
 @triton.jit
 def _cast(values, DTYPE: tl.constexpr):
     """Same as `values.to(DTYPE)` in torch: float64 becomes a 16-bit type by way of float32; ties go to even."""
     if DTYPE == tl.bfloat16 and values.dtype != tl.bfloat16:
-        # By the bits, because Triton's interpreter rounds to bfloat16 towards zero.
+        # The bits are rounded here, because Triton's interpreter rounds to bfloat16 towards zero.
         single = values.to(tl.float32)
         bits = single.to(tl.int32, bitcast=True)
         rounded = (bits + 0x7FFF + ((bits >> 16) & 1)) >> 16
@@ -98,8 +98,8 @@ def _splice_backward_kernel(
 ):
     """total[r, l] = sum of grad[b, slots[l]] over b with owner[b] == r, b ascending, in total's dtype.
 
-    One program: BLOCK_P of the `pairs` = R L rows of total (R, L, d), which is contiguous, by BLOCK_D columns; a pair
-    whose prompt nobody carries is written as zeros. L is length, B is batch.
+    One program: BLOCK_P of the `pairs` = R L rows of total (R, L, d), which is contiguous, by BLOCK_D columns. If no
+    row carries a pair's prompt, the sum is 0. L is length, B is batch.
     """
     dtype: tl.constexpr = total.dtype.element_ty
     pair = tl.program_id(0).to(tl.int64) * BLOCK_P + tl.arange(0, BLOCK_P)
@@ -114,7 +114,7 @@ def _splice_backward_kernel(
         at = start + tl.arange(0, BLOCK_B)
         owners = tl.load(owner + at.to(tl.int64) * stride_owner, mask=at < batch, other=-1)
         mine = owners[None, :] == prompt[:, None]
-        # Only from the first row that carries the prompt to the last: often there is but one.
+        # The loop runs from the first row that carries the prompt to the last; often there is only one.
         first = tl.min(tl.min(tl.where(mine, at[None, :], batch), 1), 0).to(tl.int64)
         last = tl.max(tl.max(tl.where(mine, at[None, :], -1), 1), 0).to(tl.int64)
         for b in range(first, last + 1, UNROLL):
@@ -161,7 +161,7 @@ def splice(template: Tensor, hard: Tensor, slots: Tensor, owner: Tensor) -> Tens
 
 
 def splice_backward(grad: Tensor, slots: Tensor, owner: Tensor, prompts: int) -> Tensor:
-    """grad (B, S, d) -> (R, L, d): the gradient at the slots, summed over the rows of each owner in float32 or wider."""
+    """grad (B, S, d) -> (R, L, d): the sum over the rows of each owner at the slots, in float32 or wider."""
     d, pairs = grad.shape[2], prompts * len(slots)
     wide = torch.promote_types(grad.dtype, torch.float32)
     total = torch.empty(prompts, len(slots), d, dtype=wide, device=grad.device)

@@ -1,7 +1,7 @@
-"""How the scan is cut into tiles: good defaults for each chip, and what was measured to be better.
+"""The tile sizes of the scan: a default for each chip, or the fastest candidate that was timed.
 
-With PEZ_FAST_AUTOTUNE=1 the candidates are timed when a kind of search is first met, and the winner is kept in a file that is
-read from then on, with or without the variable. A candidate that fails is left out.
+With PEZ_FAST_AUTOTUNE=1 the first search of a kind times the candidates and stores the winner in a file. Later searches
+read the file, with or without the variable. A candidate that fails is left out.
 """
 
 from __future__ import annotations
@@ -19,29 +19,29 @@ from pathlib import Path
 import torch
 import triton
 
-FEW = 128  # rows up to which one tile of queries holds them all, so that the table is read once
-WIDTH = 64  # elements to whose multiple the prepared rows are padded
-INTERPRETED = bool(triton.knobs.runtime.interpret)  # then the fewest programs are the fastest
-TILE = 512 if INTERPRETED else 256  # tokens to whose multiple the prepared table is padded
+FEW = 128  # up to so many rows fit into one tile of queries, so that the table is read once
+WIDTH = 64  # prepared rows are padded to a multiple of so many elements
+INTERPRETED = bool(triton.knobs.runtime.interpret)  # the interpreter is fastest with few programs
+TILE = 512 if INTERPRETED else 256  # the prepared table is padded to a multiple of so many tokens
 
 
 @dataclass(frozen=True)
 class Scan:
-    """Tiles of block_n rows by block_v tokens, block_k elements at once, loaded `stages` deep by `warps` warps."""
+    """Tiles of block_n rows by block_v tokens, block_k elements at a time, in `stages` stages, by `warps` warps."""
 
     block_n: int
     block_v: int
     block_k: int = 64
     warps: int = 4
     stages: int = 3
-    group: int = 16  # tiles of rows that follow one another over a tile of tokens
-    descriptor: bool = False  # tiles fetched by the chip's tensor memory accelerator (from 9.0)
+    swizzle: int = 16  # row tiles in succession over one tile of tokens, for the L2 cache
+    descriptor: bool = False  # the tensor memory accelerator loads the tiles (from 9.0 on)
     persistent: bool = False  # one program for each multiprocessor instead of one for each tile
-    flatten: bool = False  # persistent, and its two loops made one
+    flatten: bool = False  # persistent, with its two loops flattened into one
 
     @property
     def shared_bytes(self) -> int:
-        """What the tiles in flight take."""
+        """Bytes of shared memory that the stages take."""
         return 2 * self.stages * self.block_k * (self.block_n + self.block_v)
 
 
@@ -55,8 +55,8 @@ def block_of_rows(n: int) -> int:
     return max(16, triton.next_power_of_2(n))
 
 
-def per_key(n: int) -> int:
-    """How many tokens share a key: with many rows the scan is bound by what it does with the scores, with few the decision weighs more."""
+def group_size(n: int) -> int:
+    """Tokens that share a key: with many rows the scan's epilogue takes longest, with few the decision."""
     return 1 if n <= FEW else 4
 
 
@@ -81,7 +81,7 @@ def candidates(capability: tuple[int, int], n: int) -> list[Scan]:
             Scan(128, 256, warps=8, stages=4, descriptor=True, persistent=True, flatten=True),
             Scan(128, 256, warps=8, stages=3, descriptor=True, persistent=True, flatten=True),
             Scan(128, 256, warps=8, stages=3, descriptor=True),
-            Scan(128, 256, warps=8, stages=4, group=8, descriptor=True),
+            Scan(128, 256, warps=8, stages=4, swizzle=8, descriptor=True),
             Scan(128, 128, warps=4, stages=3, descriptor=True),
             Scan(128, 128, warps=8, stages=3, descriptor=True),
             Scan(256, 128, warps=8, stages=4, descriptor=True, persistent=True),
@@ -101,11 +101,12 @@ def candidates(capability: tuple[int, int], n: int) -> list[Scan]:
 
 
 def configuration(device: torch.device, n: int, d: int, tokens: int, launch: Callable[[Scan], object]) -> Scan:
-    """For n rows and a prepared table of `tokens` rows of d elements; `launch` runs the scan in a given configuration."""
+    """The configuration for n rows and a table of `tokens` rows of d elements; `launch` runs the scan in one."""
     if INTERPRETED:
         return Scan(block_of_rows(n) if n <= FEW else 128, TILE)
     choices = candidates(capability(device), n)
-    key = f"{_device_name(device)}, triton {triton.__version__}, n {triton.next_power_of_2(n)}, d {d}, v {triton.next_power_of_2(tokens)}"
+    sizes = f"n {triton.next_power_of_2(n)}, d {d}, v {triton.next_power_of_2(tokens)}"
+    key = f"{_device_name(device)}, triton {triton.__version__}, {sizes}"
     stored = _stored(str(_path()))
     if (
         key not in stored
@@ -165,7 +166,7 @@ def _path() -> Path:
 
 @cache
 def _stored(path: str) -> dict[str, Scan]:
-    """What the file holds, read once for each process; nothing where it cannot be read."""
+    """The contents of the file, read once in each process; empty if it cannot be read."""
     try:
         return {key: Scan(**value) for key, value in json.loads(Path(path).read_text()).items()}
     except (OSError, ValueError, TypeError, AttributeError):

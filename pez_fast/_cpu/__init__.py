@@ -1,1 +1,1 @@
-"""Floor 0: the operations in C++ for CPUs (`pez_fast._C`), and what surrounds them."""
+"""Floor 0: the operations in C++ for CPUs (`pez_fast._C`), and their Python callers."""

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from pez_fast import _C
-from pez_fast._shared.memory import TYPES
+from pez_fast._shared.pointers import TYPES
 from pez_fast._shared.threads import threads
 
 
@@ -38,7 +38,7 @@ def splice(template: Tensor, hard: Tensor, slots: Tensor, owner: Tensor) -> Tens
 
 
 def splice_backward(grad: Tensor, slots: Tensor, owner: Tensor, prompts: int) -> Tensor:
-    """grad (B, S, d) -> (R, L, d): the gradient at the slots, summed over the rows of each owner in float32 or wider."""
+    """grad (B, S, d) -> (R, L, d): the sum over the rows of each owner at the slots, in float32 or wider."""
     grad, slots, owner = _dense(grad), slots.contiguous(), owner.contiguous()
     shape = (*grad.shape, prompts, len(slots))
     total = torch.empty(prompts, len(slots), grad.shape[2], dtype=torch.promote_types(grad.dtype, torch.float32))
@@ -58,5 +58,5 @@ def splice_backward(grad: Tensor, slots: Tensor, owner: Tensor, prompts: int) ->
 
 
 def _dense(x: Tensor) -> Tensor:
-    """With its last dimension contiguous."""
+    """x with its last dimension contiguous."""
     return x if x.stride(2) == 1 else x.contiguous()

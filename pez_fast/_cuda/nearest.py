@@ -1,8 +1,9 @@
-"""Nearest token in CUDA C++: a fp16 scan on tensor cores with a bound on its error, near ties compared exactly on the GPU.
+"""Nearest token in CUDA C++: an fp16 scan on tensor cores with a bound on its error, then an exact comparison.
 
-Same as `F.normalize(x) @ F.normalize(E).T` then `.argmax(-1)`, without the (N, V) matrix and without its mistakes. Three kernels
-(csrc/cuda): the rows as fp16 unit vectors (query.cu), the two best groups of every tile of tokens (few.cu, scan_sm90.cu or scan_sm80.cu), and
-the decision (decide.cu). Nothing waits for the GPU, so that a call can be captured in a CUDA graph.
+Same as `F.normalize(x) @ F.normalize(E).T` then `.argmax(-1)`, without the (N, V) matrix and without its rounding.
+Three kernels run (csrc/cuda): query.cu rounds the rows to fp16 unit vectors; few.cu, scan_sm90.cu or scan_sm80.cu keeps
+the two best groups of every tile of tokens; decide.cu decides. Nothing waits for the GPU, so a call can be captured in
+a CUDA graph.
 """
 
 from __future__ import annotations
@@ -14,35 +15,39 @@ import torch
 from torch import Tensor
 
 from pez_fast import _C_cuda
-from pez_fast._shared.halves import half_unit_rows, in_parts, scan_slack, widened
-from pez_fast._shared.memory import matrix
+from pez_fast._shared.halves import half_unit_rows, in_chunks, scan_slack, widened
+from pez_fast._shared.pointers import matrix
 
 ROWS = 16384  # rows searched at once
-MOST_KEYS = 1 << 30  # of one launch, which numbers them in 32 bits
+MOST_KEYS = 1 << 30  # in one launch, which numbers the keys in 32 bits
 
 
 def prepare(weight: Tensor, ids: Tensor) -> list[Tensor]:
-    """weight (V, d), ids (K,) allowed rows -> [unit (Kp, dp) float16, residual (1,) float32, norm (K,) float64]; see `half_unit_rows`."""
+    """weight (V, d), ids (K,) allowed rows -> [unit (Kp, dp) float16, residual (1,) float32, norm (K,) float64].
+
+    See `half_unit_rows`.
+    """
     return half_unit_rows(weight, ids, _C_cuda.TILE, _C_cuda.WIDTH)
 
 
 def nearest(
     x: Tensor, weight: Tensor, ids: Tensor, prepared: list[Tensor], counts: Tensor | None = None
 ) -> tuple[Tensor, Tensor]:
-    """x (N, d), weight (V, d), ids (K,) allowed rows ascending, what was prepared -> ids (N,) int64, cosine (N,) float32.
+    """x (N, d), weight (V, d), ids (K,) allowed rows ascending, prepared -> ids (N,) int64, cosine (N,) float32.
 
-    A row that is not finite gets id -1 and cosine NaN, a zero row ids[0] and 0. `counts` (3,) int64 is added to: rows that
-    the scan decided, rows with several candidates, and rows of which whole tiles had to be looked at again.
+    A row that is not finite gets id -1 and cosine NaN; a zero row gets ids[0] and cosine 0. `counts` (3,) int64 is
+    increased by the numbers of rows that the scan decided, of rows with several candidates, and of rows of which whole
+    tiles were looked at again.
     """
 
     def search(part: Tensor, found: Tensor, similarity: Tensor) -> Tensor:
         return launch(part, weight, ids, prepared, found, similarity).state
 
-    return in_parts(widened(x), min(ROWS, MOST_KEYS // _tiles(ids)), search, counts)
+    return in_chunks(widened(x), min(ROWS, MOST_KEYS // _tiles(ids)), search, counts)
 
 
 class Launched(NamedTuple):
-    """What the kernels leave of n rows; np: n padded."""
+    """The buffers that the kernels write for n rows; np: n padded."""
 
     query: Tensor  # (np, dp) float16
     rounded: Tensor  # (np, 2) float64, as `Rounded` in csrc/cuda/query.h
@@ -53,7 +58,10 @@ class Launched(NamedTuple):
 def launch(
     x: Tensor, weight: Tensor, ids: Tensor, prepared: list[Tensor], found: Tensor, similarity: Tensor
 ) -> Launched:
-    """The kernels for x (n, d), not narrower than float32, on the current stream; they write found (n,) and similarity (n,)."""
+    """Launch the kernels for x (n, d), not narrower than float32, on the current stream.
+
+    They write found (n,) and similarity (n,), and the buffers that are returned.
+    """
     unit, residual, norm = prepared
     n, device, rows, width = len(x), x.device, _C_cuda.padded_rows(len(x)), unit.shape[1]
     made = Launched(
@@ -79,10 +87,11 @@ def launch(
 
 
 def stages(x: Tensor, weight: Tensor, ids: Tensor, prepared: list[Tensor]) -> dict[str, Tensor]:
-    """What each kernel wrote for x (n, d), n at most `ROWS`, for whoever looks for a mistake.
+    """What each kernel writes for x (n, d), n at most `ROWS`, for debugging.
 
-    query (np, dp) float16, error (np,) float32, kind (np,) int32 (0 directed, 1 zero, 2 not finite) and norm (np,) float64 from the first
-    kernel (rows from n on hold nothing but zeros in query), keys (n, tiles, 2) float32 from the scan, found, similarity and state (n,).
+    From the query kernel: query (np, dp) float16, zero in rows from n on, error (np,) float32, kind (np,) int32 (0
+    directed, 1 zero, 2 not finite) and norm (np,) float64. From the scan: keys (n, tiles, 2) float32. From the
+    decision: found, similarity and state (n,).
     """
     found = torch.empty(len(x), dtype=torch.int64, device=x.device)
     similarity = torch.empty(len(x), dtype=torch.float32, device=x.device)

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from pez_fast import _C_cuda
-from pez_fast._shared.memory import TYPES
+from pez_fast._shared.pointers import TYPES
 
 
 def splice(template: Tensor, hard: Tensor, slots: Tensor, owner: Tensor) -> Tensor:
@@ -18,7 +18,7 @@ def splice(template: Tensor, hard: Tensor, slots: Tensor, owner: Tensor) -> Tens
 
 
 def splice_backward(grad: Tensor, slots: Tensor, owner: Tensor, prompts: int) -> Tensor:
-    """grad (B, S, d) -> (R, L, d): the gradient at the slots, summed over the rows of each owner in float32 or wider."""
+    """grad (B, S, d) -> (R, L, d): the sum over the rows of each owner at the slots, in float32 or wider."""
     wide = torch.promote_types(grad.dtype, torch.float32)
     total = torch.empty(prompts, len(slots), grad.shape[2], dtype=wide, device=grad.device)
     _launch(_C_cuda.splice_backward, grad, None, slots, owner, prompts, total)
@@ -27,13 +27,16 @@ def splice_backward(grad: Tensor, slots: Tensor, owner: Tensor, prompts: int) ->
 
 def _launch(kernel, base: Tensor, hard: Tensor | None, slots: Tensor, owner: Tensor, prompts: int, out: Tensor) -> None:
     slots, owner = slots.contiguous(), owner.contiguous()
-    spliced = _spliced(base, hard, slots, owner, prompts)
+    args = _splice_args(base, hard, slots, owner, prompts)
     with torch.cuda.device_of(base):
-        kernel(base.device.index, spliced, out.data_ptr(), torch.cuda.current_stream(base.device).cuda_stream)
+        kernel(base.device.index, args, out.data_ptr(), torch.cuda.current_stream(base.device).cuda_stream)
 
 
-def _spliced(base: Tensor, hard: Tensor | None, slots: Tensor, owner: Tensor, prompts: int) -> _C_cuda.Spliced:
-    """What the launchers take, as csrc/cuda/module.cpp lists it: base (B, S, d), and hard, slots and owner contiguous."""
+def _splice_args(base: Tensor, hard: Tensor | None, slots: Tensor, owner: Tensor, prompts: int) -> _C_cuda.SpliceArgs:
+    """The arguments of the launchers, in the order of csrc/cuda/module.cpp.
+
+    base is (B, S, d); hard, slots and owner are contiguous.
+    """
     given = (0, 0) if hard is None else (hard.data_ptr(), TYPES[hard.dtype])
     rows, positions, width = base.shape
     sizes = (rows, positions, width, prompts, len(slots))

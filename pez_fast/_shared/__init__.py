@@ -1,1 +1,1 @@
-"""Floor 0: what the implementations share: near ties settled without error, the table in fp16, tensors and threads for the extensions."""
+"""Floor 0: what the implementations share: exact decision of near ties, the fp16 table, pointers and threads."""

@@ -1,7 +1,7 @@
-"""Cosines compared beyond float64, for the few candidates that float64 cannot tell apart.
+"""Compares cosines beyond float64, for the few candidates that float64 cannot tell apart.
 
-First as unevaluated sums hi + lo of two float64 (Dekker 1971), which gives about 104 bits; what these cannot tell apart
-either is equal in all but contrived cases, and is decided by parallelism and whole numbers.
+First as unevaluated sums hi + lo of two float64 (Dekker 1971), which have about 104 bits. Cosines that these cannot
+tell apart are equal in all but contrived cases; a test for parallel rows and exact integers decide among them.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ Pair = tuple[Tensor, Tensor]  # hi, lo: hi is the float64 nearest to hi + lo
 
 
 def error(d: int) -> float:
-    """Bound on the error of a cosine in double-double of rows of d elements: every addition is wrong by less than 2^-104."""
+    """The bound on the error of a double-double cosine of rows of d elements: less than 2^-104 for each addition."""
     return (d + 32) * 2.0**-102
 
 
@@ -42,7 +42,7 @@ def _add(x: Pair, y: Pair) -> Pair:
 
 
 def _dot(a: Tensor, b: Tensor) -> Pair:
-    """Sum over the last dimension of a * b, added pairwise."""
+    """The sum over the last dimension of a * b, added pairwise."""
     hi, lo = _two_product(a, b)
     while hi.shape[-1] > 1:
         if hi.shape[-1] % 2:
@@ -72,10 +72,10 @@ def _multiply(x: Pair, y: Pair) -> Pair:
 
 
 def parallel(a: Tensor, b: Tensor) -> Tensor:
-    """(C,) bool: which rows of a (C, d) are positive multiples of those of b, both narrower than float64 by their values.
+    """(C,) bool: which rows of a (C, d) are positive multiples of those of b; both hold values of narrower dtypes.
 
-    a = t b, t > 0, if and only if a_k b_p = b_k a_p for every k, p being a place where b is not zero; these products of
-    two float32 values are exact in float64.
+    a = t b with t > 0 if and only if a_k b_p = b_k a_p for every k, where p is an index at which b is not zero. These
+    products of two float32 values are exact in float64.
     """
     a, b = a.double(), b.double()
     pivot = b.abs().argmax(-1, keepdim=True)
@@ -84,7 +84,7 @@ def parallel(a: Tensor, b: Tensor) -> Tensor:
 
 
 def first_largest(q: Tensor, rows: Tensor) -> int:
-    """The first of `rows` (C, d) with the largest cosine with q (d,), in whole numbers."""
+    """The index of the first of `rows` (C, d) with the largest cosine with q (d,), computed in exact integers."""
     x = _whole(q.tolist())
     best, numerator, denominator = 0, None, 1
     for k, row in enumerate(rows.tolist()):
@@ -99,6 +99,6 @@ def first_largest(q: Tensor, rows: Tensor) -> int:
 
 
 def _whole(values: Sequence[float]) -> list[int]:
-    """The values times 2^1074."""
+    """The values times 2^1074, which are integers."""
     ratios = [v.as_integer_ratio() for v in values]
     return [n * (2**1074 // d) for n, d in ratios]

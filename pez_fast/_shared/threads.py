@@ -16,7 +16,7 @@ def threads() -> tuple[int, int]:
 
 @cache
 def _parallel_for() -> int:
-    """From torch's stable C interface, which is the same for every torch from 2.10 on: so the extension needs no torch to be built."""
+    """From torch's stable C interface, the same for every torch from 2.10 on, so the build needs no torch."""
     folder = Path(torch.__file__).parent / "lib"
     names = ("libtorch_cpu.so", "libtorch_cpu.dylib", "torch_cpu.dll")
     library = ctypes.CDLL(str(next(folder / name for name in names if (folder / name).exists())))

@@ -1,1 +1,1 @@
-"""Floor 0: the operations in plain torch; runs wherever torch runs. One module per operation."""
+"""Floor 0: the operations in plain torch; they run wherever torch runs. One module per operation."""

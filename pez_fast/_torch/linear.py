@@ -1,8 +1,9 @@
 """`F.linear` with frozen weights, by the faster of torch's two CPU libraries.
 
-Torch multiplies float32 matrices on a CPU with MKL, which makes little of AVX-512 on AMD processors; oneDNN, which it also
-carries, is twice as fast there, and again in bfloat16 where the CPU multiplies in it. Its rows also round alike from 16 rows
-on, whatever the batch. Where oneDNN is not part of torch, and for every other device and dtype, this is `F.linear`.
+On a CPU torch multiplies float32 matrices with MKL, which uses little of AVX-512 on AMD processors. oneDNN, which torch
+also contains, is twice as fast there, and twice as fast again in bfloat16 where the CPU multiplies in it. oneDNN also
+rounds a row alike in every batch of 16 rows or more. Where torch lacks oneDNN, and for every other device and dtype,
+this is `F.linear`.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-FEW = 128  # rows up to which reading the weights takes longer than multiplying, so that their order in memory matters
+FEW = 128  # up to so many rows, reading the weights takes longer than multiplying, so their order in memory matters
 
 
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
@@ -27,9 +28,9 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
 class FrozenLinear:
     """`linear` for weights that are used again and again.
 
-    For few rows on a CPU it keeps two copies of the weights, in the orders in which forward and backward read them: 1.3 to 1.8
-    times faster. A copy that would change a bit of a product (older oneDNN has such shapes) is not used. They are made when
-    they are first needed, so the weights must not change afterwards.
+    For few rows on a CPU it keeps two copies of the weights, in the orders in which forward and backward read them: 1.3
+    to 1.8 times faster. A copy that would change a bit of a product (older oneDNN has such shapes) is not used. The
+    first call that needs the copies makes them, so the weights must not change afterwards.
     """
 
     def __init__(self, weight: Tensor, bias: Tensor | None) -> None:
@@ -46,7 +47,7 @@ class FrozenLinear:
 
 
 def _ordered(weight: Tensor) -> Tensor:
-    """The weights in oneDNN's own order if that changes no bit of a product, else as they are."""
+    """The weights in oneDNN's own order if that changes no bit of a product, else the weights as they are."""
     ordered = torch.ops.mkldnn._reorder_linear_weight(weight.contiguous())
     probe = torch.randn(32, weight.shape[1], generator=torch.Generator().manual_seed(0)).to(weight.dtype)
     return ordered if torch.equal(_product(probe, ordered, None), _product(probe, weight, None)) else weight

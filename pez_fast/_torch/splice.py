@@ -12,7 +12,7 @@ def splice(template: Tensor, hard: Tensor, slots: Tensor, owner: Tensor) -> Tens
 
 
 def splice_backward(grad: Tensor, slots: Tensor, owner: Tensor, prompts: int) -> Tensor:
-    """grad (B, S, d) -> (R, L, d): the gradient at the slots, summed over the rows of each owner in float32 or wider."""
+    """grad (B, S, d) -> (R, L, d): the sum over the rows of each owner at the slots, in float32 or wider."""
     at_slots = grad.index_select(1, slots)
     wide = at_slots.to(torch.promote_types(grad.dtype, torch.float32))
     total = wide.new_zeros(prompts, *wide.shape[1:])

@@ -10,10 +10,10 @@ import typer
 
 from pez_fast import __version__
 from pez_fast.cli.errors import FAILED, INTERRUPTED, Group
-from pez_fast.cli.options import Engine, Json, Log, PromptLen, Search, Seed, Steps, Top, option, with_search
+from pez_fast.cli.options import Backend, Json, Log, PromptLen, SearchFlags, Seed, Steps, Top, option, with_search
 from pez_fast.config import SearchConfig
-from pez_fast.live import LiveProgress, PlainProgress, print_info, print_json, say, show_many, show_one
-from pez_fast.tensorboard import TensorBoard, watch
+from pez_fast.report.console import LiveProgress, PlainProgress, print_info, print_json, say, show_many, show_one
+from pez_fast.report.tensorboard import TensorBoard, watch
 
 if TYPE_CHECKING:
     from pez_fast.result import PromptResult
@@ -30,7 +30,7 @@ app = typer.Typer(
 
 @app.callback(invoke_without_command=True)
 def root(context: typer.Context, version: Annotated[bool, option("Print the version.", "--version")] = False) -> None:
-    """Learn prompts, made of real words, from pictures and texts (PEZ)."""
+    """Learn prompts, made of real words, from images and texts (PEZ)."""
     if version:
         print(f"pez-fast {__version__}")
         raise typer.Exit()
@@ -45,18 +45,18 @@ def demo(
     out: Annotated[Path, option("Where the sheet is written.", metavar="FILE.png")] = Path("pez_fast_demo.png"),
     as_json: Json = False,
 ) -> None:
-    """Learn a prompt for each of the example pictures with the small bundled model, and draw a sheet of them."""
-    from pez_fast.encoders.clip import BUNDLED
+    """Learn a prompt for each of the example images with the small bundled model, and draw a sheet of them."""
     from pez_fast.images import load_image
-    from pez_fast.sheet import check_writable, write_sheet
+    from pez_fast.models.loading import BUNDLED
+    from pez_fast.report.sheet import check_writable, write_sheet
     from pez_fast.tasks import invert_batch
 
-    search = Search(model="emoji", config={"steps": steps, "seed": seed, "restarts": DEMO_RESTARTS})
+    search = SearchFlags(model="emoji", config={"steps": steps, "seed": seed, "restarts": DEMO_RESTARTS})
     options = search.options(prompt_len=DEMO_LENGTH)
     check_writable(out)
-    files = sorted((BUNDLED["emoji"] / "pictures").glob("*.png"))
+    files = sorted((BUNDLED["emoji"] / "images").glob("*.png"))
     if not files:
-        raise ValueError("the bundled model and its pictures are not part of this installation")
+        raise ValueError("the bundled model and its images are not part of this installation")
     names, images = [file.stem for file in files], [load_image(file) for file in files]
     clip = search.load()
     with watch(names, steps) as progress:
@@ -70,22 +70,22 @@ def demo(
 @app.command()
 @with_search
 def invert(
-    images: Annotated[list[str], typer.Argument(help="Picture files.", metavar="IMAGE", show_default=False)],
-    search: Search,
-    each: Annotated[bool, option("One prompt for each picture, in place of one for all of them.", "--each")] = False,
+    images: Annotated[list[str], typer.Argument(help="Image files.", metavar="IMAGE", show_default=False)],
+    search: SearchFlags,
+    each: Annotated[bool, option("One prompt for each image, in place of one for all of them.", "--each")] = False,
     prompt_len: PromptLen = SearchConfig.prompt_len,
     top: Top = SearchConfig.top_k,
     weight: Annotated[
-        list[float] | None, option("One for each picture; a negative one pushes the prompt away from it.")
+        list[float] | None, option("One for each image; a negative one pushes the prompt away from it.")
     ] = None,
     sheet: Annotated[
-        Path | None, option("Draw pictures, prompts and scores into this PNG file.", metavar="FILE.png")
+        Path | None, option("Draw images, prompts and scores into this PNG file.", metavar="FILE.png")
     ] = None,
     tensorboard: Log = None,
 ) -> None:
-    """Learn a prompt from pictures: one for all that they share, or with --each one for each."""
+    """Learn a prompt from images: one for all that they share, or with --each one for each."""
     from pez_fast.images import load_image
-    from pez_fast.sheet import check_writable, write_sheet
+    from pez_fast.report.sheet import check_writable, write_sheet
     from pez_fast.tasks import invert as invert_all
     from pez_fast.tasks import invert_batch
 
@@ -94,18 +94,11 @@ def invert(
         raise ValueError("--weight and --each exclude each other")
     if weight and len(weight) != len(images):
         raise ValueError(f"--weight must be given once for each of the {len(images)} images; got {len(weight)}")
-    opened: list[Any] = []
-    for path in images:
-        try:
-            opened.append(load_image(path))
-        except ValueError:
-            if not each:
-                raise
-            opened.append(path)  # the library makes the row that says why
+    opened = [_image_or_path(path) if each else load_image(path) for path in images]
     if sheet is not None:
         check_writable(sheet)
     readable = [path for path, image in zip(images, opened, strict=True) if image is not path]
-    names = images if each else [images[0] if len(images) == 1 else f"{len(images)} pictures"]
+    names = images if each else [images[0] if len(images) == 1 else f"{len(images)} images"]
     watching = watch(readable if each else names, search.steps, tensorboard)
     clip = search.load()
     with watching as progress:
@@ -118,8 +111,8 @@ def invert(
     else:
         show_one(results[0], search.as_json)
     if sheet is not None:
-        pictures = [[i] if i is not path else [] for i, path in zip(opened, images, strict=True)] if each else [opened]
-        if write_sheet(sheet, [Path(name).name for name in names], pictures, results):
+        drawn = [[i] if i is not path else [] for i, path in zip(opened, images, strict=True)] if each else [opened]
+        if write_sheet(sheet, [Path(name).name for name in names], drawn, results):
             say(f"sheet written to {sheet}")
     _finish(results, search.steps)
 
@@ -133,23 +126,23 @@ def batch(
             help="A folder, a text file of paths, a .parquet or .tar file.", metavar="SOURCE", show_default=False
         ),
     ],
-    search: Search,
+    search: SearchFlags,
     out: Annotated[Path, option("Folder of the results: Parquet files, and what they were made with.", metavar="DIR")],
     prompt_len: PromptLen = SearchConfig.prompt_len,
-    batch_size: Annotated[int, option("Pictures learned at once.")] = 64,
+    batch_size: Annotated[int, option("Prompts (images times restarts) learned at once.")] = 64,
     shard: Annotated[
-        str, option("Only every n-th picture from the i-th on, i from 0, for n runs into one DIR.", metavar="i/n")
+        str, option("Only every n-th image from the i-th on, i from 0, for n runs into one DIR.", metavar="i/n")
     ] = "0/1",
-    workers: Annotated[int, option("Threads that read pictures ahead.")] = 4,
-    column: Annotated[str | None, option("Of a Parquet file: bytes or paths of the pictures.")] = None,
-    engine: Annotated[Engine, option("ray: on the machines of a Ray cluster, which share DIR.")] = Engine.local,
+    workers: Annotated[int, option("Threads that read images ahead.")] = 4,
+    column: Annotated[str | None, option("Of a Parquet file: bytes or paths of the images.")] = None,
+    engine: Annotated[Backend, option("ray: on the machines of a Ray cluster, which share DIR.")] = Backend.local,
     actors: Annotated[int, option("With --engine ray: processes, one GPU each where there are any.")] = 1,
 ) -> None:
-    """Learn a prompt for each picture of a data set; started again, it continues."""
+    """Learn a prompt for each image of a data set; started again, it continues."""
     from pez_fast.dataset import Job
 
-    job = Job(source, out, search.options(prompt_len=prompt_len), batch_size, shard, workers, column)
-    if engine is Engine.ray:
+    job = Job(source, out, search.options(prompt_len=prompt_len, batch_size=batch_size), shard, workers, column)
+    if engine is Backend.ray:
         from pez_fast.ray import run_on_ray
 
         summary = run_on_ray(job, search.model, search.weights, search.device, actors)
@@ -157,7 +150,7 @@ def batch(
         summary = job.run(search.load())
     if search.as_json:
         print_json(vars(summary))
-    say(f"{summary.finished} of {summary.pictures} pictures finished in {out}, {summary.errors} of them unreadable")
+    say(f"{summary.finished} of {summary.images} images finished in {out}, {summary.errors} of them unreadable")
     if summary.interrupted:
         say("pez-fast: interrupted; the same command continues")
         raise typer.Exit(INTERRUPTED)
@@ -169,7 +162,7 @@ def batch(
 @with_search
 def distill(
     text: Annotated[str, typer.Argument(help="The prompt to shorten.", metavar="TEXT", show_default=False)],
-    search: Search,
+    search: SearchFlags,
     ratio: Annotated[float | None, option("Tokens of the result over tokens of the text; 0.3.")] = None,
     prompt_len: Annotated[int | None, option("The number of tokens itself, in place of a ratio.")] = None,
     top: Top = SearchConfig.top_k,
@@ -200,13 +193,23 @@ def info(as_json: Json = False) -> None:
         print_info(facts())
 
 
+def _image_or_path(path: str) -> Any:
+    """The image, or its path where it cannot be read: the library then makes the entry that says why."""
+    from pez_fast.images import load_image
+
+    try:
+        return load_image(path)
+    except ValueError:
+        return path
+
+
 def _watched(progress: PlainProgress | LiveProgress | TensorBoard) -> dict[str, Any]:
     return {"callback": progress, "every": progress.every}
 
 
 def _finish(results: Sequence[PromptResult], steps: int) -> None:
     """Say what was not as it should be, and exit accordingly."""
-    if any(result.stopped == "interrupt" for result in results):
+    if any(result.stop_reason == "interrupt" for result in results):
         say(f"pez-fast: interrupted after {max(r.steps for r in results)} of {steps} steps; this is the best so far")
         raise typer.Exit(INTERRUPTED)
     if any(result.error for result in results):

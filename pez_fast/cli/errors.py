@@ -10,7 +10,7 @@ from typing import Any
 import typer
 from typer.core import TyperGroup
 
-from pez_fast.live import say
+from pez_fast.report.console import say
 
 FAILED, USAGE, INTERRUPTED = 1, 2, 130
 

@@ -13,10 +13,10 @@ from typing import TYPE_CHECKING, Annotated, Any, get_args, get_type_hints
 import typer
 
 from pez_fast.config import SearchConfig, Vocabulary, explanation
-from pez_fast.live import say
+from pez_fast.report.console import say
 
 if TYPE_CHECKING:
-    from pez_fast.encoders import ClipEncoder
+    from pez_fast.models import ClipEncoder
 
 SHARED = (
     "steps",
@@ -24,7 +24,7 @@ SHARED = (
     "lr",
     "weight_decay",
     "restarts",
-    "polish",
+    "refine",
     "prefix",
     "suffix",
     "init",
@@ -37,7 +37,7 @@ SHARED = (
 PAPER_MODEL, PAPER_WEIGHTS = "ViT-H-14", "laion2b_s32b_b79k"
 
 
-class Engine(str, Enum):
+class Backend(str, Enum):
     """Where a data set is learned."""
 
     local = "local"
@@ -60,7 +60,7 @@ Log = Annotated[Path | None, option("Write the search down for TensorBoard, in a
 
 
 @dataclass
-class Search:
+class SearchFlags:
     """The options that invert, batch and distill share."""
 
     model: Annotated[str, option("A name of open_clip's, hf-hub:owner/repo, a folder, or emoji: the bundled one.")] = (
@@ -87,7 +87,7 @@ class Search:
         """The model; says so before, since it can take a minute."""
         import torch
 
-        from pez_fast.encoders import load_clip
+        from pez_fast.models import load_clip
 
         try:
             device = torch.device(self.device) if self.device else None
@@ -114,12 +114,12 @@ def parameter(name: str) -> inspect.Parameter:
 
 
 def with_search(command: Callable[..., None]) -> Callable[..., None]:
-    """Give a command the fields of `Search` and SHARED as options of its own; it receives them as its argument `search`."""
+    """Give a command the fields of `SearchFlags` and SHARED as options of its own; it receives them as its argument `search`."""
     own = inspect.signature(command, eval_str=True).parameters
-    hints = get_type_hints(Search, include_extras=True)
+    hints = get_type_hints(SearchFlags, include_extras=True)
     first = [
         inspect.Parameter(f.name, inspect.Parameter.KEYWORD_ONLY, annotation=hints[f.name], default=f.default)
-        for f in fields(Search)
+        for f in fields(SearchFlags)
         if f.name != "config"
     ]
     shared = [parameter(name) for name in SHARED]
@@ -127,7 +127,7 @@ def with_search(command: Callable[..., None]) -> Callable[..., None]:
     @wraps(command)
     def run(**given: Any) -> None:
         config = {name: given.pop(name) for name in SHARED}
-        command(search=Search(**{p.name: given.pop(p.name) for p in first}, config=config), **given)
+        command(search=SearchFlags(**{p.name: given.pop(p.name) for p in first}, config=config), **given)
 
     rest = [p.replace(kind=inspect.Parameter.KEYWORD_ONLY) for p in own.values() if p.name != "search"]
     parameters = rest + first[:3] + shared + first[3:]

@@ -1,4 +1,4 @@
-"""Data sets: a prompt for each picture of a folder, list, Parquet file or tar, into Parquet shards; can be killed and continued."""
+"""Data sets: a prompt for each image of a folder, list, Parquet file or tar, into Parquet shards; can be killed and continued."""
 
 from __future__ import annotations
 

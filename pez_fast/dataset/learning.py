@@ -1,4 +1,4 @@
-"""From items to rows: pictures read ahead in threads, encoded and learned in batches."""
+"""From items to rows: images read ahead in threads, encoded and learned in batches."""
 
 from __future__ import annotations
 
@@ -12,9 +12,10 @@ from torch import Tensor
 
 from pez_fast.config import SearchConfig
 from pez_fast.dataset.shards import Row
-from pez_fast.encoders import ClipEncoder
+from pez_fast.engine import SearchState, Stage
 from pez_fast.images import image_or_error
-from pez_fast.learner import ROUND, Learner, State
+from pez_fast.objectives import Similarity
+from pez_fast.prompt_search import PromptSearch
 from pez_fast.result import PromptResult
 
 LEARNED = ("prompt", "ids", "ids_score", "text_score", "steps")
@@ -22,16 +23,18 @@ T = TypeVar("T")
 U = TypeVar("U")
 
 
-def read(item: Any, clip: ClipEncoder) -> Tensor | str:
+def read(item: Any, model: Any) -> Tensor | str:
     """An item of a data set -> (3, H, W) as the model wants it, or one sentence where it cannot be read."""
     try:
         source = item.read()
     except ValueError as error:
         return str(error)
-    return image_or_error(source, clip.preprocess)
+    return image_or_error(source, model.preprocess)
 
 
-def ahead(values: Sequence[T], work: Callable[[T], U], threads: int, most: int) -> Generator[tuple[T, U], None, None]:
+def prefetch(
+    values: Sequence[T], work: Callable[[T], U], threads: int, most: int
+) -> Generator[tuple[T, U], None, None]:
     """Each value with work(value), in order; up to `most` are worked on, or done, before they are asked for.
 
     In threads, not processes: decoding and resizing let the interpreter go, the search needs one core, and a process
@@ -51,68 +54,72 @@ def ahead(values: Sequence[T], work: Callable[[T], U], threads: int, most: int) 
         pool.shutdown(wait=True, cancel_futures=True)
 
 
-def learn_rows(
-    items: Iterable[tuple[str, Tensor | str]],
-    clip: ClipEncoder,
-    options: SearchConfig,
-    together: int,
-    callback: Callable[[float], object] | None = None,
-) -> Iterator[list[Row]]:
-    """A row for each id, as if it were alone, in the order in which they are finished; a sentence in place of pixels becomes
-    the row's error.
+class RowLearner:
+    """Learns a row for each id, as if it were alone.
 
     Args:
-        items: ids and pixels, asked for when there is room for them.
-        together: pictures learned at once.
-        callback: told from time to time how many pictures' worth of work is done of those in work.
-
-    Raises:
-        KeyboardInterrupt: also where the search would return its best so far.
+        together: images learned at once.
+        callback: told from time to time how many images' worth of work is done of those in work.
     """
-    unreadable: list[tuple[int, Row]] = []
 
-    def row(name: str, **more: Any) -> Row:
-        return {"id": name, "seed": options.seed, "steps": 0, "error": None, **more}
+    def __init__(
+        self, model: Any, options: SearchConfig, together: int, callback: Callable[[float], object] | None = None
+    ) -> None:
+        self.model, self.options, self.together, self.callback = model, options, together, callback
+        self._unreadable: list[tuple[int, Row]] = []
 
-    def goals() -> Iterator[tuple[tuple[int, str], Tensor]]:
+    def rows(self, items: Iterable[tuple[str, Tensor | str]]) -> Iterator[list[Row]]:
+        """Ids and pixels, asked for when there is room for them -> rows in the order in which they are finished.
+
+        A sentence in place of pixels becomes the row's error.
+
+        Raises:
+            KeyboardInterrupt: also where the search would return its best so far.
+        """
+        self._search = PromptSearch(self.model, self.options, self.together)
+        for found in self._search.stream(self._targets(items), self._tell if self.callback else None):
+            if self._search.stop_reason == "interrupt":
+                raise KeyboardInterrupt
+            yield self._ordered(found)
+        if self._unreadable:
+            yield self._ordered([])
+
+    def _targets(self, items: Iterable[tuple[str, Tensor | str]]) -> Iterator[tuple[list[tuple[int, str]], Similarity]]:
         waiting = enumerate(items)
-        while group := list(islice(waiting, together)):
-            unreadable.extend((k, row(name, error=p)) for k, (name, p) in group if isinstance(p, str))
+        while group := list(islice(waiting, self.together)):
+            self._unreadable += [(k, self._row(name, error=p)) for k, (name, p) in group if isinstance(p, str)]
             readable = [((k, name), p) for k, (name, p) in group if not isinstance(p, str)]
             if readable:
-                yield from zip(
-                    [name for name, _ in readable], clip.encode_pixels([p for _, p in readable]), strict=True
-                )
+                features = self.model.encode_pixels([p for _, p in readable])
+                yield [key for key, _ in readable], Similarity(features)
 
-    def rows(cohort: list[tuple[tuple[int, str], PromptResult]]) -> list[Row]:
+    def _row(self, name: str, **more: Any) -> Row:
+        return {"id": name, "seed": self.options.seed, "steps": 0, "error": None, **more}
+
+    def _ordered(self, found: Sequence[tuple[tuple[int, str], PromptResult]]) -> list[Row]:
         learned = [
-            (k, row(name, **{n: getattr(r, n) for n in (("error",) if r.error else LEARNED)}))
-            for (k, name), r in cohort
+            (k, self._row(name, **{n: getattr(r, n) for n in (("error",) if r.error else LEARNED)}))
+            for (k, name), r in found
         ]
-        ordered = [found for _, found in sorted(unreadable + learned, key=lambda one: one[0])]
-        unreadable.clear()
-        return ordered
+        rows = [row for _, row in sorted(self._unreadable + learned, key=lambda one: one[0])]
+        self._unreadable.clear()
+        return rows
 
-    def report(state: State) -> None:
-        whole = options.steps + ROUND * options.polish
+    def _tell(self, searches: Sequence[SearchState]) -> None:
+        def cost(stage: Stage) -> float:
+            return getattr(stage.method, "relative_cost", 1.0)
+
+        whole = sum(cost(stage) * stage.num_steps for stage in self._search.stages)
         done = sum(
-            len(c.part.names) * (state.updates(c) + ROUND * (state.polished if k == 0 else 0))
-            for k, c in enumerate(state.cohorts)
+            len(search.request.keys) * sum(cost(part.stage) * part.updates for part in search.chain)
+            for search in searches
         )
-        assert callback is not None
-        callback(done / whole)
-
-    learner = Learner(clip, options)
-    learner.at_once = min(learner.at_once, together * options.restarts)
-    for cohort in learner.stream(goals(), report if callback else None):
-        if learner.ended == "interrupt":
-            raise KeyboardInterrupt
-        yield rows(cohort)
-    if unreadable:
-        yield rows([])
+        assert self.callback is not None
+        self.callback(done / whole)
 
 
-def learn_all(pixels: Sequence[Tensor | str], clip: ClipEncoder, options: SearchConfig) -> list[Row]:
-    """`learn_rows` for pixels that are all there already: the rows in their order, with numbers for ids."""
-    found = learn_rows([(str(k), p) for k, p in enumerate(pixels)], clip, options, max(1, len(pixels)))
+def learn_all(pixels: Sequence[Tensor | str], model: Any, options: SearchConfig) -> list[Row]:
+    """The rows of pixels that are all there already, in their order, with numbers for ids."""
+    learner = RowLearner(model, options, max(1, len(pixels)))
+    found = learner.rows((str(k), p) for k, p in enumerate(pixels))
     return sorted((row for rows in found for row in rows), key=lambda row: int(row["id"]))

@@ -6,7 +6,7 @@ import dataclasses
 import hashlib
 import json
 import platform
-import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,44 +14,48 @@ import torch
 
 from pez_fast.config import SearchConfig
 from pez_fast.dataset.shards import write_atomically
-from pez_fast.dataset.sources import Source, digest
-from pez_fast.encoders import ClipEncoder
-from pez_fast.encoders.precision import search_dtype
+from pez_fast.dataset.sources import Source
+from pez_fast.models.fingerprint import text_digest
+from pez_fast.models.precision import search_dtype
 from pez_fast.version import __version__
 
 NAME = "_manifest.json"  # readers of Parquet folders pass over names that begin with _ or .
-_NO_EFFECT = {"batch_size", "callback", "every", "impl", "top_k"}  # every implementation finds the same tokens
+_NO_EFFECT = {
+    "batch_size",
+    "callback",
+    "every",
+    "impl",
+    "top_k",
+    "stages",
+    "terms",
+}  # every implementation finds the same tokens
 
 
 def configuration(source: Source, options: SearchConfig) -> dict[str, Any]:
     """All that decides on the results but the model: options and the data set, as plain values."""
     chosen = {
-        k: v for k, v in dataclasses.asdict(options).items() if k not in _NO_EFFECT | {"dtype"}
-    }  # the model's part
-    return {**chosen, "banned": list(options.banned), **{f"source's {k}": v for k, v in source.identity.items()}}
-
-
-def model_part(clip: ClipEncoder, options: SearchConfig, device: str) -> dict[str, Any]:
-    """The model's part: digests of weights, preprocessing and allowed tokens, and the type of device, which rounds its own way."""
-    table = clip.table(options.vocabulary, options.banned)
-    dtype = search_dtype(options.dtype, clip.dtype, table.dim, torch.device(device))
+        k: v for k, v in dataclasses.asdict(replace(options, stages=None, terms=())).items() if k not in _NO_EFFECT
+    }
+    plugs = {name: text_digest(repr(v)) if (v := getattr(options, name)) else None for name in ("stages", "terms")}
+    chosen.pop("dtype")  # the model's part
     return {
-        "model's weights": weights_digest(clip.model),
-        "preprocessing": digest([re.sub(r" at 0x[0-9a-f]+", "", repr(clip.preprocess))]),
-        "allowed tokens": hashlib.sha256(table.allowed.cpu().numpy().tobytes()).hexdigest()[:16],
-        "model's dtype": str(clip.dtype).removeprefix("torch."),
-        "dtype": str(dtype).removeprefix("torch."),
-        "device": device,
+        **chosen,
+        **plugs,
+        "banned": list(options.banned),
+        **{f"source's {k}": v for k, v in source.identity.items()},
     }
 
 
-def weights_digest(model: torch.nn.Module) -> str:
-    """SHA-256 over names, types, shapes and bytes of all parameters and buffers, cut to 16 digits."""
-    state = hashlib.sha256()
-    for name, tensor in sorted(model.state_dict().items()):
-        state.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
-        state.update(tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().data)
-    return state.hexdigest()[:16]
+def model_part(model: Any, options: SearchConfig, device: str) -> dict[str, Any]:
+    """The model's part: its fingerprint, a digest of the allowed tokens, and the type of device, which rounds its own way."""
+    table = model.table(options.vocabulary, options.banned)
+    dtype = search_dtype(options.dtype, model.dtype, table.dim, torch.device(device))
+    return {
+        **model.fingerprint(),
+        "allowed tokens": hashlib.sha256(table.allowed.cpu().numpy().tobytes()).hexdigest()[:16],
+        "dtype": str(dtype).removeprefix("torch."),
+        "device": device,
+    }
 
 
 def check_manifest(folder: Path, wanted: dict[str, Any]) -> None:

@@ -13,7 +13,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColum
 from rich.text import Text
 
 from pez_fast.dataset.shards import Row
-from pez_fast.live import one_line, say, stderr_is_terminal
+from pez_fast.report.console import one_line, say, stderr_is_terminal
 
 _SILENCE = 60.0  # seconds after which a finished batch is worth a line
 
@@ -24,7 +24,7 @@ def last_prompt(rows: Sequence[Row], before: str = "") -> str:
 
 
 class PlainBatchProgress:
-    """For where there is no terminal: a line after each tenth of the pictures, and at least one a minute if batches end so often.
+    """For where there is no terminal: a line after each tenth of the images, and at least one a minute if batches end so often.
 
     Attributes:
         every: steps between two calls of `within`.
@@ -39,7 +39,7 @@ class PlainBatchProgress:
         self._said, self._next = self._begun, finished
 
     def __enter__(self) -> PlainBatchProgress:
-        say(f"{self.finished}/{self.total} pictures finished")
+        say(f"{self.finished}/{self.total} images finished")
         return self
 
     def __exit__(self, *exception: object) -> None:
@@ -58,12 +58,12 @@ class PlainBatchProgress:
         self.last = last_prompt(rows, self.last)
 
     def speed(self, within: float = 0.0) -> str:
-        """Rate of this run and time left; `within` pictures' worth of the current batch counts as done."""
+        """Rate of this run and time left; `within` images' worth of the current batch counts as done."""
         done, seconds = self.finished - self._before + within, time.monotonic() - self._begun
         if done <= 0 or seconds <= 0:
             return ""
         left = timedelta(seconds=round((self.total - self.finished - within) * seconds / done))
-        return f"{done / seconds:.2f} pictures/s  {left} left"
+        return f"{done / seconds:.2f} images/s  {left} left"
 
 
 class LiveBatchProgress(PlainBatchProgress):
@@ -74,7 +74,7 @@ class LiveBatchProgress(PlainBatchProgress):
         self._within = 0.0
         self._console = Console(stderr=True, highlight=False)
         self._bar = Progress(
-            TextColumn("picture"), MofNCompleteColumn(), BarColumn(), _Speed(self), console=self._console
+            TextColumn("image"), MofNCompleteColumn(), BarColumn(), _Speed(self), console=self._console
         )
         self._task = self._bar.add_task("", total=total, completed=finished)
         self._live = Live(get_renderable=self._draw, console=self._console, refresh_per_second=4, transient=True)
@@ -86,9 +86,9 @@ class LiveBatchProgress(PlainBatchProgress):
     def __exit__(self, *exception: Any) -> None:
         self._live.__exit__(*exception)
 
-    def within(self, pictures: float) -> None:
-        """So many pictures' worth of work is done of those in work."""
-        self._within = pictures
+    def within(self, images: float) -> None:
+        """So many images' worth of work is done of those in work."""
+        self._within = images
         self._bar.update(self._task, completed=self.finished + self._within)
 
     def add(self, rows: Sequence[Row]) -> None:

@@ -1,4 +1,4 @@
-"""Pictures in the rows of a Parquet file."""
+"""Images in the rows of a Parquet file."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ _CHUNK, _CHUNKS = 32, 8  # rows decoded at once, and how many such chunks are ke
 
 
 def bytes_or_path(value: Any) -> Any:
-    """What a struct of bytes and path holds, as which Hugging Face's data sets hold pictures; any other value as it is."""
+    """What a struct of bytes and path holds, as which Hugging Face's data sets hold images; any other value as it is."""
     return value.get("bytes") or value.get("path") if isinstance(value, dict) else value
 
 
 @dataclass(frozen=True)
 class RowItem:
-    """A picture in a row: `row` counts within the row group `group`."""
+    """An image in a row: `row` counts within the row group `group`."""
 
     id: str
     path: str
@@ -34,7 +34,7 @@ class RowItem:
     def read(self) -> bytes | str:
         value = bytes_or_path(_reader(self.path, self.column).value(self.group, self.row))
         if not value:
-            raise ValueError(f"row {self.id} holds no picture")
+            raise ValueError(f"row {self.id} holds no image")
         return str(Path(self.path).parent / value) if isinstance(value, str) else value
 
 
@@ -58,21 +58,21 @@ def parquet_items(path: Path, column: str | None) -> tuple[dict[str, Any], list[
 
 
 def _column(schema: Any, column: str | None, path: Path) -> str:
-    usable = [field.name for field in schema if _holds_pictures(field.type)]
+    usable = [field.name for field in schema if _holds_images(field.type)]
     wanted = [column] if column is not None else [name for name in NAMES if name in usable][:1] or usable
     if len(wanted) == 1 and wanted[0] in usable:
         return wanted[0]
     why = (
         f"has no column {column!r} of bytes or paths"
         if column is not None
-        else "has no column that is surely the pictures'"
+        else "has no column that is surely the images'"
     )
     raise ValueError(
         f"the source {path} {why}; its columns are {', '.join(f'{field.name} ({field.type})' for field in schema)}"
     )
 
 
-def _holds_pictures(kind: Any) -> bool:
+def _holds_images(kind: Any) -> bool:
     types = arrow().types
     if types.is_struct(kind):
         return any(kind.field(k).name in ("bytes", "path") for k in range(kind.num_fields))

@@ -24,7 +24,7 @@ _SHARD = "part-*-of-*.parquet"
 
 
 def columns() -> Any:
-    """The schema of the shards; of a picture that cannot be read only id, seed, steps and error are there."""
+    """The schema of the shards; of an image that cannot be read only id, seed, steps and error are there."""
     pa = arrow()
     text, number = pa.string(), pa.float64()
     return pa.schema(
@@ -101,21 +101,21 @@ class ShardWriter:
 
 
 @dataclass
-class Finished:
-    """What a folder holds: ids, those of them whose picture could not be read, and names of files that had to be removed."""
+class Completed:
+    """What a folder holds: ids, those of them whose image could not be read, and names of files that had to be removed."""
 
     ids: set[str] = field(default_factory=set)
     errors: set[str] = field(default_factory=set)
     removed: list[str] = field(default_factory=list)
 
 
-def scan(folder: Path) -> Finished:
+def completed_ids(folder: Path) -> Completed:
     """The ids of all shards; afterwards each is there once, and no shard is unreadable.
 
     Unreadable shards, which only a failing disk leaves, are removed. An id that is there twice (two runs that did not
     know of one another) keeps its first row; the rows are equal.
     """
-    pa, found = arrow(), Finished()
+    pa, found = arrow(), Completed()
     for path in sorted(folder.glob(_SHARD)):
         try:
             with pa.parquet.ParquetFile(path) as file:
@@ -152,7 +152,7 @@ def _drop(path: Path, ids: set[str]) -> None:
 
 
 @contextmanager
-def alone(folder: Path, stem: str) -> Iterator[None]:
+def exclusive_lock(folder: Path, stem: str) -> Iterator[None]:
     """Only one run at a time writes shards of a stem; the system lifts the lock however that run ends.
 
     Temporary files of runs that were killed are removed.

@@ -13,12 +13,12 @@ from typing import Any
 
 from pez_fast.dataset.rows import RowItem, parquet_items
 
-PICTURES = frozenset(".png .jpg .jpeg .webp .gif .bmp .tif .tiff .ppm .pgm .pbm".split())
+IMAGES = frozenset(".png .jpg .jpeg .webp .gif .bmp .tif .tiff .ppm .pgm .pbm".split())
 
 
 @dataclass(frozen=True)
 class FileItem:
-    """A picture in a file of its own."""
+    """An image in a file of its own."""
 
     id: str
     path: str
@@ -29,7 +29,7 @@ class FileItem:
 
 @dataclass(frozen=True)
 class TarItem:
-    """A picture in an uncompressed tar: `size` bytes from `offset` on."""
+    """An image in an uncompressed tar: `size` bytes from `offset` on."""
 
     id: str
     path: str
@@ -53,7 +53,7 @@ class Source:
     """A data set.
 
     Attributes:
-        identity: plain values by which it is known again, wherever it lies: its kind, the number of its pictures, and a
+        identity: plain values by which it is known again, wherever it lies: its kind, the number of its images, and a
             digest of their names and sizes.
         items: in a fixed order, ids unique; each can be read by itself, in any order, in another thread or process.
     """
@@ -63,7 +63,7 @@ class Source:
 
 
 def open_source(path: str | os.PathLike, column: str | None = None) -> Source:
-    """List a data set; the pictures themselves are not read.
+    """List a data set; the images themselves are not read.
 
     Args:
         path: a folder (ids: relative paths), a .parquet file (row numbers), a .tar file as WebDataset writes them (keys), or
@@ -91,12 +91,12 @@ def open_source(path: str | os.PathLike, column: str | None = None) -> Source:
     except OSError as error:
         raise ValueError(f"the source {path} cannot be read: {error}") from None
     if not items:
-        raise ValueError(f"the source {path} holds no pictures")
-    return Source({"kind": kind, "pictures": len(items), **facts}, items)
+        raise ValueError(f"the source {path} holds no images")
+    return Source({"kind": kind, "images": len(items), **facts}, items)
 
 
 def _folder(root: Path) -> tuple[dict[str, Any], list[Item]]:
-    """Files by the suffixes of pictures, in all folders below; hidden ones are left out."""
+    """Files by the suffixes of images, in all folders below; hidden ones are left out."""
     found: list[tuple[str, str, int]] = []
 
     def list_folder(folder: str, prefix: str) -> None:
@@ -106,7 +106,7 @@ def _folder(root: Path) -> tuple[dict[str, Any], list[Item]]:
                     continue
                 if entry.is_dir(follow_symlinks=False):
                     list_folder(entry.path, f"{prefix}{entry.name}/")
-                elif _is_picture(entry.name) and entry.is_file():
+                elif _is_image(entry.name) and entry.is_file():
                     found.append((_text(prefix + entry.name), entry.path, entry.stat().st_size))
 
     list_folder(str(root), "")
@@ -132,15 +132,15 @@ def _list(path: Path) -> tuple[dict[str, Any], list[Item]]:
 
 
 def _tar(path: Path) -> tuple[dict[str, Any], list[Item]]:
-    """Ids are WebDataset's keys: the name up to the first dot; where several pictures share one, their whole names."""
+    """Ids are WebDataset's keys: the name up to the first dot; where several images share one, their whole names."""
     try:
         with tarfile.open(path, "r:") as tar:
             members = [
-                m for m in tar if m.isreg() and _is_picture(m.name) and not PurePosixPath(m.name).name.startswith(".")
+                m for m in tar if m.isreg() and _is_image(m.name) and not PurePosixPath(m.name).name.startswith(".")
             ]
     except tarfile.TarError as error:
         raise ValueError(
-            f"the source {path} is damaged or no uncompressed tar (pictures are compressed already): {error}"
+            f"the source {path} is damaged or no uncompressed tar (images are compressed already): {error}"
         ) from None
     keys = [_text(_key(m.name)) for m in members]
     shared = {key for key, count in Counter(keys).items() if count > 1}
@@ -155,8 +155,8 @@ def _key(name: str) -> str:
     return str(path.with_name(path.name.partition(".")[0]))
 
 
-def _is_picture(name: str) -> bool:
-    return PurePosixPath(name).suffix.lower() in PICTURES
+def _is_image(name: str) -> bool:
+    return PurePosixPath(name).suffix.lower() in IMAGES
 
 
 def _text(name: str) -> str:

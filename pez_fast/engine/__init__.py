@@ -1,20 +1,36 @@
-"""The search for many prompts at once."""
+"""The search for many prompts at once, for any model, objective and method."""
 
-from pez_fast.engine.batch import Engine, Take, search
-from pez_fast.engine.cohort import Cohort, Part, Settings
-from pez_fast.engine.polish import polish
-from pez_fast.engine.steps import Encode, RowObjective, Step, pez_steps
+from pez_fast.engine.evaluate import BatchLimit, Evaluator, Joined
+from pez_fast.engine.protocols import (
+    BoundModel,
+    Evaluate,
+    Evaluation,
+    Method,
+    Objective,
+    Outputs,
+    PromptModel,
+    State,
+    Vocabulary,
+)
+from pez_fast.engine.scheduler import Scheduler
+from pez_fast.engine.state import Request, SearchState, Stage, TensorState
 
 __all__ = [
-    "Cohort",
-    "Encode",
-    "Engine",
-    "Part",
-    "RowObjective",
-    "Settings",
-    "Step",
-    "Take",
-    "pez_steps",
-    "polish",
-    "search",
+    "BatchLimit",
+    "BoundModel",
+    "Evaluate",
+    "Evaluation",
+    "Evaluator",
+    "Joined",
+    "Method",
+    "Objective",
+    "Outputs",
+    "PromptModel",
+    "Request",
+    "Scheduler",
+    "SearchState",
+    "Stage",
+    "State",
+    "TensorState",
+    "Vocabulary",
 ]

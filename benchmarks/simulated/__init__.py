@@ -1,0 +1,1 @@
+"""The CUDA kernels on the host, for tests and for parity.py."""

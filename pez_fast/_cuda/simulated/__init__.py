@@ -1,1 +1,0 @@
-"""The CUDA kernels on the host, for tests."""

@@ -1,0 +1,143 @@
+"""Models of open_clip by name, from a folder or a hub, and the bundled one."""
+
+from __future__ import annotations
+
+import json
+import logging
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from pez_fast.models.clip import ClipEncoder
+
+BUNDLED = {"emoji": Path(__file__).parents[1] / "assets" / "emoji"}
+
+
+def load_clip(
+    name: str,
+    pretrained: str | None = None,
+    device: str | torch.device | None = None,
+    dtype: torch.dtype = torch.float32,
+) -> ClipEncoder:
+    """Load a CLIP that open_clip can build.
+
+    Args:
+        name: a name of `open_clip.list_models()`, "hf-hub:owner/repo", "local-dir:folder", a folder's path, or "emoji",
+            the small model that comes with this package.
+        pretrained: for a name of open_clip's: a tag of its weights, or the path of a checkpoint.
+        device: default CUDA where there is one, else the CPU.
+        dtype: of the model's weights.
+
+    Raises:
+        ValueError: no such model, tag or file, or weights that cannot be had here.
+        ImportError: open_clip cannot be imported; the message says what to install.
+    """
+    open_clip = _import_open_clip()
+    device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    folder = _folder(name)
+    if pretrained is not None and (folder is not None or name.startswith("hf-hub:")):
+        raise ValueError(f"pretrained={pretrained!r} does not go with name={name!r}, which brings its own weights")
+    quick_gelu = False
+    if folder is None and not name.startswith("hf-hub:"):
+        quick_gelu = _check_name(open_clip, name, pretrained)
+    source = name if folder is None else f"local-dir:{folder}"
+    try:
+        with _quiet():
+            model = open_clip.create_model(
+                source,
+                pretrained=pretrained,
+                device=device,
+                precision="fp32",
+                force_quick_gelu=quick_gelu,
+                require_pretrained=True,
+            )
+            tokenizer = open_clip.get_tokenizer(source)
+    except Exception as error:  # hub, file and network errors come in many classes; all mean that it cannot be had
+        tag = f" with pretrained={pretrained!r}" if pretrained else ""
+        raise ValueError(f"name={name!r}{tag} could not be downloaded or read: {_first_line(error)}") from error
+    settings = open_clip.transform.PreprocessCfg(**model.visual.preprocess_cfg)
+    preprocess = open_clip.transform.image_transform_v2(settings, is_train=False)
+    shown = f"{name}/{pretrained}" if pretrained else name
+    return ClipEncoder(model.to(dtype), tokenizer, preprocess, shown, _known_ids(folder))
+
+
+def _folder(name: str) -> Path | None:
+    """The folder that a name means; None where it means a model of open_clip or of a hub."""
+    folder = BUNDLED.get(name)
+    if name.startswith("local-dir:"):
+        folder = Path(name.removeprefix("local-dir:"))
+    elif folder is None and Path(name).is_dir():
+        folder = Path(name)
+    if folder is not None and not (folder / "open_clip_config.json").is_file():
+        raise ValueError(f"name={name!r} holds no open_clip_config.json")
+    return folder
+
+
+def _known_ids(folder: Path | None) -> list[int] | None:
+    """The tokens that the model in a folder was trained on, where the folder says so."""
+    if folder is None or not (folder / "tokens.json").is_file():
+        return None
+    return json.loads((folder / "tokens.json").read_text())["tokens_seen"]
+
+
+def _check_name(open_clip: Any, name: str, pretrained: str | None) -> bool:
+    """Whether QuickGELU must be forced; raises where open_clip would only warn."""
+    if name not in open_clip.list_models():
+        close = [m for m in open_clip.list_models() if name.lower() in m.lower()][:5]
+        hint = f"; did you mean {', '.join(close)}?" if close else "; open_clip.list_models() lists the names"
+        raise ValueError(f"name={name!r} is no model of open_clip, no folder and no bundled model{hint}")
+    tags = open_clip.list_pretrained_tags_by_model(name)
+    if pretrained is None:
+        raise ValueError(
+            f"pretrained must be given for {name}: a checkpoint's path, or one of {', '.join(tags) or 'no tags'}; got None"
+        )
+    if Path(pretrained).is_file():
+        return False
+    config = open_clip.get_pretrained_cfg(name, pretrained)
+    if not config:
+        raise ValueError(
+            f"pretrained={pretrained!r} is neither a file nor a tag of {name}; its tags are {', '.join(tags) or 'none'}"
+        )
+    built, wanted = bool(open_clip.get_model_config(name).get("quick_gelu")), bool(config.get("quick_gelu"))
+    if built and not wanted:
+        raise ValueError(
+            f"pretrained={pretrained!r} was trained with GELU; use name={name.removesuffix('-quickgelu')!r}"
+        )
+    return wanted
+
+
+def _import_open_clip() -> Any:
+    try:
+        import open_clip
+    except Exception as error:
+        if "torchvision" in str(error):
+            raise ImportError(
+                "open_clip cannot be imported because torchvision was built for another torch; "
+                "install torch and torchvision together from the same source, both CUDA or both CPU builds"
+            ) from error
+        raise ImportError(
+            f"open_clip cannot be imported ({_first_line(error)}); pip install 'open_clip_torch>=3,<5'"
+        ) from error
+    return open_clip
+
+
+def _first_line(error: BaseException) -> str:
+    text = str(error).strip()
+    return text.splitlines()[0][:200] if text else type(error).__name__
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """open_clip and the hub's client say much while they load; what matters of it is checked here and raised."""
+    before = logging.root.manager.disable
+    logging.disable(logging.CRITICAL)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.disable(before)

@@ -1,0 +1,6 @@
+"""What prompts are learned for: outputs of a model -> a loss and a score for each prompt."""
+
+from pez_fast.objectives.similarity import Similarity, weighted_target
+from pez_fast.objectives.weighted_sum import WeightedSum
+
+__all__ = ["Similarity", "WeightedSum", "weighted_target"]

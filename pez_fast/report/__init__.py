@@ -1,0 +1,1 @@
+"""What a search shows: on the console, as a sheet, in TensorBoard."""

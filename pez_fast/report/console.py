@@ -1,0 +1,198 @@
+"""What the command line shows: the search while it runs, on stderr, and what it found, on stdout."""
+
+from __future__ import annotations
+
+import json
+import math
+import sys
+import unicodedata
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from rich import box
+from rich.console import Console, Group
+from rich.live import Live
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, Task, TextColumn, TimeRemainingColumn
+from rich.table import Table
+from rich.text import Text
+
+from pez_fast.result import finite_or_none
+
+if TYPE_CHECKING:
+    from pez_fast.config import Progress as State
+    from pez_fast.result import PromptResult
+
+
+def one_line(text: object, encoding: str = "utf-8") -> str:
+    """A text that can be shown in one line: escapes for what a terminal would act on and for what the encoding lacks."""
+
+    def shown(character: str) -> str:
+        return (
+            character.encode("unicode_escape").decode()
+            if unicodedata.category(character) in ("Cc", "Zl", "Zp")
+            else character
+        )
+
+    return "".join(map(shown, str(text))).encode(encoding, "backslashreplace").decode(encoding)
+
+
+def say(text: object) -> None:
+    """One line on stderr, without colours."""
+    if sys.stderr is not None:
+        print(one_line(text), file=sys.stderr, flush=True)
+
+
+def stderr_is_terminal() -> bool:
+    """Whether stderr is a terminal on which lines can be drawn anew."""
+    return sys.stderr is not None and sys.stderr.isatty() and not Console(stderr=True).is_dumb_terminal
+
+
+class PlainProgress:
+    """A callback for where there is no terminal: a line on stderr after each tenth of the steps, and each eighth round of refining.
+
+    Attributes:
+        every: the option of that name that the search must be given.
+    """
+
+    def __init__(self, names: Sequence[str], steps: int) -> None:
+        self.every = _every(steps)
+        self._next, self._tenth = 0, math.ceil(steps / 10)
+
+    def __enter__(self) -> PlainProgress:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        return None
+
+    def __call__(self, state: State) -> None:
+        refining = state.step == state.steps and state.refined > 0
+        if refining:
+            if state.refined % 8:
+                return
+        elif state.step < min(self._next, state.steps):
+            return
+        self._next = state.step + self._tenth
+        line = f"refine {state.refined}  best " if refining else f"step {state.step}/{state.steps}  best "
+        if len(state.scores) == 1:
+            say(f'{line}{state.scores[0]:.2f}  "{state.prompts[0]}"')
+        else:
+            begun = [score for score in state.scores if not math.isnan(score)]
+            say(f"{line}{min(begun):.2f} to {max(begun):.2f} for {len(begun)} images")
+
+
+def _every(steps: int) -> int:
+    """Often enough for an eye, and for patience, which the search looks at as often; seldom enough to cost nothing."""
+    return max(1, min(10, steps // 100))
+
+
+class _Rate(ProgressColumn):
+    def render(self, task: Task) -> Text:
+        return Text(f"{task.speed:.1f} steps/s" if task.speed else "", style="progress.data.speed")
+
+
+class LiveProgress:
+    """A callback that draws on a terminal: the bar, and the best prompt so far for each name. As `PlainProgress`."""
+
+    def __init__(self, names: Sequence[str], steps: int) -> None:
+        self.every = _every(steps)
+        self._names = names
+        self._state: State | None = None
+        self._console = Console(stderr=True, highlight=False)
+        columns = (
+            TextColumn("{task.description}"),
+            MofNCompleteColumn(),
+            BarColumn(),
+            _Rate(),
+            TimeRemainingColumn(),
+            TextColumn("left"),
+        )
+        self._bar = Progress(*columns, console=self._console)
+        self._task = self._bar.add_task("step", total=steps)
+        self._live = Live(get_renderable=self._draw, console=self._console, refresh_per_second=8, transient=True)
+
+    def __enter__(self) -> LiveProgress:
+        self._live.__enter__()
+        return self
+
+    def __exit__(self, *exception: Any) -> None:
+        self._live.__exit__(*exception)
+
+    def __call__(self, state: State) -> None:
+        self._state = state
+        refining = state.step == state.steps and state.refined > 0
+        self._bar.update(
+            self._task, completed=state.step, description=f"refine {state.refined}" if refining else "step"
+        )
+
+    def _draw(self) -> Group:
+        state, room = self._state, max(1, self._console.height - 7)
+        table = _table("image", "best prompt so far", "cosine")
+        table.width = min(self._console.width, 120)  # or columns would move with the prompts
+        encoding = self._console.encoding
+        for k, name in enumerate(self._names[:room]):
+            prompt, score = (
+                (state.prompts[k], f"{state.scores[k]:.3f}") if state and not math.isnan(state.scores[k]) else ("", "")
+            )
+            line = Text(one_line(prompt, encoding), no_wrap=len(self._names) > 1)
+            line.overflow = "ellipsis" if "utf" in encoding else "crop"
+            table.add_row(Text(one_line(name, encoding)), line, score)
+        more = len(self._names) - room
+        return Group(self._bar, table, *([Text(f"  and {more} more", style="dim")] if more > 0 else []))
+
+
+def watch(names: Sequence[str], steps: int) -> PlainProgress | LiveProgress:
+    """The callback that suits stderr, to be entered as a context; `names` are those of the prompts to be learned."""
+    return (LiveProgress if stderr_is_terminal() else PlainProgress)(names, steps)
+
+
+def show_one(result: PromptResult, as_json: bool) -> None:
+    """The prompt alone on stdout, so that a script can take it (the best ones, one to a line), or JSON."""
+    if as_json:
+        print_json(result.to_dict())
+        return
+    for prompt in [candidate.prompt for candidate in result.top] or [result.prompt]:
+        print(one_line(prompt))
+    if len(result.top) > 1:
+        say(f"text cosines {', '.join(f'{candidate.text_score:.4f}' for candidate in result.top)}")
+    say(f"text cosine {result.text_score:.4f}, {result.steps} steps in {result.seconds:.1f} s")
+
+
+def show_many(names: Sequence[str], results: Sequence[PromptResult], as_json: bool) -> None:
+    """A table on stdout: image, learned prompt or why there is none, text cosine; or a list in JSON."""
+    if as_json:
+        print_json([{"image": name, **result.to_dict()} for name, result in zip(names, results, strict=True)])
+        return
+    console, table = _stdout(), _table("image", "learned prompt", "text cosine")
+    for name, result in zip(names, results, strict=True):
+        score = "-" if result.error else f"{result.text_score:.3f}"
+        prompt = Text(one_line(result, console.encoding), style="red" if result.error else "")
+        table.add_row(Text(one_line(name, console.encoding)), prompt, score)
+    console.print(table)
+
+
+def print_json(value: Any, indent: int | None = None) -> None:
+    """JSON on stdout that is valid whatever the locale; what is not a finite number becomes null."""
+    unicode = "utf" in (getattr(sys.stdout, "encoding", None) or "").lower()
+    print(json.dumps(finite_or_none(value), ensure_ascii=not unicode, allow_nan=False, indent=indent))
+
+
+def print_info(facts: dict[str, Any]) -> None:
+    """What `information.info` says, as a table on stdout."""
+    console, table = _stdout(), Table(box=None, show_header=False, padding=(0, 2, 0, 0))
+    for name, value in facts.items():
+        for k, (inner, fact) in enumerate(value.items() if isinstance(value, dict) else [("", value)]):
+            shown = "usable" if fact is True else one_line(fact, console.encoding)
+            table.add_row("" if k else name, inner, Text(shown))
+    console.print(table)
+
+
+def _table(name: str, prompt: str, score: str) -> Table:
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, header_style="bold")
+    table.add_column(name, overflow="fold", max_width=32)
+    table.add_column(prompt, overflow="fold", ratio=1)
+    table.add_column(score, justify="right", no_wrap=True)
+    return table
+
+
+def _stdout() -> Console:
+    return Console(highlight=False, emoji=False, markup=False)

@@ -1,0 +1,6 @@
+"""What prompts are searched for: inversion of images, shared style, distillation of texts."""
+
+from pez_fast.tasks.images import invert, invert_batch
+from pez_fast.tasks.texts import distill
+
+__all__ = ["distill", "invert", "invert_batch"]

@@ -1,0 +1,72 @@
+"""Prompts for images."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from pez_fast.config import SearchOptions, config_from, takes_config
+from pez_fast.images import image_or_error
+from pez_fast.objectives import Similarity, weighted_target
+from pez_fast.prompt_search import search
+from pez_fast.result import PromptResult
+from pez_fast.tasks.checks import check_model
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
+
+
+@takes_config
+def invert(
+    images: Any, model: Any, *, weights: Sequence[float] | None = None, **options: Unpack[SearchOptions]
+) -> PromptResult:
+    """One prompt for one image, or for several that share something (their style, say).
+
+    Args:
+        images: what `load_image` takes (a path, a PIL image, bytes, an array), or a list of them.
+        model: from `load_clip`.
+        weights: one for each image; a negative one pushes the prompt away from its image.
+
+    Returns:
+        The best prompt met; scores are weighted means over the images. Ctrl-C returns the best so far.
+
+    Raises:
+        ValueError, TypeError: an option or image that cannot be used; the sentence names it.
+    """
+    config_from({**options})
+    images = list(images) if isinstance(images, (list, tuple)) else [images]
+    if not images:
+        raise ValueError("images must hold at least one image; got an empty list")
+    check_model(model, "encode_images")
+    target = weighted_target(model.encode_images(images), weights)
+    return search(Similarity(target[None]), model, **options)[0]
+
+
+@takes_config
+def invert_batch(images: Sequence[Any], model: Any, **options: Unpack[SearchOptions]) -> list[PromptResult]:
+    """One prompt for each image, all learned in one batch; each result is that of `invert` on its image alone.
+
+    An image that cannot be read gives a result with `error` set; the others go on.
+
+    Args:
+        images: a list of what `load_image` takes.
+        model: from `load_clip`.
+
+    Errors: as `invert`.
+    """
+    config = config_from({**options})
+    if isinstance(images, (str, bytes)) or not isinstance(images, Sequence):
+        raise TypeError(f"images must be a list of images; got {type(images).__name__}")
+    if not images:
+        raise ValueError("images must hold at least one image; got an empty list")
+    check_model(model, "encode_pixels", "preprocess")
+    results = [PromptResult(seed=config.seed, model=model.name) for _ in images]
+    read = [image_or_error(image, model.preprocess) for image in images]
+    for result, found in zip(results, read, strict=True):
+        result.error = found if isinstance(found, str) else None
+    readable = {k: found for k, found in enumerate(read) if not isinstance(found, str)}
+    if readable:
+        targets = model.encode_pixels(list(readable.values()))
+        for k, result in zip(readable, search(Similarity(targets), model, **options), strict=True):
+            results[k] = result
+    return results

@@ -1,0 +1,59 @@
+"""Shorter prompts for texts."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from pez_fast.config import SearchOptions, takes_config
+from pez_fast.objectives import Similarity, weighted_target
+from pez_fast.prompt_search import search
+from pez_fast.result import PromptResult
+from pez_fast.tasks.checks import check_model
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
+
+
+@takes_config
+def distill(  # type: ignore[misc]  # prompt_len has a meaning of its own here
+    text: str | Sequence[str],
+    model: Any,
+    ratio: float | None = None,
+    prompt_len: int | None = None,
+    *,
+    weights: Sequence[float] | None = None,
+    **options: Unpack[SearchOptions],
+) -> PromptResult:
+    """A shorter prompt that means the same to the model.
+
+    Args:
+        text: the prompt to shorten, or several texts, of which the prompt is to mean the weighted mean.
+        model: from `load_clip` or `load_sentence_encoder`.
+        ratio: tokens of the result over tokens of the longest text, in (0, 1]; 0.3 where prompt_len is not given either.
+        prompt_len: the number of tokens itself, in place of a ratio.
+        weights: one for each text; a negative one pushes the prompt away from its text.
+
+    Errors: as `invert`.
+    """
+    check_model(model, "encode_texts", "context_length")
+    texts = [text] if isinstance(text, str) else list(text)
+    if not texts:
+        raise ValueError("text must hold at least one text; got an empty list")
+    for one in texts:
+        if not isinstance(one, str) or not one.strip():
+            raise ValueError(f"text must not be empty; got {one!r}")
+    if ratio is not None and prompt_len is not None:
+        raise ValueError(f"ratio and prompt_len exclude each other; got {ratio!r} and {prompt_len!r}")
+    tokens, longest = max(len(model.vocabulary.encode(one)) for one in texts), model.context_length - 2
+    if prompt_len is None:
+        ratio = 0.3 if ratio is None else ratio
+        if not isinstance(ratio, (int, float)) or not 0 < ratio <= 1:
+            raise ValueError(f"ratio must be above 0 and at most 1; got {ratio!r}")
+        prompt_len = max(1, round(ratio * tokens))
+    if tokens > longest:
+        warnings.warn(f"the model reads the first {longest} of the {tokens} tokens of the text", stacklevel=3)
+        prompt_len = min(prompt_len, longest)
+    target = weighted_target(model.encode_texts(texts), weights)
+    return search(Similarity(target[None]), model, **{**options, "prompt_len": prompt_len})[0]

@@ -1,0 +1,172 @@
+"""The method GCG, alone and as the second stage of a search, and the best different prompts."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from inputs import refused
+
+import pez_fast
+from pez_fast.engine import BatchLimit, Evaluator, Request, Scheduler, Stage
+from pez_fast.methods import GCGMethod
+from pez_fast.methods.gcg import likely_tokens
+from pez_fast.objectives import Similarity
+from pez_fast.table import TokenTable
+
+LENGTH = 5
+
+
+def setting(clip, images, targets=4):
+    table = clip.table()
+    ids = table.ids[torch.randint(len(table.ids), (targets, LENGTH), generator=torch.Generator().manual_seed(0))]
+    return table, clip.bind(LENGTH), Similarity(clip.encode_images(images[:targets])), ids
+
+
+def run(clip, images, rounds, seed=0, at_once=64, callback=None, rows=None, table=None):
+    """ids (T, L) and scores (T,) after so many steps of the method alone."""
+    own, model, objective, ids = setting(clip, images)
+    rows = torch.arange(len(ids)) if rows is None else rows
+    ids = ids[rows] if table is None else table.ids[torch.zeros(len(rows), LENGTH, dtype=torch.int64)]
+    requests = [Request(tuple(rows.tolist()), ids, objective.select(rows))]
+    (found,) = Scheduler(
+        own if table is None else table,
+        model,
+        lambda room: requests.pop() if requests else None,
+        [Stage(GCGMethod(), rounds)],
+        BatchLimit.of(at_once, ids.device),
+        seed=seed,
+        every=1,
+        on_progress=None if callback is None else lambda searches: callback(searches[0]),
+    ).run()
+    return found.best_rows()[:2]
+
+
+def test_scores_rise_and_are_those_of_the_ids(tiny_clip, images):
+    table, model, objective, ids = setting(tiny_clip, images)
+    before = objective(model(table.weight[ids], ids), ids)[1]
+    told = []
+    found, score = run(tiny_clip, images, 6, callback=lambda search: told.append(search.best_rows()[:2]))
+    torch.testing.assert_close(objective(model(table.weight[found], found), found)[1], score)
+    assert (score > before).all() and table.allowed[found].all()
+    assert len(told) == 7 and torch.equal(told[0][0], ids) and torch.equal(told[-1][0], found)
+    scores = torch.stack([s for _, s in told])
+    assert torch.equal(scores[0], before) and (scores.diff(dim=0) >= 0).all()
+    changed = [int((a != b).sum(1).max()) for (a, _), (b, _) in zip(told, told[1:], strict=False)]
+    assert max(changed) == 1
+
+
+def test_nothing_depends_on_the_batch_and_all_on_the_seed(tiny_clip, images):
+    whole, score = run(tiny_clip, images, 4)
+    for at_once in (1, 7, 1000):
+        assert torch.equal(run(tiny_clip, images, 4, at_once=at_once)[0], whole)
+    for k in range(len(whole)):
+        alone = run(tiny_clip, images, 4, rows=torch.tensor([k]))
+        assert torch.equal(alone[0][0], whole[k]) and alone[1][0] == score[k]
+    assert not torch.equal(run(tiny_clip, images, 4, seed=1)[0], whole)
+
+
+def test_a_prompt_that_joins_others_moves_as_if_alone(tiny_clip, images):
+    """Prompts at different steps share a state; the draws of each are those of its own step."""
+    table, model, objective, ids = setting(tiny_clip, images)
+    method = GCGMethod()
+
+    def evaluate_for(rows):
+        return Evaluator(table, model, objective.select(torch.tensor(rows)), BatchLimit(64, 64))
+
+    first, alone = method.init(ids[:2], table, 0), method.init(ids[2:], table, 0)
+    for _ in range(3):
+        method.step(alone, evaluate_for([2, 3]), update=True)
+    method.step(first, evaluate_for([0, 1]), update=True)
+    joined = first.join(method.init(ids[2:], table, 0))
+    for _ in range(3):
+        method.step(joined, evaluate_for([0, 1, 2, 3]), update=True)
+    assert torch.equal(joined.ids[2:], alone.ids) and joined.steps == [4, 4, 3, 3]
+    kept = joined.select(torch.tensor([1, 3]))
+    assert torch.equal(kept.ids, joined.ids[[1, 3]]) and kept.steps == [4, 3]
+
+
+def test_the_callback_can_end_it(tiny_clip, images):
+    two, _ = run(tiny_clip, images, 2)
+    ended, _ = run(tiny_clip, images, 9, callback=lambda search: search.step == 3)
+    assert torch.equal(two, ended)
+
+
+def test_likely_tokens_are_those_with_the_largest_product():
+    generator = torch.Generator().manual_seed(0)
+    table = TokenTable(torch.randn(50, 8, generator=generator), banned=[3, 7])
+    ascent, ids = (
+        torch.randn(2, 3, 8, generator=generator),
+        table.ids[torch.randint(len(table.ids), (2, 3), generator=generator)],
+    )
+    found = likely_tokens(ascent, ids, table, table.weight[table.ids], 10)
+    for target in range(2):
+        for position in range(3):
+            gain = table.weight @ ascent[target, position]
+            gain[[3, 7, int(ids[target, position])]] = -torch.inf
+            assert found[target, position].tolist() == gain.topk(10).indices.tolist()
+
+
+def test_a_table_of_few_tokens(tiny_clip, images):
+    weight = tiny_clip.embedding.weight
+    for allowed in (1, 2):
+        table = TokenTable(weight, banned=torch.arange(len(weight)) >= allowed)
+        found, _ = run(tiny_clip, images, 2, table=table)
+        assert (found < allowed).all()
+
+
+def test_tasks_refine_by_default(tiny_clip, images):
+    options = {"prompt_len": 4, "steps": 10}
+    plain = pez_fast.invert_batch(images[:3], tiny_clip, **options, refine=0)
+    refined = pez_fast.invert_batch(images[:3], tiny_clip, **options)
+    assert all(a.text_score > b.text_score for a, b in zip(refined, plain, strict=True))
+    assert [r.history for r in refined] == [r.history for r in plain]
+
+
+@pytest.mark.parametrize("value", [-1, 1.5, True, "8"])
+def test_bad_refine(tiny_clip, images, value):
+    with refused(ValueError, f"refine must be an integer, not negative; got {value!r}"):
+        pez_fast.invert(images[0], tiny_clip, refine=value)
+
+
+def test_the_best_different_prompts(tiny_clip, images):
+    options = {"prompt_len": 4, "steps": 30, "restarts": 3, "refine": 2}
+    one = pez_fast.invert(images[0], tiny_clip, **options)
+    many = pez_fast.invert(images[0], tiny_clip, **options, top_k=7)
+    assert len(one.top) == 1 and len(many.top) == 7 and len({c.prompt for c in many.top}) == 7
+    scores = [c.text_score for c in many.top]
+    assert scores == sorted(scores, reverse=True)
+    for result in (one, many):
+        first = result.top[0]
+        assert (first.prompt, first.ids, first.text_score, first.restart) == (
+            result.prompt,
+            result.ids,
+            result.text_score,
+            result.restart,
+        )
+    target = tiny_clip.encode_images(images[:1])
+    torch.testing.assert_close(
+        (tiny_clip.encode_texts([c.prompt for c in many.top]) * target).sum(-1), torch.tensor(scores)
+    )
+    assert many.to_dict()["top"][1]["prompt"] == many.top[1].prompt
+
+
+@pytest.mark.parametrize("value", [0, -1, 1.5, True, None])
+def test_bad_top_k(tiny_clip, images, value):
+    with refused(ValueError, f"top_k must be a positive integer; got {value!r}"):
+        pez_fast.invert(images[0], tiny_clip, top_k=value)
+
+
+def test_interrupted_while_refining_the_search_is_kept(tiny_clip, images):
+    def interrupt(progress):
+        if progress.refined == 2:
+            raise KeyboardInterrupt
+
+    options = {"prompt_len": 4, "steps": 10}
+    plain = pez_fast.invert_batch(images[:3], tiny_clip, **options, refine=0)
+    results = pez_fast.invert_batch(images[:3], tiny_clip, **options, callback=interrupt)
+    assert all(a.text_score >= b.text_score for a, b in zip(results, plain, strict=True))
+    assert [r.stop_reason for r in results] == ["interrupt"] * 3 and [r.history for r in results] == [
+        r.history for r in plain
+    ]
+    ended = pez_fast.invert(images[0], tiny_clip, **options, callback=lambda p: p.refined == 2)
+    assert ended.text_score >= plain[0].text_score and ended.stop_reason == "callback"
