@@ -1,8 +1,8 @@
-"""Trains the bundled model "emoji": a small CLIP on pictures that an emoji font renders.
+"""Trains the bundled model "emoji": a small CLIP on images that an emoji font renders.
 
     python examples/train_emoji_clip.py --out pez_fast/assets/emoji --steps 8000
 
-The training is contrastive (Radford et al. 2021); captions that do not fit are additional negatives for the pictures.
+The training is contrastive (Radford et al. 2021); captions that do not fit are additional negatives for the images.
 The result is a folder that open_clip loads as `local-dir:`. Its `tokens.json` lists the ids that occurred in captions.
 """
 
@@ -16,7 +16,7 @@ import time
 from pathlib import Path
 from typing import NamedTuple
 
-import emoji_pictures as pictures
+import emoji_images
 import open_clip
 import torch
 import torch.nn.functional as F
@@ -46,29 +46,29 @@ CONFIG = {
 
 class Batch(NamedTuple):
     images: torch.Tensor  # (B, 3, SIZE, SIZE), normalised
-    right: torch.Tensor  # (B, 77), the ids of the caption of each picture
-    wrong: torch.Tensor  # (2 B / 3, 77), the ids of captions that fit no picture
+    right: torch.Tensor  # (B, 77), the ids of the caption of each image
+    wrong: torch.Tensor  # (2 B / 3, 77), the ids of captions that fit no image
 
 
 class Data:
-    """Draws batches: pictures of the emoji, their captions, and captions that do not fit."""
+    """Draws batches: images of the emoji, their captions, and captions that do not fit."""
 
     def __init__(self, seed: int) -> None:
         self.rng = random.Random(seed)
-        drawn = pictures.load_glyphs()
+        drawn = emoji_images.load_glyphs()
         self.names = [g.name for g in drawn]
-        self.glyphs = pictures.stack_glyphs(drawn)
-        self.words = sorted({w for n in self.names for w in n.split()} | set(pictures.COLOUR_NAMES))
+        self.glyphs = emoji_images.stack_glyphs(drawn)
+        self.words = sorted({w for n in self.names for w in n.split()} | set(emoji_images.COLOUR_NAMES))
         self.tokenizer = open_clip.get_tokenizer("ViT-B-32")
 
     def batch(self, size: int) -> Batch:
         rng, names = self.rng, self.names
         long = rng.random() < 0.04
-        scenes = [pictures.random_scene(rng, len(names), pair=rng.random() < 0.4) for _ in range(size)]
-        right = self.tokenizer([pictures.caption(s, names, rng, long) for s in scenes])
-        wrong = self.tokenizer([pictures.wrong_caption(s, names, self.words, rng) for s in scenes[: size * 2 // 3]])
+        scenes = [emoji_images.random_scene(rng, len(names), pair=rng.random() < 0.4) for _ in range(size)]
+        right = self.tokenizer([emoji_images.caption(s, names, rng, long) for s in scenes])
+        wrong = self.tokenizer([emoji_images.wrong_caption(s, names, self.words, rng) for s in scenes[: size * 2 // 3]])
         oversample = 2 if rng.random() < 0.3 else 1
-        return Batch(normalised(pictures.compose(scenes, self.glyphs, SIZE, oversample)), right, wrong)
+        return Batch(normalised(emoji_images.compose(scenes, self.glyphs, SIZE, oversample)), right, wrong)
 
 
 def encode_text(model: open_clip.CLIP, ids: torch.Tensor) -> torch.Tensor:
@@ -93,16 +93,16 @@ def contrastive_loss(image: torch.Tensor, text: torch.Tensor, wrong: torch.Tenso
 
 @torch.no_grad()
 def held_out_accuracy(model: open_clip.CLIP, data: Data) -> tuple[float, float]:
-    """Returns two top-1 accuracies on 500 held-out pictures.
+    """Returns two top-1 accuracies on 500 held-out images.
 
     The first is among their 500 captions, the second among the captions of the right emoji with each of 12 colours."""
-    scenes = pictures.held_out_scenes(500, len(data.names), seed=1)
-    image = F.normalize(model.encode_image(normalised(pictures.compose(scenes, data.glyphs, SIZE))), dim=-1)
+    scenes = emoji_images.held_out_scenes(500, len(data.names), seed=1)
+    image = F.normalize(model.encode_image(normalised(emoji_images.compose(scenes, data.glyphs, SIZE))), dim=-1)
     text = [f"{data.names[s.glyphs[0]]} on a {{}} background" for s in scenes]
-    right = [t.format(pictures.COLOUR_NAMES[s.colour]) for t, s in zip(text, scenes, strict=True)]
+    right = [t.format(emoji_images.COLOUR_NAMES[s.colour]) for t, s in zip(text, scenes, strict=True)]
     own = encode_text(model, data.tokenizer(right))
     top1 = (image @ own.T).argmax(-1).eq(torch.arange(len(scenes))).float().mean()
-    coloured = encode_text(model, data.tokenizer([t.format(c) for t in text for c in pictures.COLOUR_NAMES]))
+    coloured = encode_text(model, data.tokenizer([t.format(c) for t in text for c in emoji_images.COLOUR_NAMES]))
     best = torch.einsum("bd,bcd->bc", image, coloured.view(len(scenes), -1, coloured.shape[-1])).argmax(-1)
     return float(top1), float(best.eq(torch.tensor([s.colour for s in scenes])).float().mean())
 

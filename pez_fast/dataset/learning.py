@@ -77,7 +77,7 @@ class RowLearner:
             KeyboardInterrupt: also where the search would return its best so far.
         """
         self._search = PromptSearch(self.model, self.options, self.together)
-        for found in self._search.stream(self._targets(items), self._tell if self.callback else None):
+        for found in self._search.stream(self._targets(items), self._on_progress if self.callback else None):
             if self._search.stop_reason == "interrupt":
                 raise KeyboardInterrupt
             yield self._ordered(found)
@@ -105,7 +105,7 @@ class RowLearner:
         self._unreadable.clear()
         return rows
 
-    def _tell(self, searches: Sequence[SearchState]) -> None:
+    def _on_progress(self, searches: Sequence[SearchState]) -> None:
         def cost(stage: Stage) -> float:
             return getattr(stage.method, "relative_cost", 1.0)
 

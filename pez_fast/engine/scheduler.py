@@ -10,7 +10,7 @@ from torch import Tensor
 from pez_fast.engine.batch import Batch
 from pez_fast.engine.evaluate import BatchLimit
 from pez_fast.engine.protocols import Outputs
-from pez_fast.engine.state import Report, Request, SearchState, Stage, fetch
+from pez_fast.engine.state import OnProgress, Request, SearchState, Stage, fetch
 from pez_fast.table import TokenTable
 
 NextRequest = Callable[[int], Request | None]  # up to so many prompts, one target's at least; None: there are no more
@@ -49,7 +49,7 @@ class Scheduler:
         patience: int | None = None,
         seed: int = 0,
         every: int = 50,
-        on_progress: Report | None = None,
+        on_progress: OnProgress | None = None,
     ) -> None:
         self.table, self.next_request, self.limit = table, next_request, limit
         self.prompts_per_target, self.patience, self.every, self.on_progress = (

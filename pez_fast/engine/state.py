@@ -163,7 +163,7 @@ class SearchState:
             self.rows, self.improved, self.active = self.rows[rows], self.improved[rows], self.active[rows]
 
 
-Report = Callable[[Sequence[SearchState]], object]
+OnProgress = Callable[[Sequence[SearchState]], object]  # True ends the search
 
 
 def fetch(values: Sequence[Tensor]) -> list[list]:

@@ -17,7 +17,7 @@ from pez_fast.methods import GCGMethod, PEZMethod
 from pez_fast.models.precision import search_dtype
 from pez_fast.objectives import WeightedSum
 from pez_fast.prompt_search.candidates import Scorer
-from pez_fast.prompt_search.progress import tell
+from pez_fast.prompt_search.progress import progress_of
 from pez_fast.result import PromptResult
 
 if TYPE_CHECKING:
@@ -56,10 +56,12 @@ def search(
         count = len(objective) if isinstance(objective, Sized) else 1
     results: list[PromptResult | None] = [None] * count
     running = PromptSearch(model, config)
-    on_progress = None
-    if config.callback is not None:
-        on_progress = partial(tell, running.stages, running.bound, config.callback, results)
-    for found in running.stream([(range(count), objective)], on_progress):
+
+    def on_progress(searches: Sequence[SearchState]) -> object:
+        assert config.callback is not None
+        return config.callback(progress_of(running.stages, running.bound, results, searches))
+
+    for found in running.stream([(range(count), objective)], on_progress if config.callback else None):
         for number, result in found:
             results[number] = result
     reason = running.stop_reason or "steps"
