@@ -7,8 +7,8 @@ import torch
 import torch.nn.functional as F
 from inputs import normal, seeded
 
-from pez_fast._torch import linear as module
-from pez_fast._torch.linear import FEW, FrozenLinear, linear
+from pez_fast._shared import linear as module
+from pez_fast._shared.linear import FEW, FrozenLinear, linear
 
 
 @pytest.fixture(params=["as torch is built", "without oneDNN"])

@@ -81,7 +81,7 @@ def as_arrow(batch, layout: str):
 @pytest.mark.parametrize("column", ["image", "file", "struct"])
 def test_a_batch_gets_the_columns_of_invert(emoji, layout: str, column: str):
     files = [str(HELDOUT[0]), str(HELDOUT[1]), "missing.png"]
-    data = [HELDOUT[0].read_bytes(), HELDOUT[1].read_bytes(), b"no picture"]
+    data = [HELDOUT[0].read_bytes(), HELDOUT[1].read_bytes(), b"no image"]
     structs = [{"bytes": data[0], "path": None}, {"bytes": None, "path": files[1]}, {"bytes": None, "path": None}]
     table = pa.table({"file": files, "image": data, "struct": structs, "steps": [7, 8, 9]})
     batch = {name: table[name].to_numpy() for name in table.column_names} if layout == "numpy" else table
@@ -100,8 +100,8 @@ def test_a_batch_gets_the_columns_of_invert(emoji, layout: str, column: str):
 def test_what_cannot_be_used_is_refused(emoji, tmp_path: Path):
     with pytest.raises(TypeError, match="'speed' is not an option; the options are prompt_len, "):
         ray_inverter("emoji", speed=3)
-    with refused(ValueError, "column 'image' is not in the batch; its columns are picture"):
-        ray_inverter("emoji", device="cpu", **QUICK)()({"picture": []})
+    with refused(ValueError, "column 'image' is not in the batch; its columns are photo"):
+        ray_inverter("emoji", device="cpu", **QUICK)()({"photo": []})
     (tmp_path / "list.txt").write_text(str(HELDOUT[0]))
     job = Job(tmp_path / "list.txt", tmp_path / "out", QUICK)
     with refused(ValueError, "actors must be a positive integer; got 0"):
@@ -204,10 +204,10 @@ def test_a_node_is_lost(emoji, cluster, node, tmp_path: Path):
 
     loser = threading.Thread(target=lose_it)
     loser.start()
-    summary = run_on_ray(Job(tmp_path / "list.txt", out, options, batch_size=1), "emoji", None, "cpu", 2)
+    summary = run_on_ray(Job(tmp_path / "list.txt", out, {**options, "batch_size": 1}), "emoji", None, "cpu", 2)
     loser.join()
     assert seen == [(True, 2), (True, 1)]
-    assert (summary.pictures, summary.finished, summary.errors, summary.interrupted) == (17, 17, 1, False)
+    assert (summary.images, summary.finished, summary.errors, summary.interrupted) == (17, 17, 1, False)
     assert held(out) == held(tmp_path / "calm") and len(held(out)) == 17
 
 
@@ -249,8 +249,8 @@ def test_a_worker_and_the_driver_are_killed(emoji, short_folder: str, tmp_path: 
 
     driver = start_driver(listed, out, short_folder)
     said = driver.communicate(timeout=300)[1]
-    assert driver.returncode == 1, said  # one picture is missing
-    assert said.splitlines()[-1] == f"25 of 25 pictures finished in {out}, 1 of them unreadable"
+    assert driver.returncode == 1, said  # one image is missing
+    assert said.splitlines()[-1] == f"25 of 25 images finished in {out}, 1 of them unreadable"
     rows = held(out)
     assert [row["id"] for row in rows] == sorted(files)
     assert rows == held(tmp_path / "calm")

@@ -11,8 +11,8 @@ from inputs import assert_exact, hurting_pair, normal, product_precision, seeded
 
 from pez_fast import TokenTable, nearest_token
 from pez_fast._shared import resolve_ties
+from pez_fast._shared.linear import linear
 from pez_fast._torch import nearest as torch_nearest
-from pez_fast._torch.linear import linear
 
 # The torch implementation with blocks of a few rows and tokens.
 

@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from pez_fast._shared import resolve_ties
-from pez_fast._torch.linear import linear
+from pez_fast._shared.linear import linear
 
 ROWS = 1024  # queries scanned at once: a block has at most ROWS x resolve_ties.TOKENS scores
 ELEMENTS = 1 << 22  # elements of the table prepared at once

@@ -8,8 +8,8 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
+from pez_fast._shared.linear import linear
 from pez_fast._shared.rows import MIN_ROWS, pad_rows
-from pez_fast._torch.linear import linear
 from pez_fast.engine import Evaluate, Evaluation
 from pez_fast.table import TokenTable
 

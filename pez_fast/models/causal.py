@@ -13,8 +13,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from pez_fast._shared.linear import FrozenLinear
 from pez_fast._shared.rows import MIN_ROWS, ROW_MULTIPLE, pad_rows
-from pez_fast._torch.linear import FrozenLinear
 
 
 def positions(end: int, context: int, dtype: torch.dtype) -> int:

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from pez_fast._torch.linear import bfloat16_is_native
+from pez_fast._shared.linear import bfloat16_is_native
 from pez_fast.config import DTYPES
 
 _NARROW = 256  # width of a tower up to which a CPU gains nothing from smaller weights: they stay in its caches

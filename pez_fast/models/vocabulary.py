@@ -1,48 +1,73 @@
 """Which tokens may be learned, and how they become text.
 
 Random ids, written out and read again, are mostly other ids: two pieces of words join, a control character is cleaned
-away. The "stable" tokens are those that come back as themselves, alone and between others.
+away. The "stable" tokens are those that come back as themselves in any order and any number. A token is stable if it is
+a whole word: its text, written behind any other word and a space, is read as that token. Tokenizers read words apart from one
+another, so that what holds for each of two words holds for a row of them, with two exceptions, which are looked for:
+entries of the vocabulary that reach over a space, and whatever else rewrites neighbours (random rows of tokens show it).
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from pez_fast.models.stable import in_any_company, joined
 from pez_fast.models.text_tower import Template
 from pez_fast.table import TokenTable
 
-_GROUP = 64  # tokens written out at once while looking for unstable ones
+_SAMPLE = 4096  # tokens that decide on the lead
+_LEADS = ("", " ", ", ")  # what may stand before the first word for it to be read as any other word
 _STABLE: dict[tuple, list[int]] = {}
 
 
 class Vocabulary:
-    """The tokens of an open_clip tokenizer: its own `SimpleTokenizer`, or one from transformers."""
+    """The tokens of a tokenizer: open_clip's own `SimpleTokenizer`, or one from transformers, alone or in open_clip's wrapper.
+
+    Attributes:
+        lead: what a text of learned tokens begins with. "" for most tokenizers; " " where a word's token carries the space
+            before it; ", " where besides the model's cleaning takes that space away.
+    """
 
     def __init__(self, tokenizer: Any, known_ids: Sequence[int] | None = None) -> None:
         self.tokenizer, self.known_ids = tokenizer, known_ids
-        self._inner = getattr(tokenizer, "tokenizer", None)
+        inner = getattr(tokenizer, "tokenizer", tokenizer)
+        self._inner = inner if hasattr(inner, "convert_ids_to_tokens") else None
+        self._clean = getattr(tokenizer, "clean_fn", str)
         self._stable: list[int] | None = None
+        self._lead: str | None = "" if self._inner is None else None
+        self._word_of: dict[int, str] = {}  # of the stable tokens
         self.special = set(tokenizer.all_special_ids if self._inner is None else self._inner.all_special_ids)
+        if self._inner is not None:
+            added = getattr(self._inner, "added_tokens_decoder", {})
+            self.special |= {i for i, token in added.items() if getattr(token, "special", False)}
         self.size = int(tokenizer.vocab_size) if self._inner is None else len(self._inner)
+
+    @property
+    def lead(self) -> str:
+        if self._lead is None:
+            ids = self._candidates()
+            words = self._words(ids[:: -(-len(ids) // _SAMPLE)] if ids else ids)
+            self._lead = max(_LEADS, key=lambda lead: len(self._whole(words, lead)))  # the first of equals
+        return self._lead
 
     def encode(self, text: str) -> list[int]:
         """The ids of a text without special tokens."""
-        if self._inner is None:
-            return self.tokenizer.encode(text)
-        clean = getattr(self.tokenizer, "clean_fn", lambda t: t)
-        return list(self._inner(clean(text), add_special_tokens=False)["input_ids"])
+        return self._encode_all([text])[0]
 
     def decode(self, ids: Sequence[int]) -> str:
-        """The text of ids, without white space at the ends."""
-        return str((self._inner or self.tokenizer).decode(list(ids))).strip()
+        """The text of ids. White space at its beginning belongs to the first token: without it that is read as another."""
+        before, text = self._written(ids)
+        return before + text
 
     def framed(self, ids: Sequence[int], prefix: str, suffix: str) -> str:
         """The text of ids between two fixed texts."""
-        return " ".join(part for part in (prefix.strip(), self.decode(ids), suffix.strip()) if part)
+        before, text = self._written(ids)
+        whole = " ".join(part for part in (prefix.strip(), text, suffix.strip()) if part)
+        return whole if prefix.strip() else before + whole
 
     def allowed(self, vocabulary: str, banned: Sequence[str | int], size: int) -> Tensor:
         """(size,) bool: see `ClipEncoder.table`."""
@@ -63,7 +88,10 @@ class Vocabulary:
             words = entry.lower().split()
             if not words:
                 raise ValueError(f"banned holds an empty word: {entry!r}")
-            texts = texts or [self.decode([i]).lower() if a else "" for i, a in enumerate(allowed.tolist())]
+            if texts is None:
+                texts = [""] * size
+                for i, text in zip(kept := allowed.nonzero()[:, 0].tolist(), self._texts(kept), strict=True):
+                    texts[i] = text.lower()
             for word in words:
                 allowed &= torch.tensor([word not in text for text in texts])
                 if vocabulary == "full":  # pieces could make it up
@@ -73,62 +101,144 @@ class Vocabulary:
         return allowed
 
     def stable(self) -> list[int]:
-        """The ids that survive decode and encode, ascending."""
+        """The ids that survive decode and encode in any order and number, ascending.
+
+        Raises:
+            ValueError: there is none.
+        """
+        if not self._found():
+            raise ValueError("no token of this tokenizer is read again as it was written; vocabulary='full' takes all")
+        return self._found()
+
+    def _found(self) -> list[int]:
         if self._stable is None:
-            self._stable = self._find_stable()
+            stock = (
+                self._inner is None and self.known_ids is None
+            )  # open_clip's own vocabulary, the same in every model
+            key = (type(self.tokenizer), self.size, self.tokenizer.clean_fn) if stock else None
+            found = _STABLE[key] if key in _STABLE else self._find_stable()
+            if key is not None:
+                _STABLE[key] = found
+            self._stable = found
         return self._stable
 
-    def _find_stable(self) -> list[int]:
-        stock = self._inner is None and self.known_ids is None  # open_clip's own vocabulary, the same in every model
-        key = (type(self.tokenizer), self.size, self.tokenizer.clean_fn) if stock else None
-        if key not in _STABLE:
-            candidates = [
-                i
-                for i in (range(self.size) if self.known_ids is None else sorted(self.known_ids))
-                if i not in self.special
-            ]
-            if self._inner is None:  # a piece that does not end a word joins the next one
-                candidates = [i for i in candidates if self.tokenizer.decoder[i].endswith("</w>")]
-            alone = _keep(candidates, self._survives)
-            probe = next((ids for ids in (self.encode("the"), self.encode("a")) if len(ids) == 1), alone[:1])
-            between = _keep(alone, lambda group: self._survives([t for i in group for t in (i, i, *probe)]))
-            found = [i for i in between if self._survives([i])]
-            if key is None:
-                return found
-            _STABLE[key] = found
-        return _STABLE[key]
+    def around(self, prefix: str, suffix: str) -> tuple[list[int], int, list[int]]:
+        """The ids of two fixed texts as they are read before and behind learned tokens, and between them the id of one.
 
-    def _survives(self, ids: list[int]) -> bool:
-        return self.encode(self.decode(ids)) == ids
+        Raises:
+            ValueError: beside these texts a token is not read as itself.
+        """
+        probe = self._probe()
+        left = self.encode(self.framed([probe], prefix, ""))
+        whole = self.encode(self.framed([probe], prefix, suffix))
+        if not left or left[-1] != probe or whole[: len(left)] != left:
+            raise ValueError(f"prefix={prefix!r} and suffix={suffix!r} change the tokens that stand between them")
+        return left[:-1], probe, whole[len(left) :]
 
     def template(self, prompt_len: int, prefix: str = "", suffix: str = "") -> Template:
-        """The context with prompt_len slots between prefix and suffix.
+        """The context of open_clip's tokenizer with prompt_len slots between prefix and suffix.
 
         Raises:
             ValueError: prompt_len is no positive integer, or all of it does not fit into the context.
         """
-        if not isinstance(prompt_len, int) or isinstance(prompt_len, bool) or prompt_len < 1:
-            raise ValueError(f"prompt_len must be a positive integer; got {prompt_len!r}")
-        before, after = self.encode(prefix), self.encode(suffix)
-        probe = self.encode("the")
-        framed = self.tokenizer(["the"])[0].tolist()
-        at = next(k for k in range(len(framed)) if framed[k : k + len(probe)] == probe)
+        check_prompt_len(prompt_len)
+        before, filler, after = self.around(
+            prefix, suffix
+        )  # filler: neither end nor padding, where the tower looks at ids
+        alone = [*self._mark(self.lead), filler]
+        framed = self.tokenizer([self.framed([filler], "", "")])[0].tolist()
+        at = next(k for k in range(len(framed)) if framed[k : k + len(alone)] == alone)
         padding = framed[-1]
-        tail = framed[at + len(probe) :]
+        tail = framed[at + len(alone) :]
         while tail and tail[-1] == padding:
             tail.pop()
-        if not tail and len(framed) == at + len(probe) + 1:
+        if not tail and len(framed) == at + len(alone) + 1:
             tail = [padding]
         used = at + len(before) + prompt_len + len(after) + len(tail)
         context = int(self.tokenizer.context_length)
-        if used > context:
-            fixed = used - prompt_len
-            places = f"the context has {context} places and {fixed} are taken"
-            raise ValueError(f"prompt_len must be at most {context - fixed}: {places}; got {prompt_len}")
+        check_room(prompt_len, used, context)
         start = at + len(before)
-        filler = probe[0]  # stands for the learned tokens where the tower looks at ids: neither end nor padding
         ids = framed[:at] + before + [filler] * prompt_len + after + tail
         return Template(torch.tensor(ids + [padding] * (context - used)), torch.arange(start, start + prompt_len), used)
+
+    def _encode_all(self, texts: Sequence[str]) -> list[list[int]]:
+        if self._inner is None:
+            return [self.tokenizer.encode(text) for text in texts]
+        found: list[list[int]] = []
+        for start in range(0, len(texts), 8192):
+            part = [self._clean(text) for text in texts[start : start + 8192]]
+            found += self._inner(part, add_special_tokens=False, verbose=False)["input_ids"]
+        return found
+
+    def _texts(self, ids: Sequence[int]) -> list[str]:
+        """The text of each of ids alone."""
+        if self._inner is None:
+            return [self.tokenizer.decode([i]) for i in ids]
+        return self._inner.batch_decode([[i] for i in ids], clean_up_tokenization_spaces=False)
+
+    def _written(self, ids: Sequence[int]) -> tuple[str, str]:
+        """What stands before the text of ids where nothing else does, and that text without white space at the ends."""
+        if self._inner is None:
+            return "", str(self.tokenizer.decode(list(ids))).strip()
+        if self._stable is None or (self._stable and not self._word_of):
+            self._word_of = self._words(self._found())
+        if all(i in self._word_of for i in ids):
+            return self.lead, " ".join(self._word_of[i] for i in ids)
+        text = self._inner.decode(list(ids), clean_up_tokenization_spaces=False)
+        return text[: len(text) - len(text.lstrip())] if self.lead else "", text.strip()
+
+    def _candidates(self) -> list[int]:
+        ids = range(self.size) if self.known_ids is None else sorted(self.known_ids)
+        return [i for i in ids if i not in self.special]
+
+    def _words(self, ids: Sequence[int]) -> dict[int, str]:
+        """The texts of those tokens that are one word, without the space before it."""
+        if self._inner is None:  # a piece that does not end a word joins the next one
+            ids = [i for i in ids if self.tokenizer.decoder[i].endswith("</w>")]
+        return {i: text.strip() for i, text in zip(ids, self._texts(ids), strict=True) if len(text.split()) == 1}
+
+    def _whole(self, words: dict[int, str], lead: str) -> list[int]:
+        """Those that are read as themselves, both as the first word and behind a word."""
+        mark = self._mark(lead)
+        read = self._encode_all([f"{lead}{word} {word}" for word in words.values()])
+        return [i for i, ids in zip(words, read, strict=True) if ids == [*mark, i, i]]
+
+    def _mark(self, lead: str) -> list[int]:
+        """The ids of a lead that is more than a space."""
+        return self.encode(lead) if lead.strip() else []
+
+    def _probe(self) -> int:
+        """A token that is read as itself; "the" where it is one."""
+        whole = None if self._inner is None else set(self.stable())
+        for word in ("the", "a"):
+            ids = self.encode(self.lead + word)
+            if ids and (whole is None or ids[-1] in whole):
+                return ids[-1]
+        return self.stable()[0]
+
+    def _find_stable(self) -> list[int]:
+        words = self._words(self._candidates())
+        whole = set(self._whole(words, self.lead))
+        words = {i: word for i, word in words.items() if i in whole}
+        mark = self._mark(self.lead)
+
+        def survive(rows: Sequence[Sequence[int]]) -> list[bool]:
+            read = self._encode_all([self.lead + " ".join(words[i] for i in row) for row in rows])
+            return [ids == [*mark, *row] for row, ids in zip(rows, read, strict=True)]
+
+        for i in joined(words, self._spanning()):
+            del words[i]
+        return sorted(in_any_company(list(words), survive))
+
+    def _spanning(self) -> list[str]:
+        """The texts of tokens that reach over a space, of those that the tokenizer uses."""
+        if self._inner is None:  # open_clip's reads each word alone
+            return []
+        ids = self._candidates()
+        texts = {i: text.lstrip() for i, text in zip(ids, self._texts(ids), strict=True) if " " in text.lstrip()}
+        read = self._encode_all([f"{text}{end}" for text in texts.values() for end in ("", "x")])
+        pairs = zip(texts, read[::2], read[1::2], strict=True)
+        return [texts[i] for i, alone, before in pairs if i in alone or i in before]
 
 
 def embedding_table(
@@ -144,15 +254,15 @@ def embedding_table(
     return TokenTable(weight, ~vocabulary.allowed(which, banned, len(weight)).to(device))
 
 
-def _keep(ids: list[int], survives: Callable[[list[int]], bool]) -> list[int]:
-    """Those that survive, tried in groups that are halved until the culprits stand alone."""
-    kept = []
-    stack = [ids[k : k + _GROUP] for k in range(0, len(ids), _GROUP)][::-1]
-    while stack:
-        group = stack.pop()
-        if survives(group):
-            kept += group
-        elif len(group) > 1:
-            middle = len(group) // 2
-            stack += [group[middle:], group[:middle]]
-    return kept
+def check_prompt_len(prompt_len: int) -> None:
+    """Raises: ValueError: prompt_len is no positive integer."""
+    if not isinstance(prompt_len, int) or isinstance(prompt_len, bool) or prompt_len < 1:
+        raise ValueError(f"prompt_len must be a positive integer; got {prompt_len!r}")
+
+
+def check_room(prompt_len: int, used: int, context: int) -> None:
+    """Raises: ValueError: the `used` places of a template, its slots included, are more than the context has."""
+    if used > context:
+        fixed = used - prompt_len
+        places = f"the context has {context} places and {fixed} are taken"
+        raise ValueError(f"prompt_len must be at most {context - fixed}: {places}; got {prompt_len}")

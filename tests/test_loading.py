@@ -1,0 +1,68 @@
+"""Loading of models: from names, tags, folders and files; what cannot be had is one sentence."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+import pez_fast
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (("no-such-model",), "name='no-such-model' is no model of open_clip"),
+        (("vit-b-32-q",), "did you mean ViT-B-32-quickgelu"),
+        (("ViT-B-32",), "pretrained must be given for ViT-B-32: .*laion2b_s34b_b79k.*; got None"),
+        (("ViT-B-32", "no-such-tag"), "pretrained='no-such-tag' is neither a file nor a tag of ViT-B-32"),
+        (("ViT-B-32-quickgelu", "laion2b_s34b_b79k"), "its tags are openai"),
+        (("ViT-B-32", "laion2b_s34b_b79k"), "could not be downloaded or read"),
+        (("hf-hub:nobody/nothing",), "name='hf-hub:nobody/nothing' could not be downloaded or read"),
+        (("local-dir:/no/such/folder",), "holds no open_clip_config.json"),
+    ],
+)
+def test_models_that_cannot_be_had_are_one_sentence(arguments, sentence):
+    with pytest.raises(ValueError, match=sentence) as caught:
+        pez_fast.load_clip(*arguments)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_checkpoint_file_is_loaded(tmp_path):
+    import open_clip
+
+    torch.manual_seed(7)
+    model = open_clip.create_model("RN50")
+    torch.save(model.state_dict(), tmp_path / "weights.pt")
+    clip = pez_fast.load_clip("RN50", str(tmp_path / "weights.pt"), device="cpu")
+    assert torch.equal(clip.embedding.weight, model.token_embedding.weight)
+    (tmp_path / "broken.pt").write_bytes(b"not a checkpoint")
+    with pytest.raises(ValueError, match="could not be downloaded or read"):
+        pez_fast.load_clip("RN50", str(tmp_path / "broken.pt"))
+
+
+def test_quickgelu_is_set_from_the_tag(monkeypatch):
+    import open_clip
+
+    seen = {}
+    monkeypatch.setattr(
+        open_clip, "create_model", lambda *a, **k: seen.update(k) or (_ for _ in ()).throw(RuntimeError("enough"))
+    )
+    for tag, quick in (("openai", True), ("laion2b_s34b_b79k", False)):
+        with pytest.raises(ValueError, match="enough"):
+            pez_fast.load_clip("ViT-B-32", tag)
+        assert seen["force_quick_gelu"] is quick
+
+
+def test_a_torchvision_of_another_build_is_one_sentence(monkeypatch):
+    import builtins
+
+    real = builtins.__import__
+
+    def broken(name, *rest, **more):
+        if name == "open_clip":
+            raise RuntimeError("operator torchvision::nms does not exist")
+        return real(name, *rest, **more)
+
+    monkeypatch.setattr(builtins, "__import__", broken)
+    with pytest.raises(ImportError, match="install torch and torchvision together"):
+        pez_fast.load_clip("emoji")
