@@ -1,11 +1,11 @@
-"""Quality of learned prompts on held-out images whose right answer is known, beside the plain port of the original.
+"""Quality of learned prompts on held-out images with known answers, beside the plain port of the original.
 
     python benchmarks/emoji_quality.py --out benchmarks/results/emoji_quality.json
 
-The images (`benchmarks/heldout/`) show one emoji each, on the one background colour that the bundled model never saw it
-on. A prompt counts for the name if it holds a word of it, for the colour if it holds the colour's name. The plain port
-(`pez_fast.reference.optimize_prompt`) learns from the whole vocabulary as the original does, one image at a time, for the same
-number of steps.
+Each image (`benchmarks/heldout/`) shows one emoji, on the one background colour on which the bundled model never saw
+it. A prompt counts for the name if it holds a word of the name, and for the colour if it holds the colour's name. The
+plain port (`pez_fast.reference.optimize_prompt`) learns from the whole vocabulary as the original does, one image at a
+time, for the same number of steps.
 """
 
 from __future__ import annotations
@@ -29,20 +29,20 @@ HELD_OUT = Path(__file__).parent / "heldout"
 SMALL_WORDS = {"a", "and", "at", "for", "in", "of", "on", "the", "with", "&"}
 
 
-def names_in(prompt: str, name: str) -> bool:
-    """Whether a word of the name that means something stands in the prompt."""
+def holds_name(prompt: str, name: str) -> bool:
+    """Returns whether the prompt holds a word of the name; small words do not count."""
     words = {w.strip(",.:!()'\"") for w in name.split()} - SMALL_WORDS
     return bool(words & set(prompt.split()))
 
 
 def held_out(count: int) -> tuple[list[dict], list[Image.Image]]:
-    """Labels and images."""
+    """Returns the labels and the images of the first `count` held-out images."""
     labels = json.loads((HELD_OUT / "labels.json").read_text())[:count]
     return labels, [Image.open(HELD_OUT / label["file"]).convert("RGB") for label in labels]
 
 
 def plain_traces(clip: ClipEncoder, targets: Tensor, steps: int) -> list[reference.Trace]:
-    """The plain port on each target (N, D) by itself, as the original: from seed k for target k, over the whole vocabulary."""
+    """Runs the plain port on each target of (N, D) alone, with seed k for target k, over the whole vocabulary."""
     traces = []
     for k in range(len(targets)):
         torch.manual_seed(k)
@@ -51,14 +51,14 @@ def plain_traces(clip: ClipEncoder, targets: Tensor, steps: int) -> list[referen
 
 
 def summary(
-    who: str, prompts: list[str], labels: list[dict], ids: list[float], text: list[float], seconds: float
+    label: str, prompts: list[str], labels: list[dict], ids: list[float], text: list[float], seconds: float
 ) -> dict:
-    """Shares and medians of one way of learning, printed as one line."""
-    name = [names_in(p, label["name"]) for p, label in zip(prompts, labels, strict=True)]
-    colour = [label["colour"] in p.split() for p, label in zip(prompts, labels, strict=True)]
+    """Returns the shares and medians of one way of learning, and prints them as one line."""
+    name = [holds_name(prompt, truth["name"]) for prompt, truth in zip(prompts, labels, strict=True)]
+    colour = [truth["colour"] in prompt.split() for prompt, truth in zip(prompts, labels, strict=True)]
     either = [a or b for a, b in zip(name, colour, strict=True)]
     row = {
-        "name": who,
+        "name": label,
         "images": len(prompts),
         "name_share": sum(name) / len(name),
         "colour_share": sum(colour) / len(name),
@@ -68,7 +68,8 @@ def summary(
         "seconds": seconds,
     }
     print(
-        f"{who:28} name {row['name_share']:4.0%}  colour {row['colour_share']:4.0%}  either {row['name_or_colour_share']:4.0%}  "
+        f"{label:28} name {row['name_share']:4.0%}  colour {row['colour_share']:4.0%}  "
+        f"either {row['name_or_colour_share']:4.0%}  "
         f"ids {row['median_ids_score']:.4f}  text {row['median_text_score']:.4f}  {seconds:7.1f} s"
     )
     return row
@@ -80,7 +81,7 @@ def main() -> None:
     parser.add_argument("--images", type=int, default=100)
     parser.add_argument("--steps", type=int, default=300)
     parser.add_argument("--restarts", type=int, nargs="+", default=[1])
-    parser.add_argument("--refine", type=int, default=32, help="rounds behind the search")
+    parser.add_argument("--refine", type=int, default=32, help="steps after the search")
     parser.add_argument("--no-plain", action="store_true", help="leave the plain port out")
     parser.add_argument("--out", type=Path)
     args = parser.parse_args()

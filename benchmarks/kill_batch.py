@@ -1,4 +1,6 @@
-"""`pez-fast batch` killed at random moments (SIGKILL) and started again: every id once, every value as in one undisturbed run.
+"""Kills `pez-fast batch` (SIGKILL) at random moments and starts it again.
+
+Afterwards every id must be there once, with the values of one undisturbed run.
 
     python benchmarks/kill_batch.py                     20 kills over the 200 held-out images and 5 damaged ones
     python benchmarks/kill_batch.py --kills 3 --images 24 --damaged 2
@@ -37,13 +39,14 @@ def main() -> int:
         ("seed", 0),
     ):
         parser.add_argument(f"--{name}", type=int, default=default)
-    asked = parser.parse_args()
+    args = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
-        return compare(Path(folder), asked, random.Random(asked.seed))
+        return compare(Path(folder), args, random.Random(args.seed))
 
 
-def compare(folder: Path, asked: argparse.Namespace, chance: random.Random) -> int:
-    names = make_images(folder / "images", asked.images, asked.damaged)
+def compare(folder: Path, args: argparse.Namespace, rng: random.Random) -> int:
+    """Makes an undisturbed and a killed run, compares them and prints the table; returns the exit code."""
+    names = make_images(folder / "images", args.images, args.damaged)
     command = [
         sys.executable,
         "-m",
@@ -55,34 +58,34 @@ def compare(folder: Path, asked: argparse.Namespace, chance: random.Random) -> i
         "--device",
         "cpu",
         "--steps",
-        str(asked.steps),
+        str(args.steps),
         "--refine",
         "2",
         "--prompt-len",
-        str(asked.prompt_len),
+        str(args.prompt_len),
     ]
-    finish([*command, "--out", str(folder / "calm"), "--batch-size", "16"], failing=asked.damaged > 0)
-    # Small batches, so that there is something left to do until the last kill.
-    size = max(1, len(names) // (2 * asked.kills))
+    finish([*command, "--out", str(folder / "calm"), "--batch-size", "16"], failing=args.damaged > 0)
+    # Small batches leave work until the last kill.
+    size = max(1, len(names) // (2 * args.kills))
     disturbed = [*command, "--out", str(folder / "killed"), "--batch-size", str(size)]
     lines: list[tuple[Any, ...]] = [("start", "killed while", "after", "images finished", "files left half-written")]
     kills = 0
-    while kills < asked.kills and (end := killed(disturbed, folder / "killed", chance)) is not None:
+    while kills < args.kills and (end := killed(disturbed, folder / "killed", rng)) is not None:
         kills += 1
         lines.append(
             (kills, end[0], f"{end[1]:.2f} s", len(rows_of(folder / "killed")), len(temporary(folder / "killed")))
         )
-    finish(disturbed, failing=asked.damaged > 0)
+    finish(disturbed, failing=args.damaged > 0)
     calm, rows = rows_of(folder / "calm"), rows_of(folder / "killed")
     lines.append(("last", "-", "-", len(rows), len(temporary(folder / "killed"))))
     ids = [row["id"] for row in rows]
     checks = {
-        f"{asked.kills} kills": kills == asked.kills,
+        f"{args.kills} kills": kills == args.kills,
         f"each of {len(names)} ids once": sorted(ids) == names,
         "the undisturbed run too": sorted(row["id"] for row in calm) == names,
         "equal values": sorted(rows, key=by_id) == sorted(calm, key=by_id),
-        f"{asked.damaged} error rows": sum(row["error"] is not None for row in rows) == asked.damaged,
-        "different prompts": len({row["prompt"] for row in rows}) > asked.images // 2,
+        f"{args.damaged} error rows": sum(row["error"] is not None for row in rows) == args.damaged,
+        "different prompts": len({row["prompt"] for row in rows}) > args.images // 2,
         "no temporary files": not temporary(folder / "killed"),
     }
     print(
@@ -94,7 +97,7 @@ def compare(folder: Path, asked: argparse.Namespace, chance: random.Random) -> i
 
 
 def make_images(folder: Path, images: int, damaged: int) -> list[str]:
-    """Held-out images in two folders, and damaged ones among them; returns their ids, sorted."""
+    """Writes held-out images and damaged ones into two folders; returns their ids, sorted."""
     files = sorted(HELDOUT.glob("*.png"))[:images]
     for half in ("a", "b"):
         (folder / half).mkdir(parents=True)
@@ -106,14 +109,18 @@ def make_images(folder: Path, images: int, damaged: int) -> list[str]:
     return sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*.png"))
 
 
-def killed(command: list[str], out: Path, chance: random.Random) -> tuple[str, float] | None:
-    """What the run was doing and the seconds from its start to SIGKILL; None if it came to its end before."""
+def killed(command: list[str], out: Path, rng: random.Random) -> tuple[str, float] | None:
+    """Starts the run and kills it at a random moment.
+
+    Returns:
+        What the run was doing and the seconds from its start to SIGKILL; None if it ended before.
+    """
     begun, before, left = time.monotonic(), written(out), temporary(out)
-    moment = chance.choice(("starting", "learning", "writing"))
-    delay = chance.uniform(0, {"starting": 5, "learning": 0.4, "writing": 0}[moment])
+    moment = rng.choice(("starting", "learning", "writing"))
+    delay = rng.uniform(0, {"starting": 5, "learning": 0.4, "writing": 0}[moment])
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     try:
-        while process.poll() is None:  # until this run has written a shard, or is about to
+        while process.poll() is None:  # until the run has written a shard, or is about to write one
             if moment == "starting" or (temporary(out) - left if moment == "writing" else written(out) != before):
                 break
             time.sleep(0.0005)
@@ -129,13 +136,14 @@ def killed(command: list[str], out: Path, chance: random.Random) -> tuple[str, f
 
 
 def finish(command: list[str], failing: bool) -> None:
+    """Lets the run end; exits if its exit code is wrong."""
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode != (1 if failing else 0):
         raise SystemExit(f"the run ended with {done.returncode}: {done.stderr}")
 
 
 def written(out: Path) -> list[tuple[str, int]]:
-    """The shards and when each was written."""
+    """Returns the shards and when each was written."""
     return (
         sorted((entry.name, entry.stat().st_mtime_ns) for entry in os.scandir(out) if entry.name.endswith(".parquet"))
         if out.exists()
@@ -144,15 +152,17 @@ def written(out: Path) -> list[tuple[str, int]]:
 
 
 def rows_of(out: Path) -> list[dict[str, Any]]:
-    """All rows of all shards; fails if one cannot be read."""
+    """Returns all rows of all shards; fails if one cannot be read."""
     return [row for path in sorted(out.glob("*.parquet")) for row in pq.read_table(path).to_pylist()]
 
 
 def temporary(out: Path) -> set[Path]:
+    """Returns the temporary files."""
     return set(out.glob(".*.tmp"))
 
 
 def by_id(row: dict[str, Any]) -> str:
+    """Returns the key by which rows are sorted."""
     return row["id"]
 
 

@@ -1,12 +1,12 @@
-"""Time of one PEZ step against the plain port of the original loop, in one run.
+"""Time of one PEZ step beside the plain port of the original loop, in one run.
 
     python benchmarks/pez_step.py --out benchmarks/results/pez_step_cpu.json
 
-Both optimise prompts of 16 tokens through the text tower of a ViT-B-32 (or another shape) with random weights. The plain port
-is `pez_fast.reference.optimize_prompt`, in float32: the table normalised at every step, the tower run twice over 77 positions,
-one prompt after the other. Parity comes first: in float32, from the same start, both must find the same ids and the same scores;
-in another dtype the scores of the start must be those of float32 but for that dtype's rounding. Timed is pez_fast in the dtype
-that it takes by default on this device, and in float32.
+Both optimise prompts of 16 tokens through the text tower of a ViT-B-32 (or another shape) with random weights. The
+plain port is `pez_fast.reference.optimize_prompt`, in float32: at every step it normalises the table and runs the tower
+twice over 77 positions, one prompt after the other. The script checks parity first: in float32, from the same start,
+both must find the same ids and the same scores; in another dtype the scores of the start must equal those of float32
+except for that dtype's rounding. It then times pez_fast in float32 and in the default dtype of the device.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ LENGTH, CONTEXT, SOT, EOT = 16, 77, 49406, 49407
 
 
 def build(name: str) -> torch.nn.Module:
-    """A CLIP with that text tower, random weights, and next to no image tower."""
+    """Returns a CLIP with that text tower, random weights, and next to no image tower."""
     width, heads, layers, dim = SHAPES[name]
     torch.manual_seed(0)
     vision = {"image_size": 32, "layers": 1, "width": 64, "head_width": 32, "patch_size": 16}
@@ -47,7 +47,7 @@ def build(name: str) -> torch.nn.Module:
 
 
 class Setting:
-    """A tower in a dtype, and prompts with random targets to learn with it."""
+    """A tower in a dtype, and prompts with random targets for it."""
 
     def __init__(self, model: torch.nn.Module, prompts: int, dtype: torch.dtype = torch.float32) -> None:
         ids = torch.tensor([SOT] + [0] * LENGTH + [EOT] + [0] * (CONTEXT - LENGTH - 2))
@@ -60,7 +60,7 @@ class Setting:
         self.targets = F.normalize(targets, dim=-1).to(device)
 
     def search(self, table: TokenTable, steps: int, impl: str = "auto", tower=None, objective=None) -> SearchState:
-        """What a task runs, less its last look at the texts."""
+        """Runs what a task runs, except the final scoring of the texts."""
         rows = len(self.init_ids)
         requests = [Request(tuple(range(rows)), self.init_ids, objective or Similarity(self.targets))]
         stages, limit = [Stage(PEZMethod(impl=impl), steps, top_k=4)], BatchLimit(rows, rows)
@@ -69,7 +69,7 @@ class Setting:
 
 
 class Recorded(Similarity):
-    """Keeps the ids and scores that it gives."""
+    """A `Similarity` that records the ids and scores that it sees."""
 
     def __init__(self, targets: torch.Tensor) -> None:
         super().__init__(targets)
@@ -82,6 +82,7 @@ class Recorded(Similarity):
 
 
 def check_parity(model: torch.nn.Module, table: TokenTable, steps: int = 5) -> None:
+    """Checks that pez_fast finds the ids and scores of the plain port."""
     setting = Setting(model, 2)
     objective = Recorded(setting.targets)
     setting.search(table, steps, objective=objective)
@@ -96,6 +97,7 @@ def check_parity(model: torch.nn.Module, table: TokenTable, steps: int = 5) -> N
 
 
 def check_rounding(model: torch.nn.Module, table: TokenTable, dtype: torch.dtype) -> None:
+    """Checks that the scores in a dtype differ from those in float32 only by rounding."""
     scores = []
     for kind in (torch.float32, dtype):
         setting = Setting(model, 8, kind)
@@ -105,22 +107,22 @@ def check_rounding(model: torch.nn.Module, table: TokenTable, dtype: torch.dtype
 
 
 def check_capture(model: torch.nn.Module, table: TokenTable, dtype: torch.dtype, impl: str) -> bool | None:
-    """Whether steps replayed as a CUDA graph find what eager ones do, to the bit; None where nothing is captured."""
+    """Returns whether steps replayed as a CUDA graph equal eager ones to the bit; None if nothing is captured."""
     if not table.weight.is_cuda or not capturable(impl, table.device):
         return None
     setting, found = Setting(model, 4, dtype), []
-    for warm in (batch.WARM, 1 << 30):
-        before, batch.WARM = batch.WARM, warm
+    for warm in (batch.WARMUP_STEPS, 1 << 30):
+        before, batch.WARMUP_STEPS = batch.WARMUP_STEPS, warm
         try:
             found.append(setting.search(table, 20, impl))
         finally:
-            batch.WARM = before
+            batch.WARMUP_STEPS = before
     same_ids = torch.equal(found[0].best_rows()[0], found[1].best_rows()[0])
     return same_ids and torch.equal(found[0].scores, found[1].scores)
 
 
 def timed(run, repeats: int, per: int) -> list[float]:
-    """Milliseconds for one step of one prompt, of each repeat."""
+    """Returns the milliseconds of one step of one prompt, for each repeat."""
     run()
     times = []
     for _ in range(repeats):
@@ -131,7 +133,7 @@ def timed(run, repeats: int, per: int) -> list[float]:
 
 
 class Report:
-    """Rows of the results, printed as they come."""
+    """The rows of the results, printed as they come."""
 
     def __init__(self, args: argparse.Namespace) -> None:
         self.args, self.rows = args, []
@@ -173,11 +175,13 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--device", default="cpu")
     parser.add_argument(
-        "--dtypes", nargs="+", choices=DTYPES, help="of the tower; default: the default of this device, and float32"
+        "--dtypes", nargs="+", choices=DTYPES, help="dtypes of the tower; default: the device's default and float32"
     )
     parser.add_argument("--compile", action="store_true", help="time torch.compile of the tower as well")
     parser.add_argument(
-        "--impl", default="auto", help="of the projection; on a GPU, cuda and triton are captured as a graph"
+        "--impl",
+        default="auto",
+        help="implementation of the projection; on a GPU, cuda and triton are captured as a graph",
     )
     parser.add_argument("--out", type=Path)
     return parser.parse_args()
@@ -196,10 +200,12 @@ def main() -> None:
     print(f"{args.model}, {LENGTH} tokens, {args.device}, {torch.get_num_threads()} threads; parity holds")
     report, one = Report(args), Setting(model, 1)
 
-    def plainly() -> None:
+    def run_plain_port() -> None:
         reference.optimize_prompt(model, one.targets, prompt_len=LENGTH, steps=args.steps, start=one.init_ids)
 
-    plain = report.add("plain port, one prompt", 1, timed(plainly, args.repeats, args.steps), None, torch.float32)
+    plain = report.add(
+        "plain port, one prompt", 1, timed(run_plain_port, args.repeats, args.steps), None, torch.float32
+    )
     for dtype, compiled, prompts in itertools.product(dtypes, [False, True] if args.compile else [False], args.prompts):
         setting = Setting(model, prompts, dtype)
         setting.tower(table.weight[setting.init_ids], None)  # prepares the weights
@@ -209,7 +215,7 @@ def main() -> None:
         if args.device == "cuda":
             torch.cuda.reset_peak_memory_stats()
         kind = str(dtype).removeprefix("torch.") + ", compiled" * compiled
-        # A search scores the projection after the last update too: one pass more than it has steps.
+        # A search also scores the projection after the last update, one pass more than it has steps.
         times = timed(
             partial(setting.search, table, args.steps, args.impl, tower=tower), args.repeats, args.steps * prompts
         )

@@ -1,12 +1,12 @@
-"""Quality against time on held-out images: the plain port of the original beside pez_fast, with and without its parts.
+"""Quality against time on held-out images: the plain port of the original, and pez_fast with and without its parts.
 
     python benchmarks/quality.py --out benchmarks/results/quality_cpu.json
 
-200 images of the bundled model (`benchmarks/heldout/`), 16 tokens each. A point of the curve is the median cosine of the prompts
-typed in again (text_score) after so many seconds for all images together: of the plain port (`pez_fast.reference.optimize_prompt`,
-one image at a time over the whole vocabulary, as the original does) after so many of its steps; of pez_fast from a run of its own
-for each number of steps, everything included. Median and time of all are from the same run, on as many threads. Writes an image of
-the curves beside the JSON.
+The script learns prompts of 16 tokens for 200 images of the bundled model (`benchmarks/heldout/`). A point of a curve
+is the median cosine of the prompts typed in again (text_score) after so many seconds for all images. For the plain port
+(`pez_fast.reference.optimize_prompt`, one image at a time over the whole vocabulary, as the original does) the points
+are numbers of its steps in one run. For pez_fast each number of steps is a run of its own, everything included. All
+points come from one run of the script, on the same number of threads. It draws the curves beside the JSON.
 """
 
 from __future__ import annotations
@@ -38,37 +38,52 @@ WAYS: dict[str, dict[str, Any]] = {
     "pez_fast, 4 restarts, without refine": {"restarts": 4, "refine": 0},
 }
 COLOURS = dict(zip(WAYS, ("#c2185b", "#6a3fc4", "#e0861a", "#1967d2"), strict=True))
-LOOKS = (5, 10, 20, 50, 100, 200, 500, 1000, 3000)  # steps of the plain port at which its best so far is taken
+PLAIN_STEPS = (
+    5,
+    10,
+    20,
+    50,
+    100,
+    200,
+    500,
+    1000,
+    3000,
+)  # steps of the plain port at which its best prompts so far are scored
 
 
-def ours(clip: ClipEncoder, targets: Tensor, way: str, steps: int) -> dict[str, Any]:
+def pez_fast_point(clip: ClipEncoder, targets: Tensor, way: str, steps: int) -> dict[str, Any]:
+    """Returns the point of pez_fast in one way, for one number of steps."""
     begun = time.perf_counter()
     found = pez_fast.search(Similarity(targets), clip, prompt_len=16, steps=steps, **WAYS[way])
     return point(way, steps, time.perf_counter() - begun, [r.text_score for r in found], [r.ids_score for r in found])
 
 
-def plainly(clip: ClipEncoder, targets: Tensor, steps: int) -> list[dict[str, Any]]:
+def plain_points(clip: ClipEncoder, targets: Tensor, steps: int) -> list[dict[str, Any]]:
+    """Returns the points of the plain port."""
     begun = time.perf_counter()
     traces = plain_traces(clip, targets, steps)
     seconds = time.perf_counter() - begun
     points = []
-    for look in [*(n for n in LOOKS if n < steps), steps]:
-        places = [max(range(look), key=trace.scores.__getitem__) for trace in traces]
-        prompts = [clip.vocabulary.decode(trace.ids[k][0].tolist()) for trace, k in zip(traces, places, strict=True)]
+    for num_steps in [*(n for n in PLAIN_STEPS if n < steps), steps]:
+        best_steps = [max(range(num_steps), key=trace.scores.__getitem__) for trace in traces]
+        prompts = [
+            clip.vocabulary.decode(trace.ids[k][0].tolist()) for trace, k in zip(traces, best_steps, strict=True)
+        ]
         text = (clip.encode_texts(prompts) * targets).sum(-1).tolist()
         points.append(
             point(
                 "plain port",
-                look,
-                seconds * look / steps,
+                num_steps,
+                seconds * num_steps / steps,
                 text,
-                [t.scores[k] for t, k in zip(traces, places, strict=True)],
+                [t.scores[k] for t, k in zip(traces, best_steps, strict=True)],
             )
         )
     return points
 
 
 def point(name: str, steps: int, seconds: float, text: list[float], ids: list[float]) -> dict[str, Any]:
+    """Returns a point of a curve, and prints it."""
     row = {
         "name": name,
         "steps": steps,
@@ -79,21 +94,22 @@ def point(name: str, steps: int, seconds: float, text: list[float], ids: list[fl
         "text_scores": [round(t, 5) for t in text],
     }
     print(
-        f"{name:38} {steps:5} steps {seconds:8.1f} s   text {row['median_text_score']:.4f}   ids {row['median_ids_score']:.4f}",
+        f"{name:38} {steps:5} steps {seconds:8.1f} s   "
+        f"text {row['median_text_score']:.4f}   ids {row['median_ids_score']:.4f}",
         flush=True,
     )
     return row
 
 
 def verdict(points: list[dict[str, Any]]) -> dict[str, Any]:
-    """pez_fast as it is by default against the plain port's last point: in its time, and in a tenth of it."""
+    """Compares pez_fast in its default way with the plain port's last point: in its time, and in a tenth of it."""
     plain = max((p for p in points if p["name"] == "plain port"), key=lambda p: p["seconds"])
-    own = [p for p in points if p["name"] == "pez_fast"]
+    default_points = [p for p in points if p["name"] == "pez_fast"]
     answer: dict[str, Any] = {
         "plain": {k: plain[k] for k in ("steps", "seconds", "median_text_score", "median_ids_score")}
     }
     for name, share in (("in its time", 1.0), ("in a tenth of it", 0.1)):
-        within = [p for p in own if p["seconds"] <= share * plain["seconds"]]
+        within = [p for p in default_points if p["seconds"] <= share * plain["seconds"]]
         if not within:
             continue
         best = max(within, key=lambda p: p["seconds"])
@@ -106,12 +122,14 @@ def verdict(points: list[dict[str, Any]]) -> dict[str, Any]:
             "better_on": better,
         }
         print(
-            f"{name} ({best['seconds']:.0f} of {plain['seconds']:.0f} s): median {answer[name]['margin']:+.4f}, better on {better} images"
+            f"{name} ({best['seconds']:.0f} of {plain['seconds']:.0f} s): "
+            f"median {answer[name]['margin']:+.4f}, better on {better} images"
         )
     return answer
 
 
 def draw(points: list[dict[str, Any]], captions: float, path: Path, machine: str) -> None:
+    """Draws the curves as an image."""
     figure, axis = plt.subplots(figsize=(8.2, 4.8))
     for name in ("plain port", *WAYS):
         some = sorted((p for p in points if p["name"] == name), key=lambda p: p["steps"])
@@ -159,12 +177,12 @@ def main() -> None:
     parser.add_argument("--redraw", type=Path, metavar="JSON", help="draw what this file holds, and measure nothing")
     args = parser.parse_args()
     if args.redraw:
-        held = json.loads(args.redraw.read_text())
+        stored = json.loads(args.redraw.read_text())
         return draw(
-            held["results"]["points"],
-            held["results"]["true_captions"],
+            stored["results"]["points"],
+            stored["results"]["true_captions"],
             args.redraw.with_suffix(".png"),
-            held["results"]["machine"],
+            stored["results"]["machine"],
         )
     labels, images = held_out(args.images)
     clip = pez_fast.load_clip("emoji", device=args.device)
@@ -177,9 +195,11 @@ def main() -> None:
         if args.device == "cuda"
         else f"{(n := torch.get_num_threads())} thread{'s' * (n > 1)} of a CPU"
     )
-    pez_fast.search(Similarity(targets[:1]), clip, prompt_len=16, steps=1)  # whatever is made once
-    points = [ours(clip, targets, way, steps) for way in args.ways for steps in args.steps]
-    points += plainly(clip, targets, args.plain_steps)
+    pez_fast.search(
+        Similarity(targets[:1]), clip, prompt_len=16, steps=1
+    )  # a first search, which makes what is made once
+    points = [pez_fast_point(clip, targets, way, steps) for way in args.ways for steps in args.steps]
+    points += plain_points(clip, targets, args.plain_steps)
     answer = verdict(points)
     if args.out:
         facts = {"images": len(images), "prompt_len": 16, "machine": machine, "true_captions": captions}

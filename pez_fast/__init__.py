@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from pez_fast.functional import splice as splice
     from pez_fast.information import info as info
     from pez_fast.models import load_clip as load_clip
+    from pez_fast.models import load_sentence_encoder as load_sentence_encoder
     from pez_fast.optimizer import PEZ as PEZ
     from pez_fast.prompt_search import search as search
     from pez_fast.result import PromptResult as PromptResult
@@ -30,6 +31,7 @@ _HOME = {
     "splice": "functional",
     "PEZ": "optimizer",
     "load_clip": "models",
+    "load_sentence_encoder": "models",
     "search": "prompt_search",
     "invert": "tasks",
     "invert_batch": "tasks",

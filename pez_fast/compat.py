@@ -2,14 +2,14 @@
 
     from pez_fast.compat import *   # in place of: from optim_utils import *
 
-Works on stock open_clip models; no modified copy is needed. The random draws come in the original's order from torch's
-global generator, so a seed gives the prompt that it gave there, up to rounding: one pass of the tower over the prompt's
-own tokens takes the place of two over the whole context.
+They work on stock open_clip models; no modified copy is needed. They draw random numbers in the original's order from
+torch's global generator, so a seed gives the prompt that it gave there, up to rounding: one pass of the tower over the
+prompt's own tokens replaces two passes over the whole context.
 
-Kept on purpose, because results depend on it: tokens are drawn and learned from the whole vocabulary, start and end token
-included; the returned text may be tokenised differently when it is typed in again; what the last update projects to is
-never scored; a negative loss_weight with prompt_bs > 1 still ranks the prompts of one step by the largest cosine.
-`pez_fast.invert` does none of this.
+They keep four properties of the original on purpose, because results depend on them: they draw and learn tokens from
+the whole vocabulary, start and end token included; typing the returned text in again may give other tokens; they never
+score the projection after the last update; with a negative loss_weight and prompt_bs > 1 they still rank the prompts of
+one step by the largest cosine. `pez_fast.invert` has none of these properties.
 """
 
 from __future__ import annotations
@@ -59,13 +59,13 @@ _tables: weakref.WeakKeyDictionary[nn.Module, tuple[tuple, TokenTable]] = weakre
 
 
 def read_json(filename: str) -> Mapping[str, Any]:
-    """The contents of a JSON file, `sample_config.json` for one."""
+    """Returns the contents of a JSON file, such as `sample_config.json`."""
     with open(filename, encoding="utf-8") as file:
         return json.load(file)
 
 
 def set_random_seed(seed: int = 0) -> None:
-    """Seed torch on all devices, numpy and random."""
+    """Seeds torch on all devices, numpy and random."""
     torch.manual_seed(seed)
     torch.cuda.manual_seed_all(seed)
     np.random.seed(seed)
@@ -73,9 +73,12 @@ def set_random_seed(seed: int = 0) -> None:
 
 
 def nn_project(curr_embeds: Tensor, embedding_layer: nn.Embedding, print_hits: bool = False) -> tuple[Tensor, Tensor]:
-    """(B, L, d) -> the nearest tokens' embeddings (B, L, d), without gradient, and ids (B, L).
+    """Projects embeddings (B, L, d) onto the nearest tokens.
 
-    The table is prepared once for each layer, and again where torch sees that its weight was replaced or changed.
+    The function prepares a layer's table once, and again if torch sees that the weight was replaced or changed.
+
+    Returns:
+        The tokens' embeddings (B, L, d), without gradient, and their ids (B, L) int64.
     """
     ids, similarity = nearest_token(curr_embeds.detach(), _table(embedding_layer))
     if print_hits:
@@ -85,6 +88,7 @@ def nn_project(curr_embeds: Tensor, embedding_layer: nn.Embedding, print_hits: b
 
 
 def _table(layer: nn.Embedding) -> TokenTable:
+    """Returns the prepared table of a layer, made anew if its weight has changed."""
     weight = layer.weight
     state = (weight.data_ptr(), weight._version, weight.shape, weight.dtype, weight.device)
     if layer not in _tables or _tables[layer][0] != state:
@@ -93,7 +97,7 @@ def _table(layer: nn.Embedding) -> TokenTable:
 
 
 def decode_ids(input_ids: Tensor, tokenizer: Any, by_token: bool = False) -> list[str]:
-    """A text for each row of ids (B, L); with by_token its tokens joined by "|"."""
+    """Returns a text for each row of ids (B, L); with `by_token`, a row's tokens are joined by "|"."""
     rows = input_ids.tolist()
     if by_token:
         return ["|".join(tokenizer.decode([i]) for i in row) for row in rows]
@@ -101,7 +105,7 @@ def decode_ids(input_ids: Tensor, tokenizer: Any, by_token: bool = False) -> lis
 
 
 def download_image(url: str) -> Image.Image | None:
-    """The image at an http(s) address as RGB, or None where it cannot be had."""
+    """Returns the image at an http(s) address as RGB, or None if it cannot be downloaded or read."""
     if not url.lower().startswith(("http://", "https://")):
         return None
     try:
@@ -120,7 +124,11 @@ def get_target_feature(
     target_images: Any = None,
     target_prompts: Any = None,
 ) -> Tensor:
-    """Features (T, D) of the images, or of the texts where there are none; without gradient."""
+    """Returns the features (T, D) of the images, or of the texts if there are no images; without gradient.
+
+    Raises:
+        ValueError: there is neither an image nor a text.
+    """
     if target_images is not None:
         if not len(target_images):
             raise ValueError("target_images must hold at least one image; got none")
@@ -134,8 +142,15 @@ def get_target_feature(
 def initialize_prompt(
     tokenizer: Any, token_embedding: nn.Embedding, args: Any, device: Any
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """prompt_embeds (prompt_bs, prompt_len, d), a leaf that wants a gradient; dummy_embeds (prompt_bs, 77, d); dummy_ids
-    (prompt_bs, 77), -1 where the prompt goes."""
+    """Draws the prompts that the search begins at.
+
+    Returns:
+        prompt_embeds (prompt_bs, prompt_len, d), a leaf that requires a gradient; dummy_embeds (prompt_bs, 77, d);
+        dummy_ids (prompt_bs, 77), -1 where the prompt goes.
+
+    Raises:
+        ValueError: prompt_len does not fit into the context of 77 tokens.
+    """
     length, rows = args.prompt_len, args.prompt_bs
     if not 1 <= length <= _CONTEXT - 2:
         raise ValueError(f"prompt_len must be from 1 to {_CONTEXT - 2}; got {length}")
@@ -149,7 +164,7 @@ def initialize_prompt(
 
 
 class _DrawnTargets:
-    """The original's loss on targets drawn anew at every step, and its score against all of them."""
+    """The original's objective: a loss on targets drawn anew at every step, and a score against all targets."""
 
     def __init__(self, targets: Tensor, batch_size: int | None, loss_weight: float) -> None:
         self.targets, self.batch_size, self.loss_weight = targets, batch_size, loss_weight
@@ -168,28 +183,28 @@ class _DrawnTargets:
 def optimize_prompt_loop(
     model: Any, tokenizer: Any, token_embedding: nn.Embedding, all_target_features: Tensor, args: Any, device: Any
 ) -> str:
-    """The best prompt's text, after args.iter steps."""
+    """Returns the text of the best prompt after args.iter steps."""
     args = _config(args)
     prompt_embeds, _, dummy_ids = initialize_prompt(tokenizer, token_embedding, args, device)
-    wide = torch.promote_types(prompt_embeds.dtype, torch.float32)
-    opt = PEZ(prompt_embeds.detach().to(wide), _table(token_embedding), lr=args.lr, weight_decay=args.weight_decay)
+    dtype = torch.promote_types(prompt_embeds.dtype, torch.float32)
+    opt = PEZ(prompt_embeds.detach().to(dtype), _table(token_embedding), lr=args.lr, weight_decay=args.weight_decay)
     slots = (dummy_ids[0] == -1).nonzero()[:, 0]
     template = Template(dummy_ids[0].masked_fill(dummy_ids[0] == -1, 0), slots, int(slots[-1]) + 2)
-    targets = F.normalize(all_target_features.detach().to(wide), dim=-1)
+    targets = F.normalize(all_target_features.detach().to(dtype), dim=-1)
     objective = _DrawnTargets(targets, args.batch_size, args.loss_weight)
     best_sim, best_text = -1000 * args.loss_weight, ""
     encoder = TextEncoder(model, template)
     evaluate = Evaluator(
         opt.table,
         lambda embeds, ids: {"features": encoder(embeds)},
-        objective,  # type: ignore[arg-type]  # of all prompts together, which are evaluated at once
+        objective,  # type: ignore[arg-type]  # its rows cannot be selected: all prompts are evaluated at once
         BatchLimit(len(prompt_embeds), len(prompt_embeds)),
     )
     method, state = PEZMethod(args.lr, args.weight_decay), PEZState([opt])
-    for step in range(args.iter):  # what the last update projects to is never scored
+    for step in range(args.iter):  # the projection after the last update is never scored
         with _frozen(model):
-            found = method.step(state, evaluate, update=True)
-        ids, scores = found.ids, found.score
+            evaluation = method.step(state, evaluate, update=True)
+        ids, scores = evaluation.ids, evaluation.score
         best = int(scores.argmax())
         score = float(scores[best])
         better = best_sim * args.loss_weight < score * args.loss_weight
@@ -209,33 +224,34 @@ def optimize_prompt_loop(
 
 @contextmanager
 def _frozen(model: Any) -> Iterator[None]:
-    """The model's parameters without gradients meanwhile."""
-    learning = [p for p in model.parameters() if p.requires_grad]
-    for p in learning:
+    """Switches off the gradients of the model's parameters inside the context."""
+    trainable = [p for p in model.parameters() if p.requires_grad]
+    for p in trainable:
         p.requires_grad_(False)
     try:
         yield
     finally:
-        for p in learning:
+        for p in trainable:
             p.requires_grad_()
 
 
 def optimize_prompt(
     model: Any, preprocess: Any, args: Any, device: Any, target_images: Any = None, target_prompts: Any = None
 ) -> str:
-    """Learn a prompt for images (several are one shared target) or, where there are none, for texts.
+    """Learns a prompt for images (several are one shared target) or, if there are none, for texts.
 
     Args:
         model, preprocess: from `open_clip.create_model_and_transforms`.
         args: a Namespace, a dict, or the path of a JSON file, with the keys of `sample_config.json`.
-        device: of the model.
-        target_images: PIL images. target_prompts: texts.
+        device: the model's device.
+        target_images: PIL images.
+        target_prompts: texts.
 
     Returns:
         The text of the prompt whose ids had the largest mean cosine with all targets.
 
     Raises:
-        ValueError: a key that is missing or (in a dict or file) unknown, a value out of range, or no target.
+        ValueError: a key is missing or (in a dict or file) unknown, a value is out of range, or there is no target.
     """
     import open_clip
 
@@ -247,7 +263,7 @@ def optimize_prompt(
 
 @torch.no_grad()
 def measure_similarity(orig_images: Any, images: Any, ref_model: Any, ref_clip_preprocess: Any, device: Any) -> float:
-    """Mean cosine, by a reference CLIP, over all pairs of an original and a generated image."""
+    """Returns a reference CLIP's mean cosine over all pairs of an original and a generated image."""
     features = [
         F.normalize(ref_model.encode_image(torch.stack([ref_clip_preprocess(i) for i in group]).to(device)), dim=1)
         for group in (orig_images, images)
@@ -256,7 +272,7 @@ def measure_similarity(orig_images: Any, images: Any, ref_model: Any, ref_clip_p
 
 
 def _config(args: Any) -> Namespace:
-    """The checked configuration; a Namespace may hold more than is needed here, a dict or file may not."""
+    """Returns the checked configuration; a Namespace may hold unknown keys, a dict or file may not."""
     if isinstance(args, (str, os.PathLike)):
         args = read_json(os.fspath(args))
     values = dict(args) if isinstance(args, Mapping) else dict(vars(args))

@@ -1,6 +1,7 @@
-"""What a search can be told, and what it tells while it runs: the only home of the options' defaults and explanations.
+"""The options of a search and what a callback sees of it.
 
-The signatures and docstrings of the tasks, the options of the command line and README's table are made from `SearchConfig`.
+`SearchConfig` is the only home of the options' defaults and explanations: the signatures and docstrings of the tasks,
+the options of the command line and README's table are made from it.
 """
 
 from __future__ import annotations
@@ -15,17 +16,23 @@ from typing import Any, Literal, TypedDict, TypeVar
 LEARNING_RATE, WEIGHT_DECAY = 0.1, 0.1  # of AdamW, as in the paper
 DTYPES = ("float32", "bfloat16", "float16", "float64")
 Vocabulary = Literal["stable", "full"]
-POSITIONAL = ("prompt_len", "steps", "seed")  # what may also be passed by position
+POSITIONAL = ("prompt_len", "steps", "seed")  # options that may also be passed by position
 R = TypeVar("R")
 
 
 @dataclass(frozen=True)
 class Progress:
-    """What a callback sees: after `step` of `steps` updates, the best prompt of each target and its score.
+    """What a callback sees of a running search.
 
-    Where the targets do not fit into one batch, `step` counts the part of all updates that is done, and targets that wait
-    have an empty prompt and a score of NaN. `step` counts the first stage of a search, and `refined` the steps of the later ones
-    in the same way.
+    If the targets do not fit into one batch, `step` and `refined` count as if the updates of all targets were made one
+    after the other, and a target that is not begun has an empty prompt and a score of NaN.
+
+    Attributes:
+        step: updates made in the first stage of the search.
+        steps: updates that the first stage makes in all.
+        prompts: the best prompt of each target so far.
+        scores: the score of each of these prompts.
+        refined: updates made in the later stages.
     """
 
     step: int
@@ -36,7 +43,7 @@ class Progress:
 
 
 def setting(default: Any, explanation: str) -> Any:
-    """A field of `SearchConfig`."""
+    """Returns a field of `SearchConfig` with its default and its explanation."""
     return field(default=default, metadata={"help": explanation})
 
 
@@ -45,13 +52,13 @@ class SearchConfig:
     """The options that every task takes.
 
     Raises:
-        ValueError: a value that an option cannot have; the sentence names both.
+        ValueError: an option has a value that it cannot have; the message names the option and the value.
     """
 
     prompt_len: int = setting(16, "Number of learned tokens.")
     steps: int = setting(3000, "Updates of the PEZ search.")
     seed: int = setting(
-        0, "Of the random tokens that the search begins at; the same for every target, whatever else is in the batch."
+        0, "Seed of the random tokens that the search begins at; all targets begin at the same tokens, in any batch."
     )
     lr: float = setting(LEARNING_RATE, "Learning rate of AdamW; the default is the paper's.")
     weight_decay: float = setting(WEIGHT_DECAY, "Weight decay of AdamW; the default is the paper's.")
@@ -63,40 +70,45 @@ class SearchConfig:
     )
     stages: Sequence[tuple[Any, int]] | None = setting(
         None,
-        "Methods and their numbers of steps, one after the other; by default PEZMethod for steps, then GCGMethod for refine.",
+        "Pairs of a method and its number of steps, run in order; by default PEZMethod for `steps` steps, "
+        "then GCGMethod for `refine` steps.",
     )
     terms: Sequence[tuple[float, Any]] = setting(
-        (), "Further objectives, each with its weight, that are added to the task's own; the same for every target."
+        (), "Pairs of a weight and an objective that are added to the task's own objective, the same for every target."
     )
     top_k: int = setting(1, "How many different prompts of each target are returned, best first.")
     prefix: str = setting("", "Fixed text before the learned tokens.")
     suffix: str = setting("", "Fixed text after the learned tokens.")
-    init: str | None = setting(None, "A text whose tokens the search begins at; the places that it leaves are drawn.")
+    init: str | None = setting(
+        None, "A text whose tokens the search begins at; random tokens fill the remaining places."
+    )
     banned: Sequence[str | int] = setting((), "Words and ids that must not be learned.")
     vocabulary: Vocabulary = setting(
-        "stable", "Which tokens may be learned: stable, those that survive being written out and read again, or full."
+        "stable",
+        "Which tokens may be learned: stable (tokens that survive being written out and read again) or "
+        "full (all but special tokens).",
     )
-    patience: int | None = setting(None, "A target ends after so many steps without improvement.")
+    patience: int | None = setting(None, "A prompt's stage ends after so many steps without improvement.")
     callback: Callable[[Progress], object] | None = setting(
-        None, "Called with a Progress every so many steps; returning True ends the search."
+        None, "Function that is called with a Progress every `every` steps; the search ends if it returns True."
     )
     every: int = setting(50, "Steps between two calls of the callback.")
     batch_size: int | None = setting(
         None,
-        "Prompts (targets times restarts) learned at once; by default what fits into memory, halved where it runs out. "
-        "No result depends on it.",
+        "Prompts (targets times restarts) learned at once; by default as many as fit into memory, halved when memory "
+        "runs out. No result depends on it.",
     )
-    impl: str = setting("auto", "Implementation of the search for the nearest tokens.")
+    impl: str = setting("auto", "Implementation of the nearest-token search.")
     dtype: str | None = setting(
         None,
-        "Of the text tower during the search: float32, bfloat16 or float16; by default bfloat16 where the device "
-        "multiplies in it, the model is float32 and (on a CPU) its tower wider than 256, else the model's. "
-        "The scores that decide and are returned are those of the model as it was loaded.",
+        "Dtype of the text tower during the search: float32, bfloat16, float16 or float64; by default bfloat16 if the "
+        "device multiplies in it, the model is float32 and (on a CPU) its tower is wider than 256, else the model's. "
+        "The model as it was loaded computes the scores that decide and are returned.",
     )
     compile: bool = setting(
         False,
-        "Run the tower through torch.compile in the search. It takes a minute first, and a result can then depend on "
-        "the batch in its last bit.",
+        "Run the text tower through torch.compile during the search. Compilation takes about a minute, and the last "
+        "bits of a result can then depend on the batch.",
     )
 
     def __post_init__(self) -> None:
@@ -113,13 +125,13 @@ class SearchConfig:
             raise ValueError(f"dtype must be one of {', '.join(DTYPES)}, or None; got {self.dtype!r}")
         if not isinstance(self.seed, int) or not 0 <= self.seed < 2**63:
             raise ValueError(f"seed must be an integer from 0 to 2**63 - 1; got {self.seed!r}")
-        for name, least in (("lr", 0.0), ("weight_decay", 0.0)):
+        for name, minimum in (("lr", 0.0), ("weight_decay", 0.0)):
             value = getattr(self, name)
-            if not isinstance(value, (int, float)) or not math.isfinite(value) or value < least:
+            if not isinstance(value, (int, float)) or not math.isfinite(value) or value < minimum:
                 raise ValueError(f"{name} must be a finite number, not negative; got {value!r}")
 
     def _check_plugs(self) -> None:
-        """That `stages` are methods with numbers of steps, and `terms` weights with objectives."""
+        """Checks that `stages` pairs methods with numbers of steps, and `terms` weights with objectives."""
         if self.stages is not None and not self.stages:
             raise ValueError("stages must hold at least one pair of a method and its number of steps; got none")
         for stage in self.stages or ():
@@ -135,7 +147,7 @@ class SearchConfig:
 
 
 class SearchOptions(TypedDict, total=False):
-    """The fields of `SearchConfig` as keyword arguments, for type checkers; a test holds the two together."""
+    """The fields of `SearchConfig` as keyword arguments, for type checkers; a test compares the two."""
 
     prompt_len: int
     steps: int
@@ -162,50 +174,60 @@ class SearchOptions(TypedDict, total=False):
 
 
 def explanation(name: str) -> str:
-    """Of the option `name`."""
+    """Returns the explanation of the option `name`."""
     return SearchConfig.__dataclass_fields__[name].metadata["help"]
 
 
 def config_from(given: dict[str, Any]) -> SearchConfig:
-    """Raises: TypeError: no such option. ValueError: a value that it cannot have."""
+    """Returns the `SearchConfig` with these options.
+
+    Raises:
+        TypeError: an option does not exist.
+        ValueError: an option has a value that it cannot have.
+    """
     _check_names(given, ())
     return SearchConfig(**given)
 
 
-def _check_names(given: dict[str, Any], own: Sequence[str]) -> None:
+def _check_names(given: dict[str, Any], task_names: Sequence[str]) -> None:
+    """Raises TypeError for a name that is neither an option nor one of the task's own parameters."""
     known = [f.name for f in fields(SearchConfig)]
     for name in given:
-        if name not in known and name not in own:
+        if name not in known and name not in task_names:
             raise TypeError(f"{name!r} is not an option; the options are {', '.join(known)}")
 
 
 def takes_config(task: Callable[..., R]) -> Callable[..., R]:
-    """Give a task whose last parameter is `**options` the fields of `SearchConfig` as parameters that can be seen.
+    """Gives a task whose last parameter is `**options` the fields of `SearchConfig` as visible parameters.
 
-    Its signature then lists them with their defaults, those of `POSITIONAL` also by position, and its docstring explains
-    them. The task receives what was given; a parameter of its own stands in place of a field of that name.
+    The task's signature then lists the options with their defaults, and its docstring explains them. The options in
+    `POSITIONAL` may also be passed by position. The task receives only the arguments that the caller passed. A
+    parameter of the task's own replaces the option of the same name.
     """
-    own = [p for p in inspect.signature(task).parameters.values() if p.kind is not inspect.Parameter.VAR_KEYWORD]
-    names = [p.name for p in own]
-    shared = [
+    task_parameters = [
+        p for p in inspect.signature(task).parameters.values() if p.kind is not inspect.Parameter.VAR_KEYWORD
+    ]
+    task_names = [p.name for p in task_parameters]
+    options = [
         inspect.Parameter(f.name, _kind(f.name), default=f.default, annotation=f.type)
         for f in fields(SearchConfig)
-        if f.name not in names
+        if f.name not in task_names
     ]
-    order = inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY
-    parameters = sorted([*own, *shared], key=lambda p: order.index(p.kind))
+    kinds = inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY
+    parameters = sorted([*task_parameters, *options], key=lambda p: kinds.index(p.kind))
     signature = inspect.Signature(parameters, return_annotation=inspect.signature(task).return_annotation)
 
     @wraps(task)
     def run(*arguments: Any, **given: Any) -> R:
-        _check_names(given, names)
+        _check_names(given, task_names)
         return task(**signature.bind(*arguments, **given).arguments)
 
     run.__signature__ = signature  # type: ignore[attr-defined]
-    lines = [f"    {p.name}: {explanation(p.name)} Default: {p.default!r}." for p in shared]
+    lines = [f"    {p.name}: {explanation(p.name)} Default: {p.default!r}." for p in options]
     run.__doc__ = "\n".join([inspect.cleandoc(task.__doc__ or ""), "", "Options:", *lines])
     return run
 
 
 def _kind(name: str) -> Any:
+    """Returns how the option `name` may be passed: also by position, or by keyword only."""
     return inspect.Parameter.POSITIONAL_OR_KEYWORD if name in POSITIONAL else inspect.Parameter.KEYWORD_ONLY

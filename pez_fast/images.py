@@ -1,4 +1,4 @@
-"""Images from files, arrays and bytes, with one sentence for each that cannot be read."""
+"""Reading of images from files, arrays and bytes; an image that cannot be read gives one sentence."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ T = TypeVar("T")
 
 
 def load_image(source: Any) -> Image.Image:
-    """An image as RGB, transparent parts on white.
+    """Returns an image as RGB, with white behind its transparent parts.
 
     Args:
         source: a PIL image, a path, the bytes of a file, or an array (H, W, 3) or (H, W) uint8.
 
     Raises:
-        ValueError: it cannot be read, is truncated, or is so large that it may be meant to exhaust memory.
-        TypeError: it is none of these.
+        ValueError: the image cannot be read, is truncated, or has so many pixels that decoding it may exhaust memory.
+        TypeError: `source` has another type.
     """
     if isinstance(source, Image.Image):
         return _rgb(source, "the given image")
@@ -55,10 +55,12 @@ def image_or_error(source: Any) -> Image.Image | str: ...
 @overload
 def image_or_error(source: Any, prepare: Callable[[Image.Image], T]) -> T | str: ...
 def image_or_error(source: Any, prepare: Callable[[Image.Image], Any] | None = None) -> Any:
-    """`load_image(source)`, or the sentence of its error: one bad image must not end the others.
+    """Returns `load_image(source)`, or the sentence of its error, so that one bad image does not end the others.
 
     Args:
-        prepare: is applied to the image, such as a model's `preprocess`, which gives (3, H, W); it fails in the same way.
+        source: as `load_image`.
+        prepare: a function to apply to the image, such as a model's `preprocess`, which returns (3, H, W). Its
+            ValueError and TypeError become sentences too.
     """
     try:
         image = load_image(source)
@@ -68,6 +70,7 @@ def image_or_error(source: Any, prepare: Callable[[Image.Image], Any] | None = N
 
 
 def _rgb(image: Image.Image, name: str) -> Image.Image:
+    """Returns the image as RGB on white; `name` stands for it in errors."""
     if 0 in image.size:
         raise ValueError(f"image {name} is empty: {image.size[0]} x {image.size[1]} pixels")
     try:
@@ -75,5 +78,5 @@ def _rgb(image: Image.Image, name: str) -> Image.Image:
             layered = image.convert("RGBA")
             return Image.alpha_composite(Image.new("RGBA", image.size, "white"), layered).convert("RGB")
         return image.convert("RGB")
-    except (OSError, SyntaxError, ValueError) as error:  # the pixels are decoded here
+    except (OSError, SyntaxError, ValueError) as error:  # convert() decodes the pixels
         raise ValueError(f"image {name} cannot be read: {error}") from None

@@ -7,6 +7,7 @@ import platform
 import torch
 
 from pez_fast import ops
+from pez_fast._shared.devices import default_device
 from pez_fast.version import __version__
 
 
@@ -18,7 +19,7 @@ def info(device: str | torch.device | None = None) -> dict:
         extension); what "auto" takes for each operation; for each implementation True or the reason why it cannot be
         used; and under "auto_skipped" the usable implementations that "auto" skips, with the reason.
     """
-    device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    device = default_device() if device is None else torch.device(device)
     return {
         "pez_fast": __version__,
         "torch": torch.__version__,

@@ -1,4 +1,4 @@
-"""The PEZ update: AdamW on soft prompts, by the gradient taken at their nearest tokens."""
+"""The PEZ update: AdamW on soft prompts, with the gradient at their nearest tokens."""
 
 from __future__ import annotations
 
@@ -20,17 +20,18 @@ class PEZ(torch.optim.AdamW):
         opt.step(); opt.zero_grad()    # ... moves the soft prompts
 
     Args:
-        prompts: (R, L, d) float32 or float64 leaf tensor; `requires_grad` is switched on.
-        table: of d dimensions, on the same device.
-        lr, weight_decay, betas, eps: as `torch.optim.AdamW`; the defaults of lr and weight_decay are the paper's.
-        impl: which implementation projects.
-        **adamw: passed on (`fused`, `capturable`, …); `fused` is on by default.
+        prompts: (R, L, d) float32 or float64 leaf tensor; PEZ switches its `requires_grad` on.
+        table: a `TokenTable` of d dimensions on the same device.
+        lr, weight_decay, betas, eps: as in `torch.optim.AdamW`; the defaults of lr and weight_decay are the paper's.
+        impl: the implementation of the projection.
+        **adamw: passed on to `torch.optim.AdamW` (`fused`, `capturable`, …); `fused` is on by default.
 
-    It is a `torch.optim.Optimizer`: every learning-rate schedule works on it, and `state_dict` holds the optimiser's
-    state (the prompts are the caller's tensor, to be saved beside it).
+    PEZ is a `torch.optim.Optimizer`: every learning-rate schedule works on it. `state_dict` holds the optimiser's state
+    only; save the tensor `prompts` beside it.
 
     Raises:
-        TypeError, ValueError: prompts are no (R, L, d) leaf of one of these dtypes, or do not fit the table.
+        TypeError: `prompts` is no tensor of one of these dtypes, or `table` is no `TokenTable`.
+        ValueError: `prompts` is no leaf, has another shape, or is on another device than the table.
     """
 
     def __init__(
@@ -60,17 +61,30 @@ class PEZ(torch.optim.AdamW):
         self.prompts, self.table, self.impl = prompts, table, impl
 
     def select(self, rows: Tensor) -> PEZ:
-        """A new optimiser for some of the prompts, rows (R',) int64, that goes on where this one is."""
+        """Returns a new optimiser for some of the prompts, with their part of the state.
+
+        Args:
+            rows: (R',) int64 indices of prompts.
+        """
         settings = {
             k: v for k, v in self.param_groups[0].items() if k in self.defaults and k != "decoupled_weight_decay"
         }
-        kept = PEZ(self.prompts.detach()[rows], self.table, impl=self.impl, **settings)
+        selected = PEZ(self.prompts.detach()[rows], self.table, impl=self.impl, **settings)
         state = self.state[self.prompts]
         if state:
             moments = {name: value[rows] for name, value in state.items() if name != "step"}
-            kept.state[kept.prompts] = {"step": state["step"].clone(), **moments}
-        return kept
+            selected.state[selected.prompts] = {"step": state["step"].clone(), **moments}
+        return selected
 
     def project(self) -> tuple[Tensor, Tensor]:
-        """hard (R, L, d) in the table's dtype, with the straight-through gradient onto the prompts; ids (R, L)."""
+        """Projects the prompts onto their nearest tokens.
+
+        Returns:
+            hard (R, L, d) in the table's dtype, whose gradient passes straight through to the prompts, and ids (R, L)
+            int64.
+
+        Raises:
+            ValueError: a prompt is not finite.
+            RuntimeError: the implementation cannot run here.
+        """
         return project(self.prompts, self.table, self.impl)

@@ -1,4 +1,4 @@
-"""Inversion on many machines by Ray Data: a callable class for `map_batches`, and the engine of `pez-fast batch --engine ray`."""
+"""Inversion on many machines with Ray Data: a class for `map_batches`, and `pez-fast batch --engine ray`."""
 
 from __future__ import annotations
 
@@ -29,15 +29,20 @@ from pez_fast.report.console import say
 def ray_inverter(
     model: str, pretrained: str | None = None, device: str | None = None, column: str = "image", **options: Any
 ) -> type:
-    """A class for `dataset.map_batches(cls, compute=ray.data.ActorPoolStrategy(size=n), batch_size=64, num_gpus=1)`.
+    """Returns a class for Ray Data's `map_batches`.
 
-    Each actor loads the model once; it takes batches of any `batch_format`, and adds the columns prompt, ids, ids_score,
-    text_score, seed, steps and error with the values and Arrow types of a data set's shards.
+        dataset.map_batches(cls, compute=ray.data.ActorPoolStrategy(size=n), batch_size=64, num_gpus=1)
+
+    Each actor loads the model once and takes batches of any `batch_format`. It adds the columns prompt, ids, ids_score,
+    text_score, seed, steps and error, with the values and Arrow types of a data set's shards.
 
     Args:
-        model, pretrained, device: as `load_clip`, which is called in the actor.
-        column: bytes, paths or uint8 arrays of the images, or structs of bytes and path.
-        options: as `pez_fast.invert`.
+        model, pretrained, device: as for `load_clip`, which the actor calls.
+        column: the column of the images: bytes, paths, uint8 arrays, or structs of bytes and path.
+        options: as for `pez_fast.invert`.
+
+    Raises:
+        ValueError, TypeError: an option cannot be used.
     """
     chosen = config_from(options)
 
@@ -51,14 +56,14 @@ def ray_inverter(
             names = [str(name) for name in getattr(batch, "column_names", batch)]
             if column not in names:
                 raise ValueError(f"column {column!r} is not in the batch; its columns are {', '.join(names)}")
-            pixels = [image_or_error(_plain(image), self.clip.preprocess) for image in batch[column]]
+            pixels = [image_or_error(_unwrapped(image), self.clip.preprocess) for image in batch[column]]
             return _with_columns(batch, learn_all(pixels, self.clip, chosen))
 
     return RayInverter
 
 
-def _plain(image: Any) -> Any:
-    """A value of a column without what pyarrow and Ray wrap it in, and out of the structs of Hugging Face's data sets."""
+def _unwrapped(image: Any) -> Any:
+    """Returns the image in a column's value, without the wrappers of pyarrow, Ray and Hugging Face."""
     if hasattr(image, "as_py"):
         image = image.as_py()
     elif hasattr(image, "to_numpy"):
@@ -67,7 +72,10 @@ def _plain(image: Any) -> Any:
 
 
 def _with_columns(batch: Any, rows: Sequence[Row]) -> Any:
-    """A batch as Ray gives it -> the same with what was learned; in fixed types, as blocks of inferred ones do not fit together."""
+    """Returns a batch with the columns of the rows, in the format of the batch.
+
+    The columns have fixed types, since Ray cannot join blocks whose inferred types differ.
+    """
     fields = [field for field in columns() if field.name != "id"]
     learned = {field.name: arrow().array([row.get(field.name) for row in rows], field.type) for field in fields}
     if hasattr(batch, "column_names"):  # pyarrow.Table
@@ -81,7 +89,10 @@ def _with_columns(batch: Any, rows: Sequence[Row]) -> Any:
 
 
 class _ShardActor:
-    """Learns batches of items and writes each as a shard named by its ids; a batch that is sent again is not learned again."""
+    """Learns batches of items and writes each as a shard with a digest of its ids in its name.
+
+    If Ray sends a batch again, the actor reads its shard in place of learning it again.
+    """
 
     def __init__(
         self,
@@ -89,21 +100,24 @@ class _ShardActor:
         weights: str | None,
         device: str,
         options: SearchConfig,
-        complete: dict[str, Any],
+        expected: dict[str, Any],
         out: str,
         stem: str,
         workers: int,
     ) -> None:
         self.clip = load_clip(model, weights, device)
-        own = model_part(self.clip, options, self.clip.device.type)
+        model_configuration = model_part(self.clip, options, self.clip.device.type)
         differing = [
-            f"{name} {complete[name]} there, {value} here" for name, value in own.items() if complete[name] != value
+            f"{name} {expected[name]} there, {value} here"
+            for name, value in model_configuration.items()
+            if expected[name] != value
         ]
         if differing:
             raise ValueError(f"an actor has another model than the run: {'; '.join(differing)}")
-        self.options, self.complete, self.out, self.stem, self.workers = options, complete, Path(out), stem, workers
+        self.options, self.expected, self.out, self.stem, self.workers = options, expected, Path(out), stem, workers
 
     def __call__(self, batch: dict[str, np.ndarray]) -> dict[str, list]:
+        """Learns and writes the items of a batch; returns their number and the last prompt."""
         items = [pickle.loads(item) for item in batch["item"]]
         path = self.out / f"{self.stem}-{digest(item.id for item in items)}.parquet"
         try:
@@ -114,25 +128,33 @@ class _ShardActor:
                 {**row, "id": item.id}
                 for item, row in zip(items, learn_all(pixels, self.clip, self.options), strict=True)
             ]
-            ensure_manifest(self.out, self.complete, self.clip.name)
+            ensure_manifest(self.out, self.expected, self.clip.name)
             write_shard(path, rows)
         return {"images": [len(rows)], "last": [last_prompt(rows)]}
 
 
 def run_on_ray(job: Job, model: str, weights: str | None, device: str | None, actors: int) -> Summary:
-    """Same as `job.run`, in actors of Ray: of the cluster that RAY_ADDRESS names, or of this machine.
+    """Same as `Job.run`, in actors of Ray, in the cluster that RAY_ADDRESS names or on this machine.
 
     Args:
-        model, weights: as `load_clip`; loaded in every actor, which must find the same weights.
-        device: "cuda" (one GPU for each actor) or "cpu"; by default whether the cluster has GPUs.
-        actors: how many.
+        job: the data set.
+        model, weights: as for `load_clip`; every actor loads the model and must find the same weights.
+        device: "cuda" (one GPU for each actor) or "cpu". Default: "cuda" if the cluster has GPUs.
+        actors: the number of actors.
+
+    Returns:
+        The `Summary` of the run.
+
+    Raises:
+        ValueError: `actors` is not positive, an actor has another model, or as for `Job.run`.
+        ImportError: ray is not installed.
     """
     if actors < 1:
         raise ValueError(f"actors must be a positive integer; got {actors}")
     ray = _import_ray()
     begun, stem = time.monotonic(), f"part-ray-{job.number:05d}-of-{job.count:05d}"
-    here = not ray.is_initialized()
-    if here:
+    started_here = not ray.is_initialized()
+    if started_here:
         ray.init(log_to_driver=False, logging_level=logging.ERROR)
     interrupted = False
     try:
@@ -141,29 +163,31 @@ def run_on_ray(job: Job, model: str, weights: str | None, device: str | None, ac
         say(f"loading the model {model}" + (f" with {weights}" if weights else ""))
         clip = load_clip(model, weights, "cpu")
         with exclusive_lock(job.out, stem):
-            complete = job.configuration | model_part(clip, job.options, device.partition(":")[0])
-            check_manifest(job.out, complete)
-            rest = job.rest()
+            expected = job.configuration | model_part(clip, job.options, device.partition(":")[0])
+            check_manifest(job.out, expected)
+            remaining = job.remaining()
             try:
-                arguments = (model, weights, device, job.options, complete, str(job.out.resolve()), stem, job.workers)
-                with watch_batch(len(job.items), len(job.items) - len(rest)) as progress:
-                    for done in _learned(ray, rest, job.together, arguments, actors, bool(gpus)) if rest else ():
+                arguments = (model, weights, device, job.options, expected, str(job.out.resolve()), stem, job.workers)
+                with watch_batch(len(job.items), len(job.items) - len(remaining)) as progress:
+                    for done in (
+                        _learned(ray, remaining, job.images_at_once, arguments, actors, bool(gpus)) if remaining else ()
+                    ):
                         progress.add([{"prompt": done["last"]}] * done["images"])
             except KeyboardInterrupt:
                 interrupted = True
             return job.summary(completed_ids(job.out), begun, interrupted)
     finally:
-        if here:
+        if started_here:
             ray.shutdown()
 
 
-def _learned(ray: Any, items: Sequence[Any], together: int, arguments: tuple, actors: int, gpus: bool) -> Any:
-    """What `_ShardActor` says of each batch; a batch is a block, so that one sent again holds the same items."""
+def _learned(ray: Any, items: Sequence[Any], images_at_once: int, arguments: tuple, actors: int, gpus: bool) -> Any:
+    """Yields the answer of `_ShardActor` to each batch; a batch is a block, so one sent again holds the same items."""
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars = context.print_on_execution_start = False
     logging.getLogger("ray.data").setLevel(logging.ERROR)
     rows = [{"item": pickle.dumps(item)} for item in items]
-    dataset = ray.data.from_items(rows, override_num_blocks=-(-len(rows) // together)).map_batches(
+    dataset = ray.data.from_items(rows, override_num_blocks=-(-len(rows) // images_at_once)).map_batches(
         _ShardActor,
         fn_constructor_args=arguments,
         batch_size=None,
@@ -174,7 +198,7 @@ def _learned(ray: Any, items: Sequence[Any], together: int, arguments: tuple, ac
     )
     try:
         yield from dataset.iter_rows()
-    except Exception as error:  # Ray wraps what an actor raised in texts of its own, traceback included
+    except Exception as error:  # Ray wraps an actor's error in errors with long messages
         cause: BaseException | None = error
         while cause is not None:
             inner = getattr(cause, "cause", None) or cause.__cause__
@@ -185,6 +209,7 @@ def _learned(ray: Any, items: Sequence[Any], together: int, arguments: tuple, ac
 
 
 def _import_ray() -> Any:
+    """Returns the module ray, with `ray.data` imported, or raises an ImportError that says what to install."""
     try:
         import ray
         import ray.data

@@ -1,4 +1,4 @@
-"""The oracle: every operation in plain torch, slow and obviously right. Nothing fast imports this module.
+"""The oracle: every operation in plain torch, slow and obviously right. No fast implementation imports this module.
 
 The loop is that of Wen et al. 2023 (arXiv 2302.03668) with the choices of its published CLIP code: see
 `optimize_prompt`.
@@ -16,9 +16,12 @@ from torch import Tensor
 
 
 def nearest_token(x: Tensor, weight: Tensor, banned: Iterable[int] = ()) -> tuple[Tensor, Tensor]:
-    """x (N, d), weight (V, d) -> ids (N,) of the largest cosine, lowest id on ties; that cosine (N,) float64.
+    """Returns the nearest token of each row of x (N, d) among the rows of weight (V, d).
 
-    Cosines in float64; where float64 cannot tell the largest ones apart, exact fractions decide.
+    The function computes cosines in float64; if float64 cannot tell the largest ones apart, exact fractions decide.
+
+    Returns:
+        ids (N,) of the largest cosine, the lowest id on ties, and that cosine (N,) float64.
     """
     banned = set(banned)
     allowed = [v for v in range(len(weight)) if v not in banned]
@@ -40,6 +43,7 @@ def nearest_token(x: Tensor, weight: Tensor, banned: Iterable[int] = ()) -> tupl
 
 
 def _unit(x: Tensor) -> Tensor:
+    """Returns the rows of x in float64, divided by their norm; a zero row stays zero."""
     x = x.double()
     largest = x.abs().amax(-1, keepdim=True)
     x = x / torch.where(largest > 0, largest, 1)
@@ -47,7 +51,7 @@ def _unit(x: Tensor) -> Tensor:
 
 
 def _exact_key(q: Tensor, e: Tensor) -> Fraction:
-    """sign(<q, e>) <q, e>^2 / <e, e>: in the order of the cosines, and rational."""
+    """Returns sign(<q, e>) <q, e>^2 / <e, e>, a rational number in the order of the cosines."""
     qs, es = ([Fraction(v) for v in t.tolist()] for t in (q, e))
     dot = sum((a * b for a, b in zip(qs, es, strict=True)), Fraction())
     square = sum((b * b for b in es), Fraction())
@@ -55,7 +59,7 @@ def _exact_key(q: Tensor, e: Tensor) -> Fraction:
 
 
 def project(x: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
-    """Straight-through: forward the nearest rows, backward the identity (Bengio et al. 2013)."""
+    """Projects x (…, d) straight through: forward the nearest rows, backward the identity (Bengio et al. 2013)."""
     ids, _ = nearest_token(x.detach().reshape(-1, x.shape[-1]), weight)
     hard = weight.detach()[ids].view(x.shape)
     return _Identity.apply(x, hard), ids.view(x.shape[:-1])
@@ -72,6 +76,7 @@ class _Identity(torch.autograd.Function):
 
 
 def splice(template: Tensor, hard: Tensor, slots: Tensor, owner: Tensor) -> Tensor:
+    """Returns template (B, S, d) with row owner[b] of hard (R, L, d) at the positions slots (L,) of template b."""
     out = template.clone()
     for b in range(len(template)):
         for k, s in enumerate(slots.tolist()):
@@ -80,6 +85,7 @@ def splice(template: Tensor, hard: Tensor, slots: Tensor, owner: Tensor) -> Tens
 
 
 def splice_backward(grad: Tensor, slots: Tensor, owner: Tensor, prompts: int) -> Tensor:
+    """Returns the gradient (prompts, L, d) float64 of `splice` by `hard`, from grad (B, S, d)."""
     total = torch.zeros(prompts, len(slots), grad.shape[2], dtype=torch.float64)
     for b in range(len(grad)):
         for k, s in enumerate(slots.tolist()):
@@ -96,7 +102,7 @@ def adamw_step(
     betas: tuple[float, float] = (0.9, 0.999),
     eps: float = 1e-8,
 ) -> Tensor:
-    """One step of AdamW (Loshchilov and Hutter 2019, algorithm 2); `state` is {} at first."""
+    """Returns p after one step of AdamW (Loshchilov and Hutter 2019, algorithm 2); `state` is {} at first."""
     t = state["t"] = state.get("t", 0) + 1
     m = state["m"] = betas[0] * state.get("m", torch.zeros_like(g)) + (1 - betas[0]) * g
     v = state["v"] = betas[1] * state.get("v", torch.zeros_like(g)) + (1 - betas[1]) * g * g
@@ -105,14 +111,18 @@ def adamw_step(
 
 
 def nn_project(x: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
-    """The projection as published: the table is normalised at every call, the scores are written out."""
+    """Projects as published: it normalises the table at every call and writes out all scores."""
     flat = x.reshape(-1, x.shape[-1])
     ids = (F.normalize(flat, dim=-1) @ F.normalize(weight, dim=-1).T).argmax(-1).view(x.shape[:-1])
     return weight[ids], ids
 
 
 def encode_embeddings(model, x: Tensor, ids: Tensor) -> Tensor:
-    """The text tower of an open_clip `CLIP` from token embeddings x (B, S, d); pooled where `ids` (B, S) are largest."""
+    """Runs the text tower of an open_clip `CLIP` on token embeddings x (B, S, d).
+
+    Returns:
+        Unit features (B, D), pooled at the position where `ids` (B, S) are largest.
+    """
     x = x + model.positional_embedding
     x = model.ln_final(model.transformer(x, attn_mask=model.attn_mask))
     return F.normalize(x[torch.arange(len(x)), ids.argmax(-1)] @ model.text_projection, dim=-1)
@@ -120,7 +130,13 @@ def encode_embeddings(model, x: Tensor, ids: Tensor) -> Tensor:
 
 @dataclass
 class Trace:
-    """What the plain loop met: ids at every step (steps, prompt_bs, prompt_len), the best score and its ids."""
+    """What the plain loop met.
+
+    Attributes:
+        ids: the ids of every step, each (prompt_bs, prompt_len).
+        scores: the best score of every step.
+        best_score, best_ids: the best score of all steps, and its ids (prompt_len,).
+    """
 
     ids: list[Tensor] = field(default_factory=list)
     scores: list[float] = field(default_factory=list)
@@ -142,9 +158,12 @@ def optimize_prompt(
     start: Tensor | None = None,
     projection=nn_project,
 ) -> Trace:
-    """PEZ with CLIP as published, for one set of targets (T, D) and prompt_bs prompts; draws from torch's generator.
+    """PEZ with CLIP as published, for one set of targets (T, D) and prompt_bs prompts.
 
-    start: (prompt_bs, prompt_len) ids to begin at; drawn where it is None.
+    The loop draws from torch's global generator.
+
+    Args:
+        start: (prompt_bs, prompt_len) ids to begin at; None draws them.
     """
     weight = model.token_embedding.weight.detach()
     targets = F.normalize(target_features.detach(), dim=-1)

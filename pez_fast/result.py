@@ -10,7 +10,7 @@ from typing import Any
 
 
 def finite_or_none(value: Any) -> Any:
-    """The value with every number in it that JSON does not have, NaN or an infinity, as None."""
+    """Returns the value with None in place of every NaN and infinity in it, which JSON cannot hold."""
     if isinstance(value, dict):
         return {k: finite_or_none(v) for k, v in value.items()}
     if isinstance(value, list):
@@ -20,7 +20,11 @@ def finite_or_none(value: Any) -> Any:
 
 @dataclass
 class Candidate:
-    """One of the best prompts of a target; the attributes are those of `PromptResult`."""
+    """One of the best prompts of a target.
+
+    Attributes:
+        prompt, ids, ids_score, text_score, restart: as in `PromptResult`.
+    """
 
     prompt: str
     ids: list[int]
@@ -34,19 +38,20 @@ class PromptResult:
     """A learned prompt.
 
     Attributes:
-        prompt: the text, with the fixed texts before and behind the learned part.
+        prompt: the text, with the prefix before and the suffix after the learned part.
         ids: the learned tokens.
-        ids_score: weighted mean cosine of the optimised ids with the targets.
-        text_score: the same of `prompt` typed in again and tokenised afresh: what a user gets.
-        steps: updates made.
-        history: score of the prompt at every step of the first stage, the one after the last update included, in the dtype
-            of the search.
+        ids_score: the score of `ids`; for a task, their weighted mean cosine with the targets.
+        text_score: the score of `prompt`, typed in and tokenised again: what a user gets.
+        steps: updates made in the first stage.
+        history: the prompt's score at every step of the first stage, the one after the last update included; the search
+            computes them in its own dtype.
         seed, restart: where the search began.
-        model: name of the model.
-        seconds: from the beginning of the call until this prompt was there; prompts share batches.
-        stop_reason: why it ended: "steps", "patience", "callback" or "interrupt".
-        top: the best different prompts, best first (this one is the first), as many as `top_k` asked for and the search met.
-        error: one sentence where there is no prompt because the target could not be read.
+        model: the model's name.
+        seconds: from the beginning of the call to this result; the prompts of a batch share this time.
+        stop_reason: why the search ended: "steps", "patience", "callback" or "interrupt".
+        top: the best different prompts, this one first, then by falling `text_score`: `top_k` of them, or fewer if the
+            search met fewer.
+        error: None, or one sentence that says why there is no prompt.
     """
 
     prompt: str = ""
@@ -64,11 +69,13 @@ class PromptResult:
     error: str | None = None
 
     def to_dict(self) -> dict[str, Any]:
+        """Returns the result as a dict of plain values."""
         return dataclasses.asdict(self)
 
     def to_json(self, indent: int | None = None) -> str:
-        """JSON; what is not a number (the scores of an error) becomes null."""
+        """Returns the result as JSON; NaN (the scores of a result with an error) becomes null."""
         return json.dumps(finite_or_none(self.to_dict()), ensure_ascii=False, indent=indent, allow_nan=False)
 
     def __str__(self) -> str:
+        """Returns the prompt, or the error if there is one."""
         return self.error or self.prompt

@@ -1,4 +1,4 @@
-"""Fixtures: a tiny CLIP on disk, as any user's local-dir model, and the bundled one."""
+"""Fixtures: a tiny CLIP on disk, as a user's local-dir model, and images."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import os
 from importlib.util import find_spec
 from pathlib import Path
 
-os.environ["HF_HUB_OFFLINE"] = "1"  # no test may wait for a network
+os.environ["HF_HUB_OFFLINE"] = "1"  # tests must not wait for a network
 
 import numpy as np
 import pytest
@@ -15,7 +15,7 @@ import torch
 from interpreter import hasten
 from PIL import Image
 
-if not torch.cuda.is_available():  # the Triton kernels then run in its interpreter
+if not torch.cuda.is_available():  # without a GPU, the Triton kernels run in the interpreter
     os.environ.setdefault("TRITON_INTERPRET", "1")
     if find_spec("triton"):
         hasten()
@@ -31,14 +31,14 @@ TINY = {
 
 @pytest.fixture(scope="session")
 def tiny_clip_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder that open_clip loads as `local-dir:`: random weights, the real tokenizer."""
+    """Returns a folder that open_clip loads as `local-dir:`, with random weights and the real tokenizer."""
     import open_clip
     from safetensors.torch import save_file
 
     folder = tmp_path_factory.mktemp("tiny-clip")
     torch.manual_seed(0)
     model = open_clip.CLIP(**TINY)
-    with torch.no_grad():  # as spread as a trained table, so that prompts differ from one another
+    with torch.no_grad():  # spread like a trained table, so that prompts differ
         model.token_embedding.weight.mul_(20)
         model.positional_embedding.mul_(5)
     save_file({k: v.contiguous() for k, v in model.state_dict().items()}, folder / "open_clip_model.safetensors")
@@ -48,7 +48,7 @@ def tiny_clip_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def tiny_clip(tiny_clip_dir: Path):
-    """That model as a float32 encoder on the CPU; shared, so not to be changed."""
+    """Returns that model as a float32 encoder on the CPU; the tests share it and must not change it."""
     import pez_fast
 
     return pez_fast.load_clip(f"local-dir:{tiny_clip_dir}", device="cpu")
@@ -56,7 +56,7 @@ def tiny_clip(tiny_clip_dir: Path):
 
 @pytest.fixture(scope="session")
 def tiny_clip64(tiny_clip_dir: Path):
-    """The same in float64: two ways of computing the same thing do not part by rounding."""
+    """Returns the same model in float64, so that rounding does not part two ways of computing the same thing."""
     import pez_fast
 
     return pez_fast.load_clip(f"local-dir:{tiny_clip_dir}", device="cpu", dtype=torch.float64)
@@ -64,7 +64,7 @@ def tiny_clip64(tiny_clip_dir: Path):
 
 @pytest.fixture(scope="session")
 def images() -> list[Image.Image]:
-    """Eight different images."""
+    """Returns eight different images."""
     rng = np.random.default_rng(0)
     coarse = rng.integers(0, 256, (8, 4, 4, 3), dtype=np.uint8)
     return [Image.fromarray(c).resize((48, 40), Image.Resampling.BICUBIC) for c in coarse]
@@ -72,7 +72,7 @@ def images() -> list[Image.Image]:
 
 @pytest.fixture
 def medium_precision():
-    """Torch told to multiply float32 in bfloat16 or TF32."""
+    """Lets torch multiply float32 in bfloat16 or TF32."""
     from inputs import product_precision
 
     before = torch.get_float32_matmul_precision()

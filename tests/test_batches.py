@@ -1,4 +1,4 @@
-"""Targets that do not fit into one batch: the same results, whatever the batches."""
+"""Targets that do not fit into one batch: their results do not depend on the batches."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import pytest
 import torch
 
 import pez_fast
+from pez_fast._shared import devices
 from pez_fast.config import SearchConfig
 from pez_fast.engine import memory
 from pez_fast.engine.batch import Batch
@@ -18,7 +19,8 @@ from pez_fast.prompt_search import NOT_BEGUN, NOT_FINITE, PromptSearch
 OPTIONS = {"prompt_len": 5, "steps": 12, "restarts": 2, "refine": 2, "top_k": 3}
 
 
-def told(results) -> list[tuple]:
+def outcomes(results) -> list[tuple]:
+    """Returns what must be equal of the results."""
     return [
         (r.prompt, r.ids, r.ids_score, r.text_score, r.steps, r.history, r.restart, r.stop_reason, r.top)
         for r in results
@@ -27,56 +29,56 @@ def told(results) -> list[tuple]:
 
 @pytest.fixture(scope="module")
 def whole(tiny_clip, images):
-    return told(pez_fast.invert_batch(images, tiny_clip, **OPTIONS, batch_size=1000))
+    return outcomes(pez_fast.invert_batch(images, tiny_clip, **OPTIONS, batch_size=1000))
 
 
 @pytest.mark.parametrize("batch_size", [None, 1, 2, 6, 7])
 def test_a_result_does_not_depend_on_the_batch(tiny_clip, images, whole, batch_size):
-    assert told(pez_fast.invert_batch(images, tiny_clip, **OPTIONS, batch_size=batch_size)) == whole
+    assert outcomes(pez_fast.invert_batch(images, tiny_clip, **OPTIONS, batch_size=batch_size)) == whole
 
 
 @pytest.mark.parametrize("patience", [5, 9])
-def test_nor_with_prompts_that_end_early(tiny_clip, images, patience):
+def test_a_result_does_not_depend_on_the_batch_when_prompts_end_early(tiny_clip, images, patience):
     options = {**OPTIONS, "steps": 60, "patience": patience}
     one = pez_fast.invert_batch(images, tiny_clip, **options, batch_size=2)
     together = pez_fast.invert_batch(images, tiny_clip, **options)
-    assert told(one) == told(together)
+    assert outcomes(one) == outcomes(together)
     assert len({r.steps for r in together}) > 1
 
 
-def test_places_that_become_free_are_taken_by_those_that_wait(tiny_clip, images, monkeypatch):
+def test_waiting_targets_take_free_places(tiny_clip, images, monkeypatch):
     options = {**OPTIONS, "steps": 60, "patience": 5, "refine": 0}
-    begun, step = [], Batch._step
+    steps_seen, step = [], Batch._step
 
-    def watched(batch, update=True):
+    def recorded_step(batch, update=True):
         assert batch.rows <= 6
-        begun.append([(search.request.keys, search.step) for search in batch.searches])
+        steps_seen.append([(search.request.keys, search.step) for search in batch.searches])
         step(batch, update)
 
-    alone = [pez_fast.invert_batch([image], tiny_clip, **options)[0] for image in images]
-    monkeypatch.setattr(Batch, "_step", watched)
-    assert told(pez_fast.invert_batch(images, tiny_clip, **options, batch_size=6)) == told(alone)
-    together = [searches for searches in begun if len(searches) > 1]
+    single = [pez_fast.invert_batch([image], tiny_clip, **options)[0] for image in images]
+    monkeypatch.setattr(Batch, "_step", recorded_step)
+    assert outcomes(pez_fast.invert_batch(images, tiny_clip, **options, batch_size=6)) == outcomes(single)
+    together = [searches for searches in steps_seen if len(searches) > 1]
     assert together and any(
         len({step for _, step in searches}) > 1 for searches in together
-    )  # at different steps of theirs
+    )  # two searches at different steps
 
 
-def test_targets_are_asked_for_when_there_is_room(tiny_clip, images):
-    asked = []
+def test_targets_are_requested_when_there_is_room(tiny_clip, images):
+    requested = []
 
     def targets():
         for k, feature in enumerate(tiny_clip.encode_images(images)):
-            asked.append(k)
+            requested.append(k)
             yield [k], Similarity(feature[None])
 
     options = SearchConfig(**{**OPTIONS, "batch_size": 6})
     stream = PromptSearch(tiny_clip, options).stream(targets())
-    assert [k for k, _ in next(stream)] == [0, 1, 2] and asked == [0, 1, 2]
+    assert [k for k, _ in next(stream)] == [0, 1, 2] and requested == [0, 1, 2]
     assert [k for found in stream for k, _ in found] == [3, 4, 5, 6, 7]
 
 
-def test_groups_of_targets_are_cut_to_the_room_that_there_is(tiny_clip, images):
+def test_groups_of_targets_are_cut_to_the_room(tiny_clip, images):
     features = tiny_clip.encode_images(images)
     groups = [(keys, Similarity(features[keys])) for keys in ([0, 1, 2, 3, 4], [], [5, 6])]
     options = SearchConfig(**{**OPTIONS, "batch_size": 6})
@@ -89,7 +91,7 @@ def test_groups_of_targets_are_cut_to_the_room_that_there_is(tiny_clip, images):
     [torch.OutOfMemoryError("CUDA out of memory"), RuntimeError("DefaultCPUAllocator: can't allocate memory: …")],
 )
 def test_out_of_memory_halves_the_batch(tiny_clip, images, whole, error, monkeypatch):
-    """In every stage: nothing is learned again, and no result changes."""
+    """In every stage, no evaluation is repeated but the failed one, and no result changes."""
     sizes, evaluate = {True: [], False: []}, Evaluator._evaluate
 
     def small(self, ids, gradient, *rest):
@@ -99,26 +101,26 @@ def test_out_of_memory_halves_the_batch(tiny_clip, images, whole, error, monkeyp
         return evaluate(self, ids, gradient, *rest)
 
     monkeypatch.setattr(Evaluator, "_evaluate", small)
-    assert told(pez_fast.invert_batch(images, tiny_clip, **OPTIONS, batch_size=16)) == whole
+    assert outcomes(pez_fast.invert_batch(images, tiny_clip, **OPTIONS, batch_size=16)) == whole
     # 16 prompts through 12 updates, then 8 targets through 2, in fours; the last evaluations need no gradient
     assert sizes[True] == [16, 8] + [4] * 4 * 12 + [4] * 2 * 2
     assert max(sizes[False]) <= 4
 
 
 def test_one_prompt_that_does_not_fit_is_an_error(tiny_clip, images, monkeypatch):
-    def none(*args, **more):
+    def fail(*args, **more):
         raise torch.OutOfMemoryError("CUDA out of memory")
 
-    monkeypatch.setattr(Evaluator, "_evaluate", none)
+    monkeypatch.setattr(Evaluator, "_evaluate", fail)
     with pytest.raises(torch.OutOfMemoryError):
         pez_fast.invert_batch(images, tiny_clip, **OPTIONS)
 
 
 def test_other_errors_are_not_swallowed(tiny_clip, images, monkeypatch):
-    def broken(*args, **more):
+    def fail(*args, **more):
         raise RuntimeError("broken")
 
-    monkeypatch.setattr(Batch, "_step", broken)
+    monkeypatch.setattr(Batch, "_step", fail)
     with pytest.raises(RuntimeError, match="broken"):
         pez_fast.invert_batch(images, tiny_clip, **OPTIONS)
 
@@ -136,7 +138,7 @@ def test_progress_over_batches(tiny_clip, images):
     )
 
 
-def test_ended_before_all_were_begun(tiny_clip, images):
+def test_a_search_that_ends_before_all_targets_are_begun(tiny_clip, images):
     results = pez_fast.invert_batch(images, tiny_clip, **OPTIONS, batch_size=6, callback=lambda p: p.step >= 2, every=6)
     assert [r.stop_reason for r in results] == ["callback"] * 8
     assert [r.error for r in results] == [None] * 3 + [NOT_BEGUN] * 5
@@ -151,36 +153,36 @@ def test_bad_batch_size(tiny_clip, images, value):
 
 def test_memory():
     cpu = torch.device("cpu")
-    assert memory.free_bytes(cpu) > 2**20
-    small, large = (memory.prompts_at_once(cpu, memory.transformer_bytes(12, 18, width, 4)) for width in (64, 1024))
+    assert devices.free_bytes(cpu) > 2**20
+    small, large = (memory.max_batch_size(cpu, memory.transformer_bytes(12, 18, width, 4)) for width in (64, 1024))
     assert small > large >= 1
-    assert memory.prompts_at_once(cpu, memory.transformer_bytes(10**6, 10**6, 10**6, 8)) == 1
-    assert memory.out_of_memory(torch.OutOfMemoryError()) and memory.out_of_memory(
+    assert memory.max_batch_size(cpu, memory.transformer_bytes(10**6, 10**6, 10**6, 8)) == 1
+    assert devices.out_of_memory(torch.OutOfMemoryError()) and devices.out_of_memory(
         RuntimeError("[enforce fail] can't allocate memory")
     )
-    assert not memory.out_of_memory(RuntimeError("shapes")) and not memory.out_of_memory(
+    assert not devices.out_of_memory(RuntimeError("shapes")) and not devices.out_of_memory(
         ValueError("can't allocate memory")
     )
 
 
-def test_an_optimiser_for_some_of_the_rows():
+def test_an_optimiser_selects_rows():
     torch.manual_seed(0)
     table = pez_fast.TokenTable(torch.randn(50, 6))
     opt = pez_fast.PEZ(torch.randn(4, 3, 6), table, lr=0.2, weight_decay=0.3)
 
-    def go_on(opt, goal):
+    def advance(opt, target):
         for _ in range(3):
-            (opt.project()[0] - goal).square().sum().backward()
+            (opt.project()[0] - target).square().sum().backward()
             opt.step()
             opt.zero_grad()
 
-    goal, keep = torch.randn(4, 3, 6), torch.tensor([3, 1])
-    go_on(opt, goal)
-    some = opt.select(keep)
-    go_on(opt, goal)
-    go_on(some, goal[keep])
-    assert torch.equal(some.prompts, opt.prompts[keep])
-    assert some.param_groups[0]["lr"] == 0.2 and some.param_groups[0]["weight_decay"] == 0.3
+    target, keep = torch.randn(4, 3, 6), torch.tensor([3, 1])
+    advance(opt, target)
+    selected = opt.select(keep)
+    advance(opt, target)
+    advance(selected, target[keep])
+    assert torch.equal(selected.prompts, opt.prompts[keep])
+    assert selected.param_groups[0]["lr"] == 0.2 and selected.param_groups[0]["weight_decay"] == 0.3
 
 
 @pytest.mark.parametrize("refine", [0, 2])
@@ -193,4 +195,4 @@ def test_a_target_without_finite_scores_is_an_error_of_its_own(tiny_clip, images
         results = pez_fast.search(Similarity(some), tiny_clip, **options)
         assert [k for k, r in enumerate(results) if r.error] == wrong and results[wrong[0]].error == NOT_FINITE
     found = pez_fast.search(Similarity(targets), tiny_clip, **options)
-    assert [told([r]) for r in found[::2]] == [told([r]) for r in whole[::2]]
+    assert [outcomes([r]) for r in found[::2]] == [outcomes([r]) for r in whole[::2]]

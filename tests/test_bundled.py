@@ -1,4 +1,4 @@
-"""The bundled model: small enough to ship, and it knows held-out images."""
+"""The bundled model: it is small enough to ship, and it knows held-out images."""
 
 from __future__ import annotations
 
@@ -35,8 +35,8 @@ def test_it_is_small_and_says_where_it_comes_from():
 def test_it_knows_held_out_images(emoji, labels):
     image = emoji.encode_images([HELD_OUT / label["file"] for label in labels])
     text = emoji.encode_texts([f"{label['name']} on a {label['colour']} background" for label in labels])
-    own = (image @ text.T).argmax(1) == torch.arange(len(labels))
-    assert len(labels) == 200 and own.float().mean() > 0.9
+    correct = (image @ text.T).argmax(1) == torch.arange(len(labels))
+    assert len(labels) == 200 and correct.float().mean() > 0.9
 
 
 def test_only_tokens_seen_in_training_are_learned(emoji):
@@ -50,5 +50,5 @@ def test_prompts_name_the_colour_and_do_not_depend_on_the_batch(emoji, labels):
     results = pez_fast.invert_batch(images, emoji, steps=60, restarts=2)
     assert sum(label["colour"] in r.prompt.split() for label, r in zip(labels[20:32], results, strict=True)) >= 9
     for k in (0, 7):
-        alone = pez_fast.invert(images[k], emoji, steps=60, restarts=2)
-        assert {**alone.to_dict(), "seconds": 0} == {**results[k].to_dict(), "seconds": 0}
+        single = pez_fast.invert(images[k], emoji, steps=60, restarts=2)
+        assert {**single.to_dict(), "seconds": 0} == {**results[k].to_dict(), "seconds": 0}

@@ -1,4 +1,4 @@
-"""compat against the plain port of the original loop."""
+"""`compat` against the plain port of the original loop."""
 
 from __future__ import annotations
 
@@ -60,12 +60,12 @@ def features(clip, images):
 def test_same_text_as_the_original_for_images(tiny_clip64, images, seed, count, changes):
     clip = tiny_clip64
     compat.set_random_seed(seed)
-    ours = compat.optimize_prompt(
+    text = compat.optimize_prompt(
         clip.model, clip.preprocess, {**CONFIG, **changes}, "cpu", target_images=images[:count]
     )
     compat.set_random_seed(seed)
-    assert ours == plain_text(clip, features(clip, images[:count]), **changes)
-    assert ours
+    assert text == plain_text(clip, features(clip, images[:count]), **changes)
+    assert text
 
 
 @pytest.mark.parametrize("seed", [0, 5])
@@ -74,20 +74,20 @@ def test_same_text_as_the_original_for_texts(tiny_clip64, seed, prompt_bs):
     clip, texts = tiny_clip64, ["a photo of a cat", "an oil painting of a boat"]
     args = Namespace(**{**CONFIG, "prompt_bs": prompt_bs}, something_else=1)
     compat.set_random_seed(seed)
-    ours = compat.optimize_prompt(clip.model, clip.preprocess, args, "cpu", target_prompts=texts)
+    text = compat.optimize_prompt(clip.model, clip.preprocess, args, "cpu", target_prompts=texts)
     compat.set_random_seed(seed)
     with torch.no_grad():
         targets = clip.model.encode_text(clip.tokenizer(texts))
-    assert ours == plain_text(clip, targets, prompt_bs=prompt_bs)
+    assert text == plain_text(clip, targets, prompt_bs=prompt_bs)
 
 
 def test_same_text_in_float32(tiny_clip, images):
     compat.set_random_seed(3)
-    ours = compat.optimize_prompt(
+    text = compat.optimize_prompt(
         tiny_clip.model, tiny_clip.preprocess, {**CONFIG, "iter": 20}, "cpu", target_images=images[:1]
     )
     compat.set_random_seed(3)
-    assert ours == plain_text(tiny_clip, features(tiny_clip, images[:1]), iter=20)
+    assert text == plain_text(tiny_clip, features(tiny_clip, images[:1]), iter=20)
 
 
 def test_other_seeds_give_other_prompts(tiny_clip64, images):

@@ -1,4 +1,4 @@
-"""`SearchConfig` is the only home of the options: signatures, docstrings, the command line and README say what it says."""
+"""`SearchConfig` is the only home of the options; signatures, docstrings, command line and README agree with it."""
 
 from __future__ import annotations
 

@@ -25,7 +25,7 @@ QUICK = {"prompt_len": 3, "steps": 6, "refine": 0}
 
 @pytest.fixture(scope="module", name="folder")
 def folder_of_images(tmp_path_factory: pytest.TempPathFactory, images) -> Path:
-    """Eight images in two folders, and two files that are none."""
+    """Returns a folder of eight images in two folders, two unreadable ones, and files to ignore."""
     root = tmp_path_factory.mktemp("images")
     (root / "sub").mkdir()
     for k, image in enumerate(images):
@@ -42,11 +42,11 @@ def undisturbed_rows(folder: Path, tiny_clip, tmp_path_factory: pytest.TempPathF
     out = tmp_path_factory.mktemp("undisturbed")
     summary = invert_dataset(folder, out, tiny_clip, **QUICK)
     assert (summary.images, summary.finished, summary.errors, summary.interrupted) == (10, 10, 2, False)
-    return held(out)
+    return rows_of(out)
 
 
-def held(out: Path) -> dict[str, dict]:
-    """All rows by id; an id that is there twice, or a file that cannot be read, is an error."""
+def rows_of(out: Path) -> dict[str, dict]:
+    """Returns all rows by id; fails if an id is there twice or a file cannot be read."""
     table = [row for path in sorted(out.glob("*.parquet")) for row in pq.read_table(path).to_pylist()]
     assert len({row["id"] for row in table}) == len(table)
     return {row["id"]: row for row in table}
@@ -72,8 +72,8 @@ def test_rows_are_what_invert_gives(folder: Path, undisturbed, tiny_clip):
             assert row["error"].startswith(f"image {folder / name} is in none of the formats") and row["steps"] == 0
             assert row["prompt"] is row["ids"] is row["ids_score"] is row["text_score"] is None
         else:
-            alone = pez_fast.invert(folder / name, tiny_clip, **QUICK)
-            assert row == {"id": name, "error": None} | {k: getattr(alone, k) for k in row if k not in ("id", "error")}
+            single = pez_fast.invert(folder / name, tiny_clip, **QUICK)
+            assert row == {"id": name, "error": None} | {k: getattr(single, k) for k in row if k not in ("id", "error")}
     assert len({row["prompt"] for row in undisturbed.values()}) > 5
 
 
@@ -94,7 +94,7 @@ def test_batches_and_shards_change_no_value(folder: Path, undisturbed, tiny_clip
             folder, tmp_path, tiny_clip, f"{number}/3", workers=batch_size, batch_size=batch_size, **QUICK
         )
         assert summary.images == summary.finished == (4, 3, 3)[number]
-    assert held(tmp_path) == undisturbed
+    assert rows_of(tmp_path) == undisturbed
     assert len(list(tmp_path.glob("*.parquet"))) == 3
     assert {path.name[:19] for path in tmp_path.glob("*.parquet")} == {f"part-0000{k}-of-00003"[:19] for k in range(3)}
 
@@ -139,7 +139,7 @@ def test_every_source_gives_the_same_rows(folder: Path, undisturbed, tiny_clip, 
         struct = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
         source, ids = as_parquet(structs, struct, tmp_path), [str(k) for k in range(10)]
     invert_dataset(source, tmp_path / "out", tiny_clip, batch_size=4, **QUICK)
-    result = held(tmp_path / "out")
+    result = rows_of(tmp_path / "out")
     assert list(result) == ids
     for name, (identity, row) in zip(names, result.items(), strict=True):
         expected = undisturbed[name]
@@ -147,10 +147,10 @@ def test_every_source_gives_the_same_rows(folder: Path, undisturbed, tiny_clip, 
         assert {**row, "id": 0, "error": 0} == {**expected, "id": 0, "error": 0}, identity
 
 
-def test_a_row_without_a_image_is_an_error_row(tiny_clip, tmp_path: Path):
+def test_a_row_without_an_image_is_an_error_row(tiny_clip, tmp_path: Path):
     summary = invert_dataset(as_parquet([None, b""], pa.binary(), tmp_path), tmp_path / "out", tiny_clip, **QUICK)
     assert summary.errors == 2
-    assert [row["error"] for row in held(tmp_path / "out").values()] == [
+    assert [row["error"] for row in rows_of(tmp_path / "out").values()] == [
         "row 0 holds no image",
         "row 1 holds no image",
     ]
@@ -192,11 +192,11 @@ def test_ctrl_c_loses_at_most_the_batch_and_the_next_run_continues(
     with monkeypatch.context() as patch:
         patch.setattr("pez_fast.dataset.job.RowLearner", Interrupted)
         summary = invert_dataset(folder, tmp_path, tiny_clip, batch_size=3, **QUICK)
-    assert summary.interrupted and summary.finished == len(held(tmp_path)) >= 3 * after
+    assert summary.interrupted and summary.finished == len(rows_of(tmp_path)) >= 3 * after
     before = counted.learned
     summary = invert_dataset(folder, tmp_path, tiny_clip, batch_size=2, shard="0/1", **QUICK)
     assert not summary.interrupted and summary.finished == 10
-    assert held(tmp_path) == undisturbed and counted.learned == 8 and before > 0
+    assert rows_of(tmp_path) == undisturbed and counted.learned == 8 and before > 0
     assert invert_dataset(folder, tmp_path, tiny_clip, **QUICK).errors == 2 and counted.learned == 8
 
 
@@ -226,7 +226,7 @@ def test_leftovers_are_tidied_up(capsys: pytest.CaptureFixture, folder: Path, un
     both = pq.read_table(second).to_pylist()
     shards.write_shard(second, [*both, *pq.read_table(first).to_pylist()[:1], both[0]])
     assert invert_dataset(folder, tmp_path, tiny_clip, **QUICK).finished == 10
-    assert held(tmp_path) == undisturbed and sorted(tmp_path.glob("*.parquet")) == [first, second]
+    assert rows_of(tmp_path) == undisturbed and sorted(tmp_path.glob("*.parquet")) == [first, second]
     assert not list(tmp_path.glob(".*.tmp"))
     assert capsys.readouterr().err.count("could not be read and was removed; its images are learned again") == 3
 
@@ -236,7 +236,7 @@ def test_a_lost_shard_is_learned_again(folder: Path, undisturbed, tiny_clip, tmp
         invert_dataset(folder, tmp_path, tiny_clip, f"{number}/2", batch_size=2, **QUICK)
     (tmp_path / "part-00001-of-00002-000000.parquet").write_bytes(b"PAR1 gone")
     invert_dataset(folder, tmp_path, tiny_clip, **QUICK)
-    assert held(tmp_path) == undisturbed and 8 < counted.learned < 16
+    assert rows_of(tmp_path) == undisturbed and 8 < counted.learned < 16
 
 
 def test_a_foreign_shard_is_refused(folder: Path, tiny_clip, tmp_path: Path):

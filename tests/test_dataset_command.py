@@ -16,7 +16,7 @@ import pez_fast
 
 pytest.importorskip("pyarrow.parquet")
 
-from test_dataset import QUICK, as_list, folder_of_images, held, undisturbed_rows  # noqa: E402, F401
+from test_dataset import QUICK, as_list, folder_of_images, rows_of, undisturbed_rows  # noqa: E402, F401
 
 from pez_fast.dataset import Job, invert_dataset  # noqa: E402
 from pez_fast.models.fingerprint import weights_digest  # noqa: E402
@@ -111,7 +111,7 @@ def test_the_command(monkeypatch: pytest.MonkeyPatch, folder: Path, undisturbed,
         4,
     )
     result = run(*arguments, code=1)
-    assert result.stdout == "" and held(tmp_path / "out") == undisturbed
+    assert result.stdout == "" and rows_of(tmp_path / "out") == undisturbed
     lines = result.stderr.splitlines()
     assert (
         lines[1] == "0/10 images finished"
@@ -176,7 +176,7 @@ def test_without_ray_one_sentence_says_what_to_install(monkeypatch: pytest.Monke
 
 
 def test_killed_at_random_moments():
-    """The benchmark's check on few images: it says what differs and exits with 1."""
+    """Runs the benchmark on few images; it says what differs and exits with 1."""
     command = [
         sys.executable,
         "benchmarks/kill_batch.py",

@@ -120,7 +120,7 @@ def test_files_are_synchronised_before_they_get_their_name(monkeypatch: pytest.M
 
 def test_reading_ahead_is_bounded_and_in_order():
     begun: list[int] = []
-    values = learning.prefetch(range(50), lambda k: (begun.append(k), k * k)[1], threads=3, most=5)
+    values = learning.prefetch(range(50), lambda k: (begun.append(k), k * k)[1], threads=3, buffer_size=5)
     for k in range(40):
         assert next(values) == (k, k * k)
         assert len(begun) <= k + 6
@@ -165,7 +165,7 @@ def test_progress_says_rate_time_left_and_the_last_prompt(
 @pytest.mark.parametrize("names", [["image"], ["a", "b"]])
 @pytest.mark.parametrize("terminal", [True, False])
 def test_one_check_decides_what_is_drawn(monkeypatch: pytest.MonkeyPatch, terminal: bool, names: list[str]):
-    """For a search and for a data set alike: a terminal that can draw lines anew."""
+    """A search and a data set draw on the same terminals: those that can draw lines anew."""
     monkeypatch.setattr(sys, "stderr", _Terminal())
     for name in ("FORCE_COLOR", "TTY_COMPATIBLE", "TTY_INTERACTIVE"):
         monkeypatch.delenv(name, raising=False)

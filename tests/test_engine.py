@@ -1,4 +1,4 @@
-"""The loop against the plain one, step by step, and what it keeps."""
+"""The search against the plain loop, step by step, and what it keeps."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from pez_fast.table import TokenTable
 
 
 class Recorded(Similarity):
-    """Keeps the ids that it is asked about."""
+    """A `Similarity` that records the ids that it sees."""
 
     def __init__(self, targets, seen):
         super().__init__(targets)
@@ -39,10 +39,10 @@ def setting(clip, images, rows, prompt_len=6, seed=0):
 
 
 def run(clip, images, rows=3, num_steps=20, every=50, callback=None, patience=None, seen=None, seed=0, length=6, **pez):
-    """One request through the scheduler, as the tasks, the data sets and the command line run it."""
+    """Runs one request through the scheduler, as the tasks, the data sets and the command line do."""
     table, init_ids, model, targets = setting(clip, images, rows, length, seed)
     requests = [Request(tuple(range(rows)), init_ids, Recorded(targets, [] if seen is None else seen))]
-    report = None if callback is None else lambda searches: callback(searches[0])
+    on_progress = None if callback is None else lambda searches: callback(searches[0])
     (found,) = Scheduler(
         table,
         model,
@@ -51,14 +51,14 @@ def run(clip, images, rows=3, num_steps=20, every=50, callback=None, patience=No
         BatchLimit(rows, rows),
         patience=patience,
         every=every,
-        on_progress=report,
+        on_progress=on_progress,
     ).run()
     return found
 
 
 @pytest.mark.parametrize(("seed", "prompt_len"), [(0, 6), (1, 16)])
 def test_ids_equal_those_of_the_plain_loop_for_300_steps(tiny_clip64, images, seed, prompt_len):
-    """The search that users run against the oracle: ids and scores of every step."""
+    """The search that users run and the oracle have the same ids and scores at every step."""
     clip = tiny_clip64
     _, init_ids, _, _ = setting(clip, images, 1, prompt_len, seed)
     plain = reference.optimize_prompt(
@@ -69,11 +69,11 @@ def test_ids_equal_those_of_the_plain_loop_for_300_steps(tiny_clip64, images, se
     assert len(seen) == 301 and torch.equal(torch.stack(seen[:300]), torch.stack(plain.ids))
     scores = torch.tensor(plain.scores, dtype=torch.float64)
     torch.testing.assert_close(found.history[0, :300], scores, rtol=0, atol=1e-9)
-    assert len({tuple(i.flatten().tolist()) for i in plain.ids}) > 50  # it moves
+    assert len({tuple(i.flatten().tolist()) for i in plain.ids}) > 50  # the prompt moves
 
 
 def plain_loop(init_ids, table, model, targets, steps, **update):
-    """The loop as README writes it, with autograd through `PEZ.project`: ids and scores of each step."""
+    """Runs README's loop, with autograd through `PEZ.project`; returns ids and scores of each step."""
     opt = PEZ(table.weight[init_ids].clone(), table, **update)
     objective, found = Similarity(targets), []
     for _ in range(steps + 1):
@@ -102,7 +102,7 @@ UPDATES = {"the defaults": {}, "no decay": {"weight_decay": 0.0}, "much": {"weig
 
 @pytest.mark.parametrize("update", UPDATES)
 def test_search_is_the_plain_loop_to_the_bit(tiny_clip, images, update):
-    """With the same lr and weight_decay; and not with the others', whose prompts differ."""
+    """The prompts equal those of the loop with the same lr and weight_decay, and differ from the others'."""
     setup = setting(tiny_clip, images, 3)
     found = run(tiny_clip, images, **UPDATES[update])
     for name, settings in UPDATES.items():
@@ -115,7 +115,7 @@ def test_search_is_the_plain_loop_to_the_bit(tiny_clip, images, update):
 
 @pytest.mark.parametrize("update", [{"weight_decay": 0.0}, {"weight_decay": 3.0}, {"lr": 0.02}], ids=str)
 def test_the_options_of_the_update_reach_the_search(tiny_clip, images, update):
-    """`invert` gives the scores of the plain loop, to the bit, and others than with the defaults."""
+    """`invert` gives the plain loop's scores to the bit, and other scores than with the defaults."""
     words = "a red apple on blue"
     start = torch.tensor([tiny_clip.vocabulary.encode(words)])
     options = {"prompt_len": start.shape[1], "init": words, "steps": 20, "refine": 0}
@@ -175,7 +175,7 @@ def test_weighted_target():
 
 
 class Scored:
-    """An objective of rows that are numbers: the score of a prompt is the number of its row."""
+    """An objective whose rows are numbers: a prompt's score is the number of its row."""
 
     def __init__(self, rows):
         self.rows = rows
@@ -188,14 +188,14 @@ class Scored:
 
 
 class Failing:
-    """Runs out of memory where more than `most` prompts come at once."""
+    """A model that runs out of memory when more than `max_rows` prompts come at once."""
 
-    def __init__(self, most, error):
-        self.most, self.error, self.sizes = most, error, []
+    def __init__(self, max_rows, error):
+        self.max_rows, self.error, self.sizes = max_rows, error, []
 
     def __call__(self, embeds, ids):
         self.sizes.append(len(embeds))
-        if len(embeds) > self.most:
+        if len(embeds) > self.max_rows:
             raise self.error
         return {"features": embeds.sum(1)}
 
@@ -216,7 +216,7 @@ def test_an_evaluation_that_does_not_fit_is_made_in_smaller_chunks(error, gradie
     assert Evaluator(table, model, Scored(torch.arange(7.0)), limit)(ids, owner=owner).score.tolist() == owner.tolist()
 
 
-def test_what_does_not_fit_alone_and_other_errors_are_raised():
+def test_a_single_prompt_that_does_not_fit_and_other_errors_are_raised():
     table, ids = TokenTable(torch.eye(5)), torch.tensor([[0, 1], [1, 2]])
     for error, sizes in ((ERRORS[0], [2, 1]), (RuntimeError("broken"), [2])):
         model = Failing(0, error)

@@ -1,4 +1,4 @@
-"""The extras of pyproject.toml: each is of a feature that exists, and CI installs what tests would be skipped without."""
+"""The extras of pyproject.toml: each belongs to a feature, and CI installs those that tests need."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ EXTRAS = {
 
 
 def imported(*folders: str) -> set[str]:
-    """Top-level names of what the files of these folders import, anywhere in them."""
+    """Returns the top-level names that the files of these folders import."""
     found = set()
     for path in (p for folder in folders for p in (ROOT / folder).rglob("*.py")):
         for node in ast.walk(ast.parse(path.read_text())):
@@ -30,19 +30,19 @@ def imported(*folders: str) -> set[str]:
 
 
 @pytest.mark.parametrize("extra", sorted(EXTRAS.keys() - {"dev"}))
-def test_an_extra_is_of_what_is_used(extra: str):
+def test_an_extra_is_used(extra: str):
     assert EXTRAS[extra] and EXTRAS[extra] <= imported("pez_fast", "examples", "benchmarks")
 
 
-def test_ci_installs_what_tests_would_be_skipped_without():
+def test_ci_installs_what_tests_need():
     (chosen,) = re.findall(r"-e '\.\[([\w,]+)\]'", (ROOT / ".ci" / "run").read_text())
     required = set(re.findall(r'^    "([\w-]+)', TEXT, re.MULTILINE)).union(
         *(EXTRAS[name] for name in chosen.split(","))
     )
-    asked = {
+    requested = {
         name.partition(".")[0]
         for path in (ROOT / "tests").glob("test_*.py")
         for name in re.findall(r'importorskip\("([\w.]+)"\)', path.read_text())
     }
-    assert {"ray", "pyarrow"} <= asked
-    assert asked - required - set(sys.stdlib_module_names) - {"pez_fast"} == set()
+    assert {"ray", "pyarrow"} <= requested
+    assert requested - required - set(sys.stdlib_module_names) - {"pez_fast"} == set()

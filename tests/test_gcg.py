@@ -1,4 +1,4 @@
-"""The method GCG, alone and as the second stage of a search, and the best different prompts."""
+"""GCG by itself and as the second stage of a search, and the best different prompts."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from inputs import refused
 import pez_fast
 from pez_fast.engine import BatchLimit, Evaluator, Request, Scheduler, Stage
 from pez_fast.methods import GCGMethod
-from pez_fast.methods.gcg import likely_tokens
+from pez_fast.methods.gcg import top_gain_tokens
 from pez_fast.objectives import Similarity
 from pez_fast.table import TokenTable
 
@@ -22,18 +22,18 @@ def setting(clip, images, targets=4):
     return table, clip.bind(LENGTH), Similarity(clip.encode_images(images[:targets])), ids
 
 
-def run(clip, images, rounds, seed=0, at_once=64, callback=None, rows=None, table=None):
-    """ids (T, L) and scores (T,) after so many steps of the method alone."""
-    own, model, objective, ids = setting(clip, images)
+def run(clip, images, num_steps, seed=0, max_rows=64, callback=None, rows=None, table=None):
+    """Returns ids (T, L) and scores (T,) after so many steps of GCG."""
+    default_table, model, objective, ids = setting(clip, images)
     rows = torch.arange(len(ids)) if rows is None else rows
     ids = ids[rows] if table is None else table.ids[torch.zeros(len(rows), LENGTH, dtype=torch.int64)]
     requests = [Request(tuple(rows.tolist()), ids, objective.select(rows))]
     (found,) = Scheduler(
-        own if table is None else table,
+        default_table if table is None else table,
         model,
         lambda room: requests.pop() if requests else None,
-        [Stage(GCGMethod(), rounds)],
-        BatchLimit.of(at_once, ids.device),
+        [Stage(GCGMethod(), num_steps)],
+        BatchLimit.of(max_rows, ids.device),
         seed=seed,
         every=1,
         on_progress=None if callback is None else lambda searches: callback(searches[0]),
@@ -44,29 +44,29 @@ def run(clip, images, rounds, seed=0, at_once=64, callback=None, rows=None, tabl
 def test_scores_rise_and_are_those_of_the_ids(tiny_clip, images):
     table, model, objective, ids = setting(tiny_clip, images)
     before = objective(model(table.weight[ids], ids), ids)[1]
-    told = []
-    found, score = run(tiny_clip, images, 6, callback=lambda search: told.append(search.best_rows()[:2]))
+    seen = []
+    found, score = run(tiny_clip, images, 6, callback=lambda search: seen.append(search.best_rows()[:2]))
     torch.testing.assert_close(objective(model(table.weight[found], found), found)[1], score)
     assert (score > before).all() and table.allowed[found].all()
-    assert len(told) == 7 and torch.equal(told[0][0], ids) and torch.equal(told[-1][0], found)
-    scores = torch.stack([s for _, s in told])
+    assert len(seen) == 7 and torch.equal(seen[0][0], ids) and torch.equal(seen[-1][0], found)
+    scores = torch.stack([s for _, s in seen])
     assert torch.equal(scores[0], before) and (scores.diff(dim=0) >= 0).all()
-    changed = [int((a != b).sum(1).max()) for (a, _), (b, _) in zip(told, told[1:], strict=False)]
+    changed = [int((a != b).sum(1).max()) for (a, _), (b, _) in zip(seen, seen[1:], strict=False)]
     assert max(changed) == 1
 
 
 def test_nothing_depends_on_the_batch_and_all_on_the_seed(tiny_clip, images):
     whole, score = run(tiny_clip, images, 4)
-    for at_once in (1, 7, 1000):
-        assert torch.equal(run(tiny_clip, images, 4, at_once=at_once)[0], whole)
+    for max_rows in (1, 7, 1000):
+        assert torch.equal(run(tiny_clip, images, 4, max_rows=max_rows)[0], whole)
     for k in range(len(whole)):
-        alone = run(tiny_clip, images, 4, rows=torch.tensor([k]))
-        assert torch.equal(alone[0][0], whole[k]) and alone[1][0] == score[k]
+        single = run(tiny_clip, images, 4, rows=torch.tensor([k]))
+        assert torch.equal(single[0][0], whole[k]) and single[1][0] == score[k]
     assert not torch.equal(run(tiny_clip, images, 4, seed=1)[0], whole)
 
 
 def test_a_prompt_that_joins_others_moves_as_if_alone(tiny_clip, images):
-    """Prompts at different steps share a state; the draws of each are those of its own step."""
+    """Prompts at different steps share a state, and each takes the draws of its own step."""
     table, model, objective, ids = setting(tiny_clip, images)
     method = GCGMethod()
 
@@ -98,7 +98,7 @@ def test_likely_tokens_are_those_with_the_largest_product():
         torch.randn(2, 3, 8, generator=generator),
         table.ids[torch.randint(len(table.ids), (2, 3), generator=generator)],
     )
-    found = likely_tokens(ascent, ids, table, table.weight[table.ids], 10)
+    found = top_gain_tokens(ascent, ids, table, table.weight[table.ids], 10)
     for target in range(2):
         for position in range(3):
             gain = table.weight @ ascent[target, position]

@@ -1,4 +1,4 @@
-"""An image, or one sentence that says why there is none."""
+"""Reading an image gives the image, or one sentence that says why it cannot be read."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ SENTENCES = {
 
 
 @pytest.mark.parametrize("source", SENTENCES)
-def test_what_cannot_be_read_is_a_sentence(source):
+def test_an_unreadable_image_is_a_sentence(source):
     for found in (image_or_error(source), image_or_error(source, np.asarray)):
         assert isinstance(found, str) and found.startswith(SENTENCES[source]) and "\n" not in found
     with pytest.raises((ValueError, TypeError)) as raised:
@@ -26,7 +26,7 @@ def test_what_cannot_be_read_is_a_sentence(source):
     assert str(raised.value) == image_or_error(source)
 
 
-def test_what_can_be_read_is_the_image_that_load_image_gives(images, tmp_path: Path):
+def test_a_readable_image_is_that_of_load_image(images, tmp_path: Path):
     images[0].save(tmp_path / "a.png")
     for source in (images[0], tmp_path / "a.png", (tmp_path / "a.png").read_bytes(), np.asarray(images[0])):
         image = image_or_error(source)
@@ -34,9 +34,9 @@ def test_what_can_be_read_is_the_image_that_load_image_gives(images, tmp_path: P
         assert image_or_error(source, np.asarray).tolist() == np.asarray(image).tolist()
 
 
-def test_what_cannot_be_prepared_is_a_sentence_too(images):
-    """An image so narrow that resizing leaves nothing of it must not end the others'."""
+def test_an_image_that_cannot_be_prepared_is_a_sentence(images):
+    """One image so narrow that resizing leaves nothing of it must not end the others."""
     narrow = Image.new("RGB", (1, 1000))
     assert image_or_error(narrow, lambda image: image.resize((0, 32))) == "height and width must be > 0"
-    with pytest.raises(ZeroDivisionError):  # but a fault of ours is one
+    with pytest.raises(ZeroDivisionError):  # a fault in the code is raised
         image_or_error(images[0], lambda image: 1 / 0)

@@ -72,7 +72,7 @@ def test_what_is_unusable_here_says_so():
 
 
 def test_no_silent_fallback(monkeypatch):
-    """An implementation that says it can run and then cannot is an error, not a reason to take another."""
+    """An implementation that says that it can run, and then cannot, raises an error; no other takes its place."""
     taken = info("cpu")["auto"]["nearest"]
     monkeypatch.setitem(ops.IMPLEMENTATIONS, "cpu", ops.Implementation("pez_fast._nowhere", lambda device: None))
     for impl in ("cpu", "auto") if taken == "cpu" else ("cpu",):

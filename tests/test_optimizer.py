@@ -1,4 +1,4 @@
-"""PEZ: AdamW on the soft prompts with the gradient of their nearest tokens."""
+"""PEZ: AdamW on the soft prompts with the gradient at their nearest tokens."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ KINDS = {"default": {}, "unfused": {"fused": False}, "foreach": {"foreach": True
 
 
 def problem(dtype: torch.dtype = torch.float64) -> tuple[Tensor, Tensor, Tensor]:
-    """Prompts, a table, and a point that the tokens are drawn to."""
+    """Returns prompts, a table, and a point that draws the tokens."""
     g = seeded("problem")
     return normal(g, 3, 4, 8).to(dtype), normal(g, 200, 8).to(dtype), normal(g, 3, 4, 8).to(dtype)
 
@@ -37,19 +37,19 @@ def step(opt: PEZ, target: Tensor) -> Tensor:
     [*((kind, 0.1, 0.1) for kind in KINDS), ("default", 0.03, 0.0), ("default", 0.5, 0.4)],
 )
 def test_as_the_reference(kind, lr, weight_decay, impl, device):
-    """The same tokens at every step, and prompts that differ by rounding alone."""
+    """Every step has the reference's tokens, and the prompts differ only by rounding."""
     prompts, weight, target = problem()
-    want, state = prompts.clone(), {}
+    expected, state = prompts.clone(), {}
     opt = PEZ(
         prompts.to(device), TokenTable(weight.to(device)), lr=lr, weight_decay=weight_decay, impl=impl, **KINDS[kind]
     )
     seen = set()
     for _ in range(STEPS):
-        hard, want_ids = reference.project(want, weight)
+        hard, expected_ids = reference.project(expected, weight)
         ids = step(opt, target.to(device))
-        assert torch.equal(ids.cpu(), want_ids)
-        want = reference.adamw_step(want, 2 * (hard - target), state, lr, weight_decay)
-        torch.testing.assert_close(opt.prompts.detach().cpu(), want, rtol=ADAMW64, atol=ADAMW64)
+        assert torch.equal(ids.cpu(), expected_ids)
+        expected = reference.adamw_step(expected, 2 * (hard - target), state, lr, weight_decay)
+        torch.testing.assert_close(opt.prompts.detach().cpu(), expected, rtol=ADAMW64, atol=ADAMW64)
         seen.add(tuple(ids.flatten().tolist()))
     assert len(seen) > 3, "prompts that stay where they were test nothing"
 
@@ -62,32 +62,32 @@ def test_defaults_and_betas(impl, device):
     group = PEZ(prompts.to(device, copy=True), table, impl=impl).param_groups[0]
     assert (group["lr"], group["weight_decay"], group["betas"], group["eps"]) == (0.1, 0.1, (0.9, 0.999), 1e-8)
     opt = PEZ(prompts.to(device, copy=True), table, betas=(0.5, 0.7), eps=1e-2, impl=impl)
-    want, state = prompts.clone(), {}
+    expected, state = prompts.clone(), {}
     for _ in range(10):
-        hard, _ = reference.project(want, weight)
+        hard, _ = reference.project(expected, weight)
         step(opt, target.to(device))
-        want = reference.adamw_step(want, 2 * (hard - target), state, 0.1, 0.1, betas=(0.5, 0.7), eps=1e-2)
-    torch.testing.assert_close(opt.prompts.detach().cpu(), want, rtol=ADAMW64, atol=ADAMW64)
+        expected = reference.adamw_step(expected, 2 * (hard - target), state, 0.1, 0.1, betas=(0.5, 0.7), eps=1e-2)
+    torch.testing.assert_close(opt.prompts.detach().cpu(), expected, rtol=ADAMW64, atol=ADAMW64)
 
 
 @each_impl
 def test_float32_as_good_as_torch(impl, device):
-    """Gradients given, so that no token changes sides: only the update is rounded."""
+    """The gradients are given, so no token changes sides and only the update is rounded."""
     prompts, weight, _ = problem(torch.float32)
     gradients = normal(seeded("gradients"), STEPS, *prompts.shape)
-    own = prompts.clone().requires_grad_()
-    torch_adamw = torch.optim.AdamW([own], lr=0.1, weight_decay=0.1, foreach=False, fused=False)
+    torch_prompts = prompts.clone().requires_grad_()
+    torch_adamw = torch.optim.AdamW([torch_prompts], lr=0.1, weight_decay=0.1, foreach=False, fused=False)
     opt = PEZ(prompts.to(device, copy=True), TokenTable(weight.to(device)), impl=impl)
-    want, state = prompts.double(), {}
+    expected, state = prompts.double(), {}
     for gradient in gradients:
-        own.grad = gradient
+        torch_prompts.grad = gradient
         torch_adamw.step()
         hard, _ = opt.project()
         hard.backward(gradient.to(device))
         opt.step()
         opt.zero_grad()
-        want = reference.adamw_step(want, gradient.double(), state, 0.1, 0.1)
-    assert_as_good_as_torch(opt.prompts.detach().cpu(), own.detach(), want)
+        expected = reference.adamw_step(expected, gradient.double(), state, 0.1, 0.1)
+    assert_as_good_as_torch(opt.prompts.detach().cpu(), torch_prompts.detach(), expected)
 
 
 def test_the_prompts_are_the_callers_tensor():
@@ -101,7 +101,7 @@ def test_the_prompts_are_the_callers_tensor():
 
 @pytest.mark.parametrize("table_dtype", [torch.float16, torch.bfloat16, torch.float32])
 def test_low_precision_table(table_dtype):
-    """Prompts stay wide: a step smaller than the table's precision is not lost."""
+    """The prompts stay wide, so a step smaller than the table's precision is not lost."""
     prompts, weight, target = problem(torch.float32)
     opt = PEZ(prompts, TokenTable(weight.to(table_dtype)), lr=1e-5, weight_decay=0)
     before = prompts.detach().clone()
@@ -122,24 +122,24 @@ SCHEDULES = {
 
 @pytest.mark.parametrize("schedule", SCHEDULES)
 def test_schedules(schedule):
-    """Every step is taken with the rate (and, of one cycle, the beta) that the schedule has just set."""
+    """Every step uses the rate (and, of one cycle, the beta) that the schedule has just set."""
     prompts, weight, target = problem()
     opt = PEZ(prompts.clone(), TokenTable(weight))
     schedule_ = SCHEDULES[schedule](opt)
-    want, state, rates = prompts.clone(), {}, []
+    expected, state, rates = prompts.clone(), {}, []
     for t in range(STEPS):
         group = opt.param_groups[0]
         rates.append(group["lr"])
-        hard, _ = reference.project(want, weight)
-        want = reference.adamw_step(
-            want, 2 * (hard - target), state, group["lr"], group["weight_decay"], group["betas"]
+        hard, _ = reference.project(expected, weight)
+        expected = reference.adamw_step(
+            expected, 2 * (hard - target), state, group["lr"], group["weight_decay"], group["betas"]
         )
         step(opt, target)
         schedule_.step()
         if schedule == "lambda":
             assert rates[t] == pytest.approx(0.1 * 0.9**t)
     assert len(set(rates)) == STEPS and max(rates) > 3 * min(rates)
-    torch.testing.assert_close(opt.prompts.detach(), want, rtol=ADAMW64, atol=ADAMW64)
+    torch.testing.assert_close(opt.prompts.detach(), expected, rtol=ADAMW64, atol=ADAMW64)
 
 
 @pytest.mark.parametrize("kind", KINDS)

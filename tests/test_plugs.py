@@ -1,6 +1,6 @@
-"""A model, an objective and a method from outside the package, through the search that users run.
+"""A model, an objective and a method from outside the package, in the search that users run.
 
-The three classes here are all that somebody writes who brings their own; nothing of the package is edited or patched.
+A user who brings their own writes no more than these three classes; the package is neither edited nor patched.
 """
 
 from __future__ import annotations
@@ -21,16 +21,16 @@ WORDS = [c * n for n in range(1, 6) for c in "abcdefghij"]
 
 
 class Recurrent:
-    """A toy model: a GRU over words; texts and images to features. It is its own vocabulary and its own template."""
+    """A toy model, a GRU over words with features for texts and images; it is its own vocabulary and template."""
 
     name, device, dtype, context_length, bytes_per_prompt = "recurrent", torch.device("cpu"), torch.float32, 32, 4096
 
-    def __init__(self, most=None):
+    def __init__(self, max_rows=None):
         with torch.random.fork_rng():
             torch.manual_seed(3)
             self.words = torch.nn.Embedding(len(WORDS), 8).requires_grad_(False)
             self.cell = torch.nn.GRU(8, 12, batch_first=True).requires_grad_(False)
-        self.most, self.vocabulary, self.sizes = most, self, []
+        self.max_rows, self.vocabulary, self.sizes = max_rows, self, []
 
     def encode(self, text):
         return [WORDS.index(word) for word in text.split()]
@@ -46,7 +46,7 @@ class Recurrent:
 
     def __call__(self, embeds, ids):
         self.sizes.append(len(embeds))
-        if self.most is not None and len(embeds) > self.most:
+        if self.max_rows is not None and len(embeds) > self.max_rows:
             raise torch.OutOfMemoryError("CUDA out of memory")
         return {
             "features": torch.nn.functional.normalize(
@@ -78,7 +78,7 @@ class Recurrent:
 
 @dataclass(frozen=True)
 class ShortWords:
-    """An objective that likes short words; it looks at ids alone and is the same for every target."""
+    """An objective that prefers short words; it uses ids alone and is the same for every target."""
 
     def __call__(self, outputs, ids):
         letters = torch.tensor([float(len(word)) for word in WORDS])[ids].sum(-1)
@@ -90,7 +90,10 @@ class ShortWords:
 
 @dataclass(frozen=True)
 class RandomSearch:
-    """A method without gradients: each step tries another token in one place, drawn from the seed and the row's step."""
+    """A method without gradients: each step tries another token in one place.
+
+    The draws depend on the seed and the row's step.
+    """
 
     def init(self, ids, table, seed):
         return TensorState(ids=ids, best=torch.full((len(ids),), -torch.inf), step=torch.full((len(ids),), seed * 1000))
@@ -118,7 +121,8 @@ def targets(model, count=7):
     return Similarity(model.encode_texts(TEXTS[:count]))
 
 
-def told(results):
+def outcomes(results):
+    """Returns what must be equal of the results."""
     return [(r.prompt, r.ids, r.ids_score, r.text_score, r.steps, r.history, r.restart, r.stop_reason) for r in results]
 
 
@@ -137,32 +141,32 @@ def test_it_finds_prompts(whole):
 @pytest.mark.parametrize("batch_size", [2, 5, 6])
 def test_batches(whole, batch_size):
     model = Recurrent()
-    assert told(pez_fast.search(targets(model), model, **OPTIONS, batch_size=batch_size)) == told(whole)
+    assert outcomes(pez_fast.search(targets(model), model, **OPTIONS, batch_size=batch_size)) == outcomes(whole)
     assert max(model.sizes) <= batch_size
 
 
 @pytest.mark.parametrize("stages", [STAGES, [(PEZMethod(), 10), (GCGMethod(8, 8), 3)], [*STAGES, (GCGMethod(8, 8), 3)]])
 def test_memory_runs_out(stages):
-    """In every stage, at every place: the results are those of a machine that has enough."""
+    """In every stage and at every place, the results equal those of a machine with enough memory."""
     options = {**OPTIONS, "stages": stages}
-    model, small = Recurrent(), Recurrent(most=3)
+    model, small = Recurrent(), Recurrent(max_rows=3)
     enough = pez_fast.search(targets(model), model, **options)
-    assert told(pez_fast.search(targets(small), small, **options)) == told(enough)
+    assert outcomes(pez_fast.search(targets(small), small, **options)) == outcomes(enough)
     assert 0 < sum(size > 3 for size in small.sizes) <= 6
     with pytest.raises(torch.OutOfMemoryError):
-        pez_fast.search(targets(model), Recurrent(most=0), **options)
+        pez_fast.search(targets(model), Recurrent(max_rows=0), **options)
 
 
-def test_patience_frees_places_for_those_that_wait(whole):
+def test_patience_frees_places_for_waiting_targets(whole):
     model, options = Recurrent(), {**OPTIONS, "patience": 6}
-    alone = [pez_fast.search(targets(model).select(torch.tensor([k])), model, **options)[0] for k in range(7)]
-    assert told(pez_fast.search(targets(model), model, **options, batch_size=4)) == told(alone)
-    assert {r.stop_reason for r in alone} >= {"patience"} and len({r.steps for r in alone}) > 1
+    single = [pez_fast.search(targets(model).select(torch.tensor([k])), model, **options)[0] for k in range(7)]
+    assert outcomes(pez_fast.search(targets(model), model, **options, batch_size=4)) == outcomes(single)
+    assert {r.stop_reason for r in single} >= {"patience"} and len({r.steps for r in single}) > 1
 
 
 def test_callbacks_see_it_and_end_it(whole):
     model, seen, options = Recurrent(), [], {**OPTIONS, "restarts": 1, "every": 10}
-    assert told(pez_fast.search(targets(model), model, **OPTIONS, callback=lambda p: None)) == told(whole)
+    assert outcomes(pez_fast.search(targets(model), model, **OPTIONS, callback=lambda p: None)) == outcomes(whole)
     found = pez_fast.search(targets(model), model, **options, callback=seen.append)
     assert [p.step for p in seen] == [0, 10, 20, 30, 40] and {p.steps for p in seen} == {40}
     assert seen[-1].prompts == [r.prompt for r in found]
@@ -185,7 +189,7 @@ def test_objectives_add_up(whole):
     model, plain = Recurrent(), [len(r.prompt) for r in whole]
     added = pez_fast.search(targets(model), model, **OPTIONS, terms=[(0.5, ShortWords())])
     summed = pez_fast.search(WeightedSum([(1.0, targets(model)), (0.5, ShortWords())]), model, **OPTIONS)
-    assert told(added) == told(summed) and len(summed) == 7
+    assert outcomes(added) == outcomes(summed) and len(summed) == 7
     assert sum(len(r.prompt) for r in added) < sum(plain) - 7
     (shortest,) = pez_fast.search(ShortWords(), model, **{**OPTIONS, "stages": [(RandomSearch(), 300)]})
     assert shortest.text_score == -3 and len(shortest.prompt) == 5
@@ -211,7 +215,7 @@ def test_tasks_take_it():
     images = [Image.new("RGB", (8, 8), colour) for colour in ("red", "green", "blue")]
     batch = pez_fast.invert_batch([images[0], b"broken", *images[1:]], model, **OPTIONS)
     assert [bool(r.error) for r in batch] == [False, True, False, False]
-    assert told([batch[2]]) == told([pez_fast.invert_batch(images[1:2], model, **OPTIONS)[0]])
+    assert outcomes([batch[2]]) == outcomes([pez_fast.invert_batch(images[1:2], model, **OPTIONS)[0]])
     with pytest.raises(TypeError, match="model must come from load_clip, or have encode_images; got Recurrent"):
         pez_fast.invert(images[0], model)
 

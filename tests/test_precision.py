@@ -1,4 +1,4 @@
-"""Towers in another dtype than the model's: which one is taken, what it changes, and that no result depends on the batch."""
+"""Towers in another dtype than the model's: which dtype is taken, what it changes, and that batches change nothing."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import torch
 from inputs import normal, refused, seeded
 
 import pez_fast
-from pez_fast.models import precision
+from pez_fast._shared import devices
 from pez_fast.models.precision import search_dtype, text_part
 
 CPU = torch.device("cpu")
@@ -18,7 +18,7 @@ NARROW, WIDE = 128, 512
 
 @pytest.mark.parametrize("native", [True, False])
 def test_the_default_is_the_fastest_that_keeps_quality(monkeypatch, native):
-    monkeypatch.setattr(precision, "bfloat16_is_native", lambda: native)
+    monkeypatch.setattr(devices, "bfloat16_is_native", lambda: native)
     assert search_dtype(None, torch.float32, WIDE, CPU) == (torch.bfloat16 if native else torch.float32)
     assert search_dtype(None, torch.float32, NARROW, CPU) == torch.float32
     assert search_dtype(None, torch.float64, WIDE, CPU) == torch.float64
@@ -90,8 +90,8 @@ def test_results_in_bfloat16_are_scored_by_the_model(tiny_clip, images):
             float((tiny_clip.encode_texts([result.prompt]) * target).sum()), abs=1e-6
         )
         assert result.ids_score == pytest.approx(result.text_score, abs=1e-5)  # in bfloat16 it would be 0.001 beside it
-    alone = [pez_fast.invert_batch([p], tiny_clip, **options, batch_size=1)[0] for p in images]
-    assert [(r.ids, r.text_score, r.history) for r in alone] == [(r.ids, r.text_score, r.history) for r in results]
+    single = [pez_fast.invert_batch([p], tiny_clip, **options, batch_size=1)[0] for p in images]
+    assert [(r.ids, r.text_score, r.history) for r in single] == [(r.ids, r.text_score, r.history) for r in results]
 
 
 def test_a_compiled_tower_learns_the_same(tiny_clip, images):

@@ -1,4 +1,4 @@
-"""The README's Python blocks run, in order, as they stand there."""
+"""The README's Python blocks run in order, and the files that it links exist."""
 
 from __future__ import annotations
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from pez_fast.report import sheet
+from pez_fast.report import chart, sheet
 from pez_fast.result import PromptResult
 
 
@@ -33,7 +33,7 @@ def test_sheet_of_odd_rows(images):
     ],
 )
 def test_axes_hold_the_best_scores(histories: list[list[float]], low: float, high: float, steps: int):
-    axes = sheet._axes(histories)
+    axes = chart.axes_of(histories)
     assert axes.low == pytest.approx(low) and high <= axes.high + 1e-9 <= high + axes.gap + 2e-9
     assert axes.steps == steps and 3 <= len(axes.ticks) <= 7 and axes.step_ticks[0] == 0
 
@@ -49,10 +49,10 @@ def test_a_score_above_the_curve_is_drawn_behind_it(images):
         (float("nan"),) * 2 + (None,),
     ]
     for by_ids, by_text, shown in scores:
-        assert sheet._refined(PromptResult(ids_score=by_ids, text_score=by_text, history=curve)) == shown
-    assert sheet._refined(PromptResult(ids_score=0.5, history=[float("nan")])) is None
-    assert sheet._axes([curve], [None, 0.8]).high >= 0.8 and sheet._axes([curve], [None, 0.8]).refined
-    assert sheet._axes([curve]).high < 0.8 and not sheet._axes([curve], [None]).refined
+        assert chart.refined_score(PromptResult(ids_score=by_ids, text_score=by_text, history=curve)) == shown
+    assert chart.refined_score(PromptResult(ids_score=0.5, history=[float("nan")])) is None
+    assert chart.axes_of([curve], [None, 0.8]).high >= 0.8 and chart.axes_of([curve], [None, 0.8]).refined
+    assert chart.axes_of([curve]).high < 0.8 and not chart.axes_of([curve], [None]).refined
 
     def pixels(result: PromptResult, colour: str) -> list[tuple[int, int]]:
         image, rgb = sheet.draw_sheet([sheet.Row("x", images[:1], result)], "", ""), tuple(bytes.fromhex(colour[1:]))
@@ -65,8 +65,8 @@ def test_a_score_above_the_curve_is_drawn_behind_it(images):
         ]
 
     ended, polished = (PromptResult(ids_score=score, history=curve, steps=2) for score in (0.6, 0.8))
-    assert not pixels(ended, sheet.RAISED) and max(pixels(ended, sheet.LINE))[0] > sheet.WIDTH - sheet.MARGIN - 16
-    dot, line = pixels(polished, sheet.RAISED), pixels(polished, sheet.LINE)
+    assert not pixels(ended, chart.RAISED) and max(pixels(ended, chart.LINE))[0] > sheet.WIDTH - sheet.MARGIN - 16
+    dot, line = pixels(polished, chart.RAISED), pixels(polished, chart.LINE)
     assert min(x for x, _ in dot) > max(x for x, _ in line) and max(y for _, y in dot) < min(y for _, y in line)
     assert max(x for x, _ in dot) < sheet.WIDTH - sheet.MARGIN
 
@@ -85,7 +85,7 @@ def test_a_score_above_the_curve_is_drawn_behind_it(images):
 )
 def test_seconds_at_the_end_of_the_axis(monkeypatch: pytest.MonkeyPatch, images, seconds: float, label: str):
     written: list[str] = []
-    monkeypatch.setattr(sheet, "_write", lambda pen, at, text, *_: written.append(text))
+    monkeypatch.setattr(chart, "write", lambda pen, at, text, *_: written.append(text))
     result = PromptResult(history=[0.1 * k for k in range(8)], steps=7, seconds=seconds)
     sheet.draw_sheet([sheet.Row("x", images[:1], result)], "", "")
     assert f"7 steps, {label}" in written and "0" in written and "7" not in written
@@ -96,6 +96,6 @@ def test_seconds_at_the_end_of_the_axis(monkeypatch: pytest.MonkeyPatch, images,
 def test_wrapped_lines_fit_and_lose_nothing():
     text = "two words " * 20 + "y" * 300
     lines = sheet._wrap(text, 19, 300)
-    assert all(sheet._length(line, 19) <= 300 for line in lines)
+    assert all(chart.length(line, 19) <= 300 for line in lines)
     assert "".join(lines).replace(" ", "") == text.replace(" ", "")
-    assert sheet._plain("café 😀 ok") == "caf\\xe9 [grinning face] ok"
+    assert chart.plain("café 😀 ok") == "caf\\xe9 [grinning face] ok"

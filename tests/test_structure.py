@@ -1,4 +1,4 @@
-"""The house stands: floors, quiet import, short files and functions."""
+"""The rules of the package hold: floors, quiet import, short files and functions."""
 
 from __future__ import annotations
 
@@ -32,18 +32,24 @@ FLOORS = {
     "ray": 12,
     "cli": 13,
 }
-FACES = 11  # from this floor on: what users call
-# Who may import whom on one floor, and why: nobody. Within a folder everybody may.
+FACES = 11  # from this floor on, users call the modules
+# Pairs that may import one another on one floor: none. Within a folder, all modules may.
 NEIGHBOURS: set[tuple[str, str]] = set()
-CONSTANTS = {"__version__"}  # what any module may take from the package itself
+CONSTANTS = {"__version__"}  # names that any module may import from the package itself
 THIRD_PARTY = {0: set(), 1: {"torch"}, 2: {"torch", "triton"}, **dict.fromkeys([3, 4, 5, 6], {"torch"})}
-ONLY_TORCH = {"engine", "methods", "objectives", "optimizer", "prompt_search"}  # the others: by the quiet import alone
+ONLY_TORCH = {
+    "engine",
+    "methods",
+    "objectives",
+    "optimizer",
+    "prompt_search",
+}  # the quiet import alone limits the others
 MOST_LINES, MOST_LINES_OF_A_FUNCTION = 300, 50
 SOURCE = set(".py .pyi .c .cc .cpp .cu .cuh .h .hpp .html .css .js .sh .toml .md".split())
 
 
 def modules() -> dict[str, Path]:
-    """The package's modules by name, less the package's own: {"encoders.clip": …, "_triton.nearest": …}."""
+    """Returns the package's modules by name, such as {"models.clip": …, "_triton.nearest": …}."""
     found = {}
     for folder, prefix in ((ROOT / "pez_fast", ()), (ROOT / "kernels" / "triton", ("_triton",))):
         for path in sorted(folder.rglob("*.py")):
@@ -58,7 +64,7 @@ MODULES = modules()
 
 
 def imports(name: str, source: str, package: bool = False) -> tuple[set[str], set[str]]:
-    """What a module imports, anywhere in it: modules of this package, and top-level names of others."""
+    """Returns what a module imports, anywhere in it: modules of this package, and top-level names of others."""
     own, others = set(), set()
     here = ["pez_fast", *name.split(".")][: None if package else -1]
 
@@ -87,7 +93,7 @@ def imports(name: str, source: str, package: bool = False) -> tuple[set[str], se
 
 
 def violations(name: str, source: str) -> list[str]:
-    """What is wrong with the imports of one module, in words."""
+    """Returns what is wrong with the imports of a module, in words."""
     folder, wrong = name.split(".")[0], []
     if folder not in FLOORS:
         return [f"{name} is on no floor"]
@@ -174,7 +180,7 @@ def test_every_folder_of_modules_is_installed():
 
 
 def test_the_package_itself_imports_next_to_nothing():
-    """But its version: its names are found when they are asked for; type checkers see them under TYPE_CHECKING."""
+    """It imports only its version; its names load on first use, and type checkers see them under TYPE_CHECKING."""
     tree = ast.parse((ROOT / "pez_fast" / "__init__.py").read_text())
     run = [node for node in tree.body if not (isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING")]
     lines = [ast.unparse(node) for node in run if isinstance(node, (ast.Import, ast.ImportFrom))]
@@ -232,13 +238,14 @@ assert "torch._inductor" not in sys.modules
 THEN = {
     "import": "",
     "dir": "assert {'TokenTable', 'invert', '__version__'} <= set(dir(pez_fast))",
-    "names": "pez_fast.nearest_token, pez_fast.project, pez_fast.splice, pez_fast.TokenTable, pez_fast.PEZ, pez_fast.info('cpu')",
+    "names": "pez_fast.nearest_token, pez_fast.project, pez_fast.splice, pez_fast.TokenTable, pez_fast.PEZ; "
+    "pez_fast.info('cpu')",
 }
 
 
 @pytest.mark.parametrize("then", THEN)
 def test_quiet_import(then, tmp_path):
-    """In a fresh process, somewhere else: prints nothing, loads no model library, touches no GPU."""
+    """In a fresh process, in another folder, the import prints nothing, loads no model library and touches no GPU."""
     code = QUIET.format(then=THEN[then])
     env = {**os.environ, "PYTHONPATH": str(Path(pez_fast.__file__).parents[1])}
     done = subprocess.run(
@@ -254,3 +261,16 @@ def test_public_names():
             assert getattr(pez_fast, name) is not None
     with pytest.raises(AttributeError, match="module 'pez_fast' has no attribute 'nearest'"):
         pez_fast.nearest  # noqa: B018
+
+
+def test_which_device_it_is_is_asked_in_one_place():
+    """Above the kernels: `ops` knows which cards the GPU kernels support, `_shared.devices` all else."""
+    asked = re.compile(r"\.is_cuda|torch\.cuda\.(?!CUDAGraph|graph\()|device(\.type)? *[!=]= *.cuda|[!=]= *.cuda")
+    below = {"_torch", "_cpu", "_cuda", "_triton", "ops", "_shared.devices", "_shared.halves"}
+    found = {
+        name: lines
+        for name, path in MODULES.items()
+        if name not in below and name.split(".")[0] not in below
+        if (lines := [line.strip() for line in path.read_text().splitlines() if asked.search(line)])
+    }
+    assert found == {"compat": ["torch.cuda.manual_seed_all(seed)"]}  # as the original does

@@ -1,4 +1,4 @@
-"""Tasks as a user calls them, on a tiny model with random weights."""
+"""The tasks as a user calls them, on a tiny model with random weights."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ QUICK = {"prompt_len": 4, "steps": 12, "refine": 0}
 
 @pytest.fixture(scope="module")
 def bomb(tmp_path_factory):
-    """A small file that says it has more pixels than is safe."""
+    """Returns a small file that claims more pixels than is safe."""
     data = io.BytesIO()
     Image.new("1", (1, 1)).save(data, "PNG")
     raw = bytearray(data.getvalue())
@@ -31,7 +31,7 @@ def bomb(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def unreadable(tmp_path_factory, bomb):
-    """Sources that cannot be read, and a part of the sentence each of them gives."""
+    """Returns sources that cannot be read, each with a part of its sentence."""
     folder = tmp_path_factory.mktemp("bad")
     data = io.BytesIO()
     Image.fromarray(np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8)).save(data, "PNG")
@@ -78,8 +78,8 @@ def test_a_targets_result_is_the_same_alone_and_in_a_batch(tiny_clip, images, re
     together = pez_fast.invert_batch(images[:5], tiny_clip, **options)
     backwards = pez_fast.invert_batch(images[4::-1], tiny_clip, **options)
     for k, result in enumerate(together):
-        alone = pez_fast.invert(images[k], tiny_clip, **options)
-        for other in (alone, backwards[4 - k]):
+        single = pez_fast.invert(images[k], tiny_clip, **options)
+        for other in (single, backwards[4 - k]):
             assert {**result.to_dict(), "seconds": 0} == {**other.to_dict(), "seconds": 0}
     assert len({tuple(r.ids) for r in together}) == 5
 

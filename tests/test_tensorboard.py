@@ -1,4 +1,4 @@
-"""The TensorBoard callback: what its event files hold, read back."""
+"""The TensorBoard callback: the contents of its event files."""
 
 from __future__ import annotations
 
@@ -15,27 +15,27 @@ from test_cli import complaint, here, run, tiny  # noqa: F401
 
 import pez_fast
 from pez_fast.config import Progress
-from pez_fast.report.tensorboard import MOST, TensorBoard
+from pez_fast.report.tensorboard import MAX_CURVES, TensorBoard
 
 NAN = float("nan")
 
 
 class Record:
-    """A callback that keeps what it is told, and gives an answer."""
+    """A callback that keeps the states that it sees, and returns an answer."""
 
     every = 7
 
     def __init__(self, answer: object = None) -> None:
-        self.told: list[Progress] = []
+        self.states: list[Progress] = []
         self.answer = answer
 
     def __call__(self, state: Progress) -> object:
-        self.told.append(state)
+        self.states.append(state)
         return self.answer
 
 
 class Read:
-    """Scalars and texts of a folder by tag, as {step: value}."""
+    """The scalars and texts of a folder by tag, as {step: value}."""
 
     def __init__(self, folder: Path) -> None:
         events = EventAccumulator(str(folder), size_guidance={"tensors": 0, "scalars": 0}).Reload()
@@ -60,13 +60,13 @@ def close(values: dict):
 
 def test_one_target(tmp_path: Path):
     with TensorBoard(tmp_path / "a" / "b") as log:
-        for step, polished, prompt, score in (
+        for step, refined, prompt, score in (
             (0, 0, "x", -0.2),
             (10, 0, "y *z*", 0.3),
             (20, 0, "y *z*", 0.4),
             (20, 1, "w\n<b>\udc80", 0.5),
         ):
-            assert log(Progress(step, 20, [prompt], [score], polished)) is None
+            assert log(Progress(step, 20, [prompt], [score], refined)) is None
     read = Read(tmp_path / "a" / "b")
     assert read.scalars == {"cosine": close({0: -0.2, 10: 0.3, 20: 0.4, 21: 0.5})}
     assert read.texts == {"prompt": {0: "    x", 10: "    y *z*", 21: "    w\\n<b>\\udc80"}}
@@ -90,11 +90,14 @@ def test_several_targets_some_of_which_wait(tmp_path: Path):
 
 
 def test_only_the_first_of_many_have_curves_but_all_count(tmp_path: Path):
-    count = MOST + 4
+    count = MAX_CURVES + 4
     with TensorBoard(tmp_path) as log:
         log(Progress(1, 2, ["p"] * count, [k / count for k in range(count)]))
     read = Read(tmp_path)
-    assert read.scalars.keys() == {f"cosine/{k}" for k in range(MOST)} | {"cosine_of_all/mean", "cosine_of_all/best"}
+    assert read.scalars.keys() == {f"cosine/{k}" for k in range(MAX_CURVES)} | {
+        "cosine_of_all/mean",
+        "cosine_of_all/best",
+    }
     assert read.scalars["cosine_of_all/best"] == close({1: (count - 1) / count})
     assert read.scalars["cosine_of_all/mean"] == close({1: (count - 1) / 2 / count})
 
@@ -117,7 +120,7 @@ def test_written_at_once_and_again_after_it_was_closed(tmp_path: Path):
     log.__exit__()
 
 
-def test_a_search_tells_what_another_callback_is_told(tmp_path: Path, tiny_clip, images):
+def test_the_log_holds_what_another_callback_sees(tmp_path: Path, tiny_clip, images):
     seen = Record()
     with TensorBoard(tmp_path, ["a", "b"], also=seen) as log:
         assert log.every == 7 and TensorBoard(tmp_path).every == 50
@@ -125,14 +128,14 @@ def test_a_search_tells_what_another_callback_is_told(tmp_path: Path, tiny_clip,
         with_log = pez_fast.invert_batch(images[:2], tiny_clip, **options, callback=log, every=log.every)
     without = pez_fast.invert_batch(images[:2], tiny_clip, **options)
     assert [(r.ids, r.history) for r in with_log] == [(r.ids, r.history) for r in without]
-    read, at = Read(tmp_path), [state.step + state.refined for state in seen.told]
+    read, at = Read(tmp_path), [state.step + state.refined for state in seen.states]
     assert at[-1] == 24 and len(at) >= 7
     for k, name in enumerate("ab"):
         assert read.scalars[f"cosine/{name}"] == close(
-            {s: state.scores[k] for s, state in zip(at, seen.told, strict=True)}
+            {s: state.scores[k] for s, state in zip(at, seen.states, strict=True)}
         )
         prompts: dict[int, str] = {}
-        for s, state in zip(at, seen.told, strict=True):
+        for s, state in zip(at, seen.states, strict=True):
             if state.prompts[k] not in list(prompts.values())[-1:]:
                 prompts[s] = state.prompts[k]
         assert read.texts[f"prompt/{name}"] == {s: f"    {prompt}" for s, prompt in prompts.items()}
@@ -159,8 +162,8 @@ def test_the_answer_of_the_other_callback_ends_the_search(tmp_path: Path, tiny_c
     seen = Record(answer=True)
     with TensorBoard(tmp_path, also=seen) as log:
         result = pez_fast.distill("a red bird", tiny_clip, prompt_len=2, steps=20, callback=log, every=2)
-    assert result.stop_reason == "callback" and len(seen.told) == 1
-    assert list(Read(tmp_path).scalars["cosine"]) == [seen.told[0].step]
+    assert result.stop_reason == "callback" and len(seen.states) == 1
+    assert list(Read(tmp_path).scalars["cosine"]) == [seen.states[0].step]
 
 
 def test_without_the_package_one_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):

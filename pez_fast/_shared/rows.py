@@ -1,19 +1,20 @@
-"""Numbers of rows that a CPU's matrix product rounds alike."""
+"""Numbers of rows at which a CPU's matrix product rounds every row alike."""
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor
 
-ROW_MULTIPLE = 4  # MKL's rows round alike in multiples of it
-MIN_ROWS = 16  # oneDNN's rows round alike from it on
+ROW_MULTIPLE = 4  # MKL rounds rows alike if their number is a multiple of it
+MIN_ROWS = 16  # oneDNN rounds rows alike from this number on
 
 
 def pad_rows(batch: Tensor, least: int = ROW_MULTIPLE) -> Tensor:
-    """The batch (R, …) with zero rows added up to a multiple of `ROW_MULTIPLE`, and to at least so many.
+    """Returns the batch (R, …) with zero rows appended.
 
-    A CPU's matrix product takes rows in groups and treats the remaining rows differently, so that without the zero rows a
-    result would depend on what else is in the batch. The two constants are measured.
+    The new number of rows is a multiple of `ROW_MULTIPLE` and at least `least`. A CPU's matrix product takes rows in
+    groups and treats the remaining rows differently, so without the zero rows a result would depend on what else is in
+    the batch. Both constants are measured.
     """
     missing = max(least, len(batch) + -len(batch) % ROW_MULTIPLE) - len(batch)
     return torch.cat([batch, batch.new_zeros(missing, *batch.shape[1:])]) if missing else batch

@@ -1,4 +1,4 @@
-"""The command `pez-fast`. Results go to stdout, all else to stderr; torch is imported only where a command needs it."""
+"""The command `pez-fast`. It prints results on stdout and all else on stderr, and imports torch only if it must."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def root(context: typer.Context, version: Annotated[bool, option("Print the vers
 def demo(
     steps: Steps = 300,
     seed: Seed = SearchConfig.seed,
-    out: Annotated[Path, option("Where the sheet is written.", metavar="FILE.png")] = Path("pez_fast_demo.png"),
+    out: Annotated[Path, option("File of the sheet.", metavar="FILE.png")] = Path("pez_fast_demo.png"),
     as_json: Json = False,
 ) -> None:
     """Learn a prompt for each of the example images with the small bundled model, and draw a sheet of them."""
@@ -72,11 +72,11 @@ def demo(
 def invert(
     images: Annotated[list[str], typer.Argument(help="Image files.", metavar="IMAGE", show_default=False)],
     search: SearchFlags,
-    each: Annotated[bool, option("One prompt for each image, in place of one for all of them.", "--each")] = False,
+    each: Annotated[bool, option("Learn a prompt for each image, in place of one for all.", "--each")] = False,
     prompt_len: PromptLen = SearchConfig.prompt_len,
     top: Top = SearchConfig.top_k,
     weight: Annotated[
-        list[float] | None, option("One for each image; a negative one pushes the prompt away from it.")
+        list[float] | None, option("A weight for each image; a negative one pushes the prompt away from it.")
     ] = None,
     sheet: Annotated[
         Path | None, option("Draw images, prompts and scores into this PNG file.", metavar="FILE.png")
@@ -127,18 +127,20 @@ def batch(
         ),
     ],
     search: SearchFlags,
-    out: Annotated[Path, option("Folder of the results: Parquet files, and what they were made with.", metavar="DIR")],
+    out: Annotated[
+        Path, option("Folder of the results: Parquet files and a manifest of how they were made.", metavar="DIR")
+    ],
     prompt_len: PromptLen = SearchConfig.prompt_len,
     batch_size: Annotated[int, option("Prompts (images times restarts) learned at once.")] = 64,
     shard: Annotated[
-        str, option("Only every n-th image from the i-th on, i from 0, for n runs into one DIR.", metavar="i/n")
+        str, option("Learn every n-th image from the i-th on, i from 0; for n runs into one DIR.", metavar="i/n")
     ] = "0/1",
     workers: Annotated[int, option("Threads that read images ahead.")] = 4,
-    column: Annotated[str | None, option("Of a Parquet file: bytes or paths of the images.")] = None,
-    engine: Annotated[Backend, option("ray: on the machines of a Ray cluster, which share DIR.")] = Backend.local,
-    actors: Annotated[int, option("With --engine ray: processes, one GPU each where there are any.")] = 1,
+    column: Annotated[str | None, option("The column of a Parquet file with the images, as bytes or paths.")] = None,
+    engine: Annotated[Backend, option("ray runs on the machines of a Ray cluster, which share DIR.")] = Backend.local,
+    actors: Annotated[int, option("Number of processes of --engine ray; each takes a GPU if there are any.")] = 1,
 ) -> None:
-    """Learn a prompt for each image of a data set; started again, it continues."""
+    """Learn a prompt for each image of a data set; the same command continues it."""
     from pez_fast.dataset import Job
 
     job = Job(source, out, search.options(prompt_len=prompt_len, batch_size=batch_size), shard, workers, column)
@@ -163,8 +165,8 @@ def batch(
 def distill(
     text: Annotated[str, typer.Argument(help="The prompt to shorten.", metavar="TEXT", show_default=False)],
     search: SearchFlags,
-    ratio: Annotated[float | None, option("Tokens of the result over tokens of the text; 0.3.")] = None,
-    prompt_len: Annotated[int | None, option("The number of tokens itself, in place of a ratio.")] = None,
+    ratio: Annotated[float | None, option("Tokens of the result divided by tokens of the text. Default: 0.3.")] = None,
+    prompt_len: Annotated[int | None, option("Number of tokens, in place of a ratio.")] = None,
     top: Top = SearchConfig.top_k,
     tensorboard: Log = None,
 ) -> None:
@@ -194,7 +196,7 @@ def info(as_json: Json = False) -> None:
 
 
 def _image_or_path(path: str) -> Any:
-    """The image, or its path where it cannot be read: the library then makes the entry that says why."""
+    """Returns the image, or its path if it cannot be read; the task then makes the result that says why."""
     from pez_fast.images import load_image
 
     try:
@@ -204,11 +206,12 @@ def _image_or_path(path: str) -> Any:
 
 
 def _watched(progress: PlainProgress | LiveProgress | TensorBoard) -> dict[str, Any]:
+    """Returns the options that make a search call `progress`."""
     return {"callback": progress, "every": progress.every}
 
 
 def _finish(results: Sequence[PromptResult], steps: int) -> None:
-    """Say what was not as it should be, and exit accordingly."""
+    """Says whether the search was interrupted, and exits with the code for interruptions or errors."""
     if any(result.stop_reason == "interrupt" for result in results):
         say(f"pez-fast: interrupted after {max(r.steps for r in results)} of {steps} steps; this is the best so far")
         raise typer.Exit(INTERRUPTED)
@@ -217,5 +220,5 @@ def _finish(results: Sequence[PromptResult], steps: int) -> None:
 
 
 def main() -> None:
-    """The entry point."""
+    """Runs the command line."""
     app()

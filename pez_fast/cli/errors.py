@@ -1,4 +1,4 @@
-"""Errors of the command line: a sentence and an exit code, never a traceback."""
+"""Errors of the command line: one sentence and an exit code, never a traceback."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ FAILED, USAGE, INTERRUPTED = 1, 2, 130
 
 
 class Group(TyperGroup):
-    """Every error as one line on stderr, and the exit code."""
+    """A group of commands that shows every error as one line on stderr, with an exit code."""
 
     def main(self, args: Sequence[str] | None = None, prog_name: str | None = None, **extra: Any) -> Any:  # type: ignore[override]
         for stream in (sys.stdout, sys.stderr):
@@ -27,7 +27,7 @@ class Group(TyperGroup):
             warnings.showwarning = lambda message, *_, **__: say(f"pez-fast: warning: {message}")
             try:
                 code = super().main(args, "pez-fast", **extra)
-            except Exception as error:  # whatever it is, the user of a command gets a sentence
+            except Exception as error:  # the user of a command gets a sentence for every error
                 code = complain(error)
         sys.exit(code if isinstance(code, int) else 0)
 
@@ -39,14 +39,15 @@ class Group(TyperGroup):
             raise typer.Exit(INTERRUPTED) from None
         finally:
             if sys.stdout is not None:
-                sys.stdout.flush()  # here, where typer still ends quietly if nobody reads it
+                sys.stdout.flush()  # flush here, where typer still ends quietly if nobody reads stdout
 
 
 def complain(error: Exception) -> int:
-    usage = getattr(error, "format_message", None)  # one of typer's own has it
+    """Prints an error as one line and returns its exit code: USAGE for errors that are foreseen, FAILED for others."""
+    usage = getattr(error, "format_message", None)  # only typer's own errors have it
     sentence = " ".join(str(usage() if usage else error).split())
-    foreseen = usage is not None or isinstance(error, (ValueError, TypeError, ImportError))
-    if not foreseen or not sentence:
+    is_foreseen = usage is not None or isinstance(error, (ValueError, TypeError, ImportError))
+    if not is_foreseen or not sentence:
         sentence = f"{type(error).__name__}: {sentence}" if sentence else type(error).__name__
     say(f"pez-fast: error: {sentence}")
-    return USAGE if foreseen else FAILED
+    return USAGE if is_foreseen else FAILED

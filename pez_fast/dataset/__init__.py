@@ -1,4 +1,7 @@
-"""Data sets: a prompt for each image of a folder, list, Parquet file or tar, into Parquet shards; can be killed and continued."""
+"""Data sets: a prompt for each image of a folder, list, Parquet file or tar, written as Parquet shards.
+
+A run can be killed at any moment and continued.
+"""
 
 from __future__ import annotations
 

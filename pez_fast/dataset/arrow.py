@@ -1,4 +1,4 @@
-"""pyarrow, or one sentence that says what to install."""
+"""The import of pyarrow."""
 
 from __future__ import annotations
 
@@ -6,10 +6,10 @@ from typing import Any
 
 
 def arrow() -> Any:
-    """The module pyarrow, its `parquet` imported.
+    """Returns the module pyarrow, with `pyarrow.parquet` imported.
 
     Raises:
-        ImportError: it is not installed.
+        ImportError: pyarrow is not installed; the message says what to install.
     """
     try:
         import pyarrow

@@ -1,4 +1,4 @@
-"""A run over a data set: what is to be done, what is done already, and the loop over the rest."""
+"""A run over a data set: what is finished already, and the loop over the rest."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from pez_fast.dataset.shards import Completed, ShardWriter, completed_ids, exclu
 from pez_fast.dataset.sources import Item, open_source
 from pez_fast.report.console import say
 
-_TOGETHER = 64  # images learned at once where `batch_size` is not given
+_IMAGES_AT_ONCE = 64  # images learned at once if `batch_size` is not given
 
 
 @dataclass(frozen=True)
@@ -28,11 +28,11 @@ class Summary:
     """How a run ended.
 
     Attributes:
-        images: of this shard of the data set.
-        finished: of these, on the disk, errors included.
-        errors: of these, those that could not be read.
-        seconds: of this run.
-        interrupted: by Ctrl-C; the same call continues.
+        images: how many images this shard of the data set has.
+        finished: how many of these are on the disk, errors included.
+        errors: how many of these could not be read.
+        seconds: the time of this run.
+        interrupted: whether Ctrl-C ended the run; the same call continues it.
     """
 
     images: int
@@ -43,19 +43,24 @@ class Summary:
 
 
 class Job:
-    """A data set to be learned into a folder; all that can be refused without the model is refused here.
+    """A data set to learn into a folder.
 
     Args:
-        source, column: as `open_source`.
-        out: folder of the results; made if there is none, continued if there is one of the same configuration.
+        source, column: as for `open_source`.
+        out: the folder of the results. The job makes it, or continues it if its configuration is the same.
         options: those of `pez_fast.SearchConfig`.
-        shard: "i/n": only every n-th image, from the i-th on (0 to n - 1); for n runs that share the folder alone.
-        workers: threads that read images ahead.
+        shard: "i/n": only every n-th image, from the i-th on (0 to n - 1), for n runs into the same folder.
+        workers: the number of threads that read images ahead.
 
     Attributes:
-        items: those of this shard, finished or not.
-        together: images learned at once.
-        configuration: what the manifest will hold, less the model's part.
+        items: the images of this shard, finished or not.
+        images_at_once: the number of images learned at once.
+        configuration: the manifest's configuration without the model's part.
+
+    Raises:
+        ValueError, TypeError: an argument or an option cannot be used, or the folder holds results of another
+            configuration. The job checks here all that it can check without the model.
+        ImportError: pyarrow is not installed.
     """
 
     def __init__(
@@ -83,49 +88,56 @@ class Job:
         check_manifest(self.out, self.configuration)
 
     @property
-    def together(self) -> int:
+    def images_at_once(self) -> int:
+        """The number of images learned at once."""
         if self.options.batch_size is None:
-            return _TOGETHER
+            return _IMAGES_AT_ONCE
         return max(1, self.options.batch_size // self.options.restarts)
 
     def run(self, model: Any) -> Summary:
-        """Learn what is not finished yet, with this model in this process.
+        """Learns the images that are not finished, with this model in this process.
+
+        Returns:
+            The `Summary` of the run.
 
         Raises:
-            ValueError: the folder was made with other weights, another run writes the same shard, or an option does not suit the model.
+            ValueError: the folder holds results of another model, another run writes the same shard, or an option does
+                not suit the model.
         """
         begun, stem = time.monotonic(), f"part-{self.number:05d}-of-{self.count:05d}"
         with exclusive_lock(self.out, stem):
             complete = self.configuration | model_part(model, self.options, model.device.type)
             check_manifest(self.out, complete)
-            rest = self.rest()
+            remaining = self.remaining()
             try:
-                self._learn(model, rest, len(self.items) - len(rest), stem, complete)
+                self._learn(model, remaining, len(self.items) - len(remaining), stem, complete)
                 interrupted = False
             except KeyboardInterrupt:
                 interrupted = True
             return self.summary(completed_ids(self.out), begun, interrupted)
 
-    def rest(self) -> list[Item]:
-        """The items of this shard that the folder does not hold."""
+    def remaining(self) -> list[Item]:
+        """Returns the items of this shard that the folder does not hold."""
         found = completed_ids(self.out)
         for name in found.removed:
             say(f"pez-fast: warning: {self.out / name} could not be read and was removed; its images are learned again")
         return [item for item in self.items if item.id not in found.ids]
 
     def summary(self, found: Completed, begun: float, interrupted: bool) -> Summary:
-        own = {item.id for item in self.items}
-        return Summary(len(own), len(own & found.ids), len(own & found.errors), time.monotonic() - begun, interrupted)
+        """Returns the summary of a run that began at `begun` (seconds) and left `found` in the folder."""
+        ids = {item.id for item in self.items}
+        return Summary(len(ids), len(ids & found.ids), len(ids & found.errors), time.monotonic() - begun, interrupted)
 
-    def _learn(self, model: Any, rest: list[Item], finished: int, stem: str, complete: dict[str, Any]) -> None:
+    def _learn(self, model: Any, remaining: list[Item], finished: int, stem: str, complete: dict[str, Any]) -> None:
+        """Learns the items and writes their rows; the first rows also write the manifest."""
         writer = ShardWriter(self.out, stem)
-        prepared = prefetch(rest, partial(read, model=model), self.workers, self.together)
+        prepared = prefetch(remaining, partial(read, model=model), self.workers, self.images_at_once)
         with watch_batch(len(self.items), finished) as progress, closing(prepared):
             items = ((item.id, pixels) for item, pixels in prepared)
             options = replace(self.options, every=progress.every)
             within = progress.within if isinstance(progress, LiveBatchProgress) else None
-            for rows in RowLearner(model, options, self.together, within).rows(items):
-                if not writer.begun:  # not before: an option that learning refuses leaves no trace
+            for rows in RowLearner(model, options, self.images_at_once, within).rows(items):
+                if not writer.begun:  # only now, so that a refused option leaves no trace
                     ensure_manifest(self.out, complete, model.name)
                 writer.add(rows)
                 progress.add(rows)
@@ -140,14 +152,26 @@ def invert_dataset(
     column: str | None = None,
     **options: Any,
 ) -> Summary:
-    """Same as `pez_fast.invert` on each image of a data set, into Parquet shards in the folder `out`; continues what is there.
+    """Learns a prompt for each image of a data set, as `pez_fast.invert` does, into Parquet shards in the folder `out`.
 
-    Args and errors: as `Job`; `options` are those of `pez_fast.invert`.
+    A folder that holds part of the results is continued.
+
+    Args:
+        model: from `load_clip`.
+        source, out, shard, workers, column: as for `Job`.
+        **options: those of `pez_fast.SearchConfig`.
+
+    Returns:
+        The `Summary` of the run.
+
+    Raises:
+        ValueError, TypeError, ImportError: as for `Job` and `Job.run`.
     """
     return Job(source, out, options, shard, workers, column).run(model)
 
 
 def _shard(text: str) -> tuple[int, int]:
+    """Returns i and n of a text i/n."""
     match = re.fullmatch(r"(\d{1,5})/(\d{1,5})", text) if isinstance(text, str) else None
     number, count = (int(match[1]), int(match[2])) if match else (0, 0)
     if number >= count:

@@ -1,4 +1,4 @@
-"""From items to rows: images read ahead in threads, encoded and learned in batches."""
+"""From items to rows: threads read images ahead, and batches encode and learn them."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ U = TypeVar("U")
 
 
 def read(item: Any, model: Any) -> Tensor | str:
-    """An item of a data set -> (3, H, W) as the model wants it, or one sentence where it cannot be read."""
+    """Returns an item's pixels (3, H, W) from the model's `preprocess`, or one sentence if the item cannot be read."""
     try:
         source = item.read()
     except ValueError as error:
@@ -33,18 +33,23 @@ def read(item: Any, model: Any) -> Tensor | str:
 
 
 def prefetch(
-    values: Sequence[T], work: Callable[[T], U], threads: int, most: int
+    values: Sequence[T], work: Callable[[T], U], threads: int, buffer_size: int
 ) -> Generator[tuple[T, U], None, None]:
-    """Each value with work(value), in order; up to `most` are worked on, or done, before they are asked for.
+    """Yields each value with work(value), in order, while threads work on the values that follow.
 
-    In threads, not processes: decoding and resizing let the interpreter go, the search needs one core, and a process
-    would have to load torch again, could outlive a killed run, and must not be forked from one that uses a GPU.
+    Threads serve better than processes: decoding and resizing release the interpreter, the search needs one core, and a
+    process would have to load torch again, could outlive a killed run, and must not be forked from one that uses a GPU.
+
+    Args:
+        work: a function of a value.
+        threads: the number of threads.
+        buffer_size: how many values are worked on, or done, ahead of the caller.
     """
     pool, waiting = ThreadPoolExecutor(threads, "pez-fast-read"), deque[tuple[T, Future[U]]]()
     try:
         for value in values:
             waiting.append((value, pool.submit(work, value)))
-            if len(waiting) > most:
+            if len(waiting) > buffer_size:
                 first, future = waiting.popleft()
                 yield first, future.result()
         while waiting:
@@ -55,28 +60,32 @@ def prefetch(
 
 
 class RowLearner:
-    """Learns a row for each id, as if it were alone.
+    """Learns a row for each image; no row depends on the others.
 
     Args:
-        together: images learned at once.
-        callback: told from time to time how many images' worth of work is done of those in work.
+        model: as for `PromptSearch`; it also needs `encode_pixels`.
+        options: the options of the search.
+        images_at_once: the number of images learned at once.
+        callback: a function that is called now and then with the work done on the images in the batches, in images.
     """
 
     def __init__(
-        self, model: Any, options: SearchConfig, together: int, callback: Callable[[float], object] | None = None
+        self, model: Any, options: SearchConfig, images_at_once: int, callback: Callable[[float], object] | None = None
     ) -> None:
-        self.model, self.options, self.together, self.callback = model, options, together, callback
+        self.model, self.options, self.images_at_once, self.callback = model, options, images_at_once, callback
         self._unreadable: list[tuple[int, Row]] = []
 
     def rows(self, items: Iterable[tuple[str, Tensor | str]]) -> Iterator[list[Row]]:
-        """Ids and pixels, asked for when there is room for them -> rows in the order in which they are finished.
+        """Yields rows, in groups, when they are finished.
 
-        A sentence in place of pixels becomes the row's error.
+        Args:
+            items: pairs of an id and its pixels (3, H, W), or a sentence in their place, which becomes the row's error.
+                The search takes the next items when it has room.
 
         Raises:
-            KeyboardInterrupt: also where the search would return its best so far.
+            KeyboardInterrupt: after Ctrl-C, even if the search would return its best prompts so far.
         """
-        self._search = PromptSearch(self.model, self.options, self.together)
+        self._search = PromptSearch(self.model, self.options, self.images_at_once)
         for found in self._search.stream(self._targets(items), self._on_progress if self.callback else None):
             if self._search.stop_reason == "interrupt":
                 raise KeyboardInterrupt
@@ -85,8 +94,9 @@ class RowLearner:
             yield self._ordered([])
 
     def _targets(self, items: Iterable[tuple[str, Tensor | str]]) -> Iterator[tuple[list[tuple[int, str]], Similarity]]:
+        """Yields groups of targets; it keeps the rows of unreadable images for `_ordered`."""
         waiting = enumerate(items)
-        while group := list(islice(waiting, self.together)):
+        while group := list(islice(waiting, self.images_at_once)):
             self._unreadable += [(k, self._row(name, error=p)) for k, (name, p) in group if isinstance(p, str)]
             readable = [((k, name), p) for k, (name, p) in group if not isinstance(p, str)]
             if readable:
@@ -94,9 +104,11 @@ class RowLearner:
                 yield [key for key, _ in readable], Similarity(features)
 
     def _row(self, name: str, **more: Any) -> Row:
+        """Returns a row with these values."""
         return {"id": name, "seed": self.options.seed, "steps": 0, "error": None, **more}
 
     def _ordered(self, found: Sequence[tuple[tuple[int, str], PromptResult]]) -> list[Row]:
+        """Returns the rows of the results and of the unreadable images before them, in the order of the items."""
         learned = [
             (k, self._row(name, **{n: getattr(r, n) for n in (("error",) if r.error else LEARNED)}))
             for (k, name), r in found
@@ -106,6 +118,8 @@ class RowLearner:
         return rows
 
     def _on_progress(self, searches: Sequence[SearchState]) -> None:
+        """Calls `callback` with the work done, in images."""
+
         def cost(stage: Stage) -> float:
             return getattr(stage.method, "relative_cost", 1.0)
 
@@ -119,7 +133,7 @@ class RowLearner:
 
 
 def learn_all(pixels: Sequence[Tensor | str], model: Any, options: SearchConfig) -> list[Row]:
-    """The rows of pixels that are all there already, in their order, with numbers for ids."""
+    """Returns the rows of pixels in their order, with numbers as ids; a sentence among the pixels becomes an error."""
     learner = RowLearner(model, options, max(1, len(pixels)))
     found = learner.rows((str(k), p) for k, p in enumerate(pixels))
     return sorted((row for rows in found for row in rows), key=lambda row: int(row["id"]))

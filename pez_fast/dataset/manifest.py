@@ -1,4 +1,4 @@
-"""What a folder of results was made with, so that nothing else is mixed into it."""
+"""The manifest: what a folder of results was made with, so that no other results are mixed in."""
 
 from __future__ import annotations
 
@@ -19,25 +19,18 @@ from pez_fast.models.fingerprint import text_digest
 from pez_fast.models.precision import search_dtype
 from pez_fast.version import __version__
 
-NAME = "_manifest.json"  # readers of Parquet folders pass over names that begin with _ or .
-_NO_EFFECT = {
-    "batch_size",
-    "callback",
-    "every",
-    "impl",
-    "top_k",
-    "stages",
-    "terms",
-}  # every implementation finds the same tokens
+NAME = "_manifest.json"  # readers of Parquet folders skip names that begin with _ or .
+# Options that change no result (every implementation finds the same tokens), and those that stand as digests.
+_LEFT_OUT = {"batch_size", "callback", "every", "impl", "top_k", "stages", "terms"}
 
 
 def configuration(source: Source, options: SearchConfig) -> dict[str, Any]:
-    """All that decides on the results but the model: options and the data set, as plain values."""
+    """Returns as plain values all that decides the results except the model: options and the data set's identity."""
     chosen = {
-        k: v for k, v in dataclasses.asdict(replace(options, stages=None, terms=())).items() if k not in _NO_EFFECT
+        k: v for k, v in dataclasses.asdict(replace(options, stages=None, terms=())).items() if k not in _LEFT_OUT
     }
     plugs = {name: text_digest(repr(v)) if (v := getattr(options, name)) else None for name in ("stages", "terms")}
-    chosen.pop("dtype")  # the model's part
+    chosen.pop("dtype")  # it stands in the model's part
     return {
         **chosen,
         **plugs,
@@ -47,7 +40,11 @@ def configuration(source: Source, options: SearchConfig) -> dict[str, Any]:
 
 
 def model_part(model: Any, options: SearchConfig, device: str) -> dict[str, Any]:
-    """The model's part: its fingerprint, a digest of the allowed tokens, and the type of device, which rounds its own way."""
+    """Returns the model's part of the configuration, as plain values.
+
+    It holds the model's fingerprint, a digest of the allowed tokens, the dtype of the search, and the type of the
+    device, since devices round differently.
+    """
     table = model.table(options.vocabulary, options.banned)
     dtype = search_dtype(options.dtype, model.dtype, table.dim, torch.device(device))
     return {
@@ -58,28 +55,37 @@ def model_part(model: Any, options: SearchConfig, device: str) -> dict[str, Any]
     }
 
 
-def check_manifest(folder: Path, wanted: dict[str, Any]) -> None:
-    """Refuse what the folder was not made with; `wanted` may be a part of a configuration.
+def check_manifest(folder: Path, expected: dict[str, Any]) -> None:
+    """Checks that the folder was made with this configuration; a folder without a manifest passes.
+
+    Args:
+        expected: a configuration, or a part of one.
 
     Raises:
-        ValueError: the manifest is of another configuration (the sentence names what differs), or cannot be read.
+        ValueError: the manifest differs (the message names the differences) or cannot be read.
     """
     path = folder / NAME
     try:
-        held = json.loads(path.read_text("utf-8"))["configuration"]
-        missing = wanted.keys() - held.keys()
+        stored = json.loads(path.read_text("utf-8"))["configuration"]
+        missing = expected.keys() - stored.keys()
     except FileNotFoundError:
         return
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise ValueError(f"the manifest {path} cannot be read: {type(error).__name__}: {error}") from None
-    asked = json.loads(json.dumps(wanted))
-    differing = [f"{k} {held.get(k)!r} there, {asked[k]!r} here" for k in asked if k in missing or held[k] != asked[k]]
+    plain = json.loads(json.dumps(expected))
+    differing = [
+        f"{k} {stored.get(k)!r} there, {plain[k]!r} here" for k in plain if k in missing or stored[k] != plain[k]
+    ]
     if differing:
         raise ValueError(f"{folder} holds results of another configuration: {'; '.join(differing)}; take another --out")
 
 
 def ensure_manifest(folder: Path, complete: dict[str, Any], model: str) -> None:
-    """Write the manifest, unless there is one, which must be of the same configuration."""
+    """Writes the manifest if the folder has none.
+
+    Raises:
+        ValueError: the folder has a manifest of another configuration, or one that cannot be read.
+    """
     canonical = json.dumps(complete, sort_keys=True).encode()
     value = {
         "configuration": complete,
@@ -94,5 +100,5 @@ def ensure_manifest(folder: Path, complete: dict[str, Any], model: str) -> None:
     text = json.dumps(value, indent=1) + "\n"
     if not write_atomically(folder / NAME, lambda file: file.write(text.encode()), replace=False):
         check_manifest(folder, complete)
-    for lost in folder.glob(f".{NAME}.*.tmp"):  # of a run that was killed, or that comes too late to write it
-        lost.unlink(missing_ok=True)
+    for leftover in folder.glob(f".{NAME}.*.tmp"):  # left by a run that was killed or that was not the first
+        leftover.unlink(missing_ok=True)

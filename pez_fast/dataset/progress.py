@@ -1,4 +1,4 @@
-"""What `pez-fast batch` shows on stderr while it runs."""
+"""The progress of `pez-fast batch` on stderr."""
 
 from __future__ import annotations
 
@@ -15,19 +15,25 @@ from rich.text import Text
 from pez_fast.dataset.shards import Row
 from pez_fast.report.console import one_line, say, stderr_is_terminal
 
-_SILENCE = 60.0  # seconds after which a finished batch is worth a line
+_SILENCE = 60.0  # seconds without a line after which a finished batch prints one
 
 
 def last_prompt(rows: Sequence[Row], before: str = "") -> str:
-    """The prompt of the last row that has one; `before` where none has."""
+    """Returns the prompt of the last row that has one; `before` if none has."""
     return next((row["prompt"] for row in reversed(rows) if row.get("prompt")), before)
 
 
 class PlainBatchProgress:
-    """For where there is no terminal: a line after each tenth of the images, and at least one a minute if batches end so often.
+    """Progress for a stderr that is no terminal.
+
+    It prints a line after each tenth of the images, and for a batch that ends more than a minute after the last line.
+
+    Args:
+        total: images of the data set.
+        finished: images that an earlier run has finished.
 
     Attributes:
-        every: steps between two calls of `within`.
+        every: the value for the search's option `every`.
     """
 
     every = 50
@@ -35,7 +41,7 @@ class PlainBatchProgress:
     def __init__(self, total: int, finished: int) -> None:
         self.total, self.finished = total, finished
         self.last = ""
-        self._begun, self._before = time.monotonic(), finished
+        self._begun, self._finished_before = time.monotonic(), finished
         self._said, self._next = self._begun, finished
 
     def __enter__(self) -> PlainBatchProgress:
@@ -46,7 +52,7 @@ class PlainBatchProgress:
         return None
 
     def add(self, rows: Sequence[Row]) -> None:
-        """These are on the disk."""
+        """Counts rows that are on the disk, and prints a line if one is due."""
         self._count(rows)
         now = time.monotonic()
         if self.finished >= self._next or now - self._said > _SILENCE:
@@ -58,8 +64,8 @@ class PlainBatchProgress:
         self.last = last_prompt(rows, self.last)
 
     def speed(self, within: float = 0.0) -> str:
-        """Rate of this run and time left; `within` images' worth of the current batch counts as done."""
-        done, seconds = self.finished - self._before + within, time.monotonic() - self._begun
+        """Returns the rate of this run and the time left; `within` is the work done on the current batch, in images."""
+        done, seconds = self.finished - self._finished_before + within, time.monotonic() - self._begun
         if done <= 0 or seconds <= 0:
             return ""
         left = timedelta(seconds=round((self.total - self.finished - within) * seconds / done))
@@ -67,7 +73,7 @@ class PlainBatchProgress:
 
 
 class LiveBatchProgress(PlainBatchProgress):
-    """Draws on a terminal: a bar that also moves within a batch, rate, time left, the last prompt."""
+    """Draws on a terminal: a bar that also moves within a batch, the rate, the time left, and the last prompt."""
 
     def __init__(self, total: int, finished: int) -> None:
         super().__init__(total, finished)
@@ -87,15 +93,17 @@ class LiveBatchProgress(PlainBatchProgress):
         self._live.__exit__(*exception)
 
     def within(self, images: float) -> None:
-        """So many images' worth of work is done of those in work."""
+        """Moves the bar to the work done on the current batch, in images."""
         self._within = images
         self._bar.update(self._task, completed=self.finished + self._within)
 
     def add(self, rows: Sequence[Row]) -> None:
+        """Counts rows that are on the disk."""
         self._count(rows)
         self.within(0.0)
 
     def speed(self, within: float = 0.0) -> str:
+        """Returns the rate and the time left, with the work done on the current batch."""
         return super().speed(self._within)
 
     def _draw(self) -> Group:
@@ -104,6 +112,8 @@ class LiveBatchProgress(PlainBatchProgress):
 
 
 class _Speed(ProgressColumn):
+    """The column with the rate and the time left."""
+
     max_refresh = 0.5
 
     def __init__(self, progress: PlainBatchProgress) -> None:
@@ -115,5 +125,5 @@ class _Speed(ProgressColumn):
 
 
 def watch_batch(total: int, finished: int) -> PlainBatchProgress:
-    """The one that suits stderr, to be entered as a context."""
+    """Returns the progress that suits stderr, as a context manager."""
     return (LiveBatchProgress if stderr_is_terminal() else PlainBatchProgress)(total, finished)

@@ -12,18 +12,35 @@ from typing import Any
 
 from pez_fast.dataset.arrow import arrow
 
-NAMES = ("image", "bytes", "path", "image_path", "file_name", "jpg", "png", "webp")  # columns taken without being named
-_CHUNK, _CHUNKS = 32, 8  # rows decoded at once, and how many such chunks are kept for threads that come late
+NAMES = (
+    "image",
+    "bytes",
+    "path",
+    "image_path",
+    "file_name",
+    "jpg",
+    "png",
+    "webp",
+)  # names of columns that hold images, the first one preferred
+_CHUNK, _CHUNKS = 32, 8  # rows decoded at once, and the chunks kept for threads that are behind
 
 
 def bytes_or_path(value: Any) -> Any:
-    """What a struct of bytes and path holds, as which Hugging Face's data sets hold images; any other value as it is."""
+    """Returns the bytes of a struct, else its path; returns any other value as it is.
+
+    Hugging Face data sets hold images as structs of bytes and path.
+    """
     return value.get("bytes") or value.get("path") if isinstance(value, dict) else value
 
 
 @dataclass(frozen=True)
 class RowItem:
-    """An image in a row: `row` counts within the row group `group`."""
+    """An image in a row of a Parquet file.
+
+    Attributes:
+        group: the row group.
+        row: the number of the row in its row group.
+    """
 
     id: str
     path: str
@@ -32,6 +49,11 @@ class RowItem:
     row: int
 
     def read(self) -> bytes | str:
+        """Returns the image's bytes or its path.
+
+        Raises:
+            ValueError: the row holds no image.
+        """
         value = bytes_or_path(_reader(self.path, self.column).value(self.group, self.row))
         if not value:
             raise ValueError(f"row {self.id} holds no image")
@@ -39,7 +61,14 @@ class RowItem:
 
 
 def parquet_items(path: Path, column: str | None) -> tuple[dict[str, Any], list[RowItem]]:
-    """Facts by which the file is known again (its footer holds sizes and statistics of all columns), and its rows."""
+    """Returns facts that identify a Parquet file, and its rows as items.
+
+    The facts are the column and a digest of the file's size and footer, which holds the sizes and statistics of all
+    columns.
+
+    Raises:
+        ValueError: the file is damaged, or has no such column of images.
+    """
     pa = arrow()
     try:
         with pa.parquet.ParquetFile(path) as file:
@@ -58,10 +87,11 @@ def parquet_items(path: Path, column: str | None) -> tuple[dict[str, Any], list[
 
 
 def _column(schema: Any, column: str | None, path: Path) -> str:
+    """Returns the name of the column of images: the given one, or the one that is found without doubt."""
     usable = [field.name for field in schema if _holds_images(field.type)]
-    wanted = [column] if column is not None else [name for name in NAMES if name in usable][:1] or usable
-    if len(wanted) == 1 and wanted[0] in usable:
-        return wanted[0]
+    matches = [column] if column is not None else [name for name in NAMES if name in usable][:1] or usable
+    if len(matches) == 1 and matches[0] in usable:
+        return matches[0]
     why = (
         f"has no column {column!r} of bytes or paths"
         if column is not None
@@ -73,18 +103,19 @@ def _column(schema: Any, column: str | None, path: Path) -> str:
 
 
 def _holds_images(kind: Any) -> bool:
+    """Returns whether a column of this type can hold images, as bytes, paths or structs of them."""
     types = arrow().types
     if types.is_struct(kind):
         return any(kind.field(k).name in ("bytes", "path") for k in range(kind.num_fields))
     return any(
-        is_it(kind) for is_it in (types.is_binary, types.is_large_binary, types.is_string, types.is_large_string)
+        matches(kind) for matches in (types.is_binary, types.is_large_binary, types.is_string, types.is_large_string)
     )
 
 
 class _Reader:
-    """Values of one column, a few rows decoded at a time: a row group can be larger than the memory.
+    """Values of one column; it decodes a few rows at a time, since a row group can be larger than the memory.
 
-    Cheap for rows that are asked for nearly in order; a row far behind begins its row group anew.
+    Reading rows nearly in order is cheap; reading a row far back begins its row group anew.
     """
 
     def __init__(self, path: str, column: str) -> None:
@@ -93,9 +124,10 @@ class _Reader:
         self._lock = threading.Lock()
         self._group, self._next = -1, 0
         self._chunks: Iterator[Any] = iter(())
-        self._kept: deque[tuple[int, Any]] = deque(maxlen=_CHUNKS)  # first row of each, values
+        self._kept: deque[tuple[int, Any]] = deque(maxlen=_CHUNKS)  # the first row of each chunk, and its values
 
     def value(self, group: int, row: int) -> Any:
+        """Returns the value of a row in a row group."""
         with self._lock:
             first = self._kept[0][0] if self._kept else self._next
             if group != self._group or row < first:
@@ -115,6 +147,7 @@ _readers_lock = threading.Lock()
 
 
 def _reader(path: str, column: str) -> _Reader:
+    """Returns the reader of a column, which all threads share."""
     with _readers_lock:
         key = (path, column)
         if key not in _readers:

@@ -15,16 +15,16 @@ from pez_fast.dataset.arrow import arrow
 
 try:
     import fcntl
-except ImportError:  # Windows: nothing keeps two runs of the same shard apart there
+except ImportError:  # Windows has no locks here: two runs of one shard are not kept apart
     fcntl = None  # type: ignore[assignment]
 
 Row = dict[str, Any]
-_ROWS = 1024  # rows of a shard before the next is begun
+_ROWS = 1024  # rows after which a shard is full
 _SHARD = "part-*-of-*.parquet"
 
 
 def columns() -> Any:
-    """The schema of the shards; of an image that cannot be read only id, seed, steps and error are there."""
+    """Returns the schema of the shards; the row of an unreadable image has only id, seed, steps and error."""
     pa = arrow()
     text, number = pa.string(), pa.float64()
     return pa.schema(
@@ -42,10 +42,14 @@ def columns() -> Any:
 
 
 def write_atomically(path: Path, fill: Callable[[BinaryIO], object], replace: bool = True) -> bool:
-    """Write a file so that it is there whole or not at all, whatever ends this process or the machine.
+    """Writes a file that is there whole or not at all, whatever ends this process or the machine.
+
+    Args:
+        fill: a function that writes the contents into the open file.
+        replace: whether to replace an existing file.
 
     Returns:
-        Whether it was written; without `replace`, not where there is one already.
+        Whether the file was written; without `replace`, an existing file stays.
     """
     temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:12]}.tmp")
     try:
@@ -71,27 +75,28 @@ def write_atomically(path: Path, fill: Callable[[BinaryIO], object], replace: bo
 
 
 def write_shard(path: Path, rows: Sequence[Row]) -> None:
+    """Writes rows as a shard, atomically."""
     pa = arrow()
     table = pa.Table.from_pylist(list(rows), columns())
     write_atomically(path, lambda file: pa.parquet.write_table(table, file))
 
 
 class ShardWriter:
-    """Rows into shards named after `stem`; the last one grows, written anew as a whole, until it is full."""
+    """Writes rows into shards named after `stem`; it rewrites the last shard as a whole until that is full."""
 
     def __init__(self, folder: Path, stem: str) -> None:
         self._folder, self._stem = folder, stem
-        taken = [
+        numbers = [
             int(name[1])
             for path in folder.glob(f"{stem}-*.parquet")
             if (name := re.fullmatch(rf"{stem}-(\d+)", path.stem))
         ]
-        self._number = max(taken, default=-1) + 1
+        self._number = max(numbers, default=-1) + 1
         self._rows: list[Row] = []
         self.begun = False
 
     def add(self, rows: Sequence[Row]) -> None:
-        """They are on the disk when this returns."""
+        """Writes the rows; they are on the disk when it returns."""
         self.begun = True
         self._rows += rows
         write_shard(self._folder / f"{self._stem}-{self._number:06d}.parquet", self._rows)
@@ -102,7 +107,13 @@ class ShardWriter:
 
 @dataclass
 class Completed:
-    """What a folder holds: ids, those of them whose image could not be read, and names of files that had to be removed."""
+    """What a folder holds.
+
+    Attributes:
+        ids: the ids of all rows.
+        errors: the ids whose images could not be read.
+        removed: the names of the unreadable shards that were removed.
+    """
 
     ids: set[str] = field(default_factory=set)
     errors: set[str] = field(default_factory=set)
@@ -110,10 +121,13 @@ class Completed:
 
 
 def completed_ids(folder: Path) -> Completed:
-    """The ids of all shards; afterwards each is there once, and no shard is unreadable.
+    """Returns the ids of all shards; afterwards each id is there once, and every shard can be read.
 
-    Unreadable shards, which only a failing disk leaves, are removed. An id that is there twice (two runs that did not
-    know of one another) keeps its first row; the rows are equal.
+    The function removes unreadable shards, which only a failing disk leaves. If two runs that did not know of one
+    another have both written an id, it keeps the first of the rows, which are equal.
+
+    Raises:
+        ValueError: a shard was not written by this version of pez-fast batch.
     """
     pa, found = arrow(), Completed()
     for path in sorted(folder.glob(_SHARD)):
@@ -124,10 +138,10 @@ def completed_ids(folder: Path) -> Completed:
                 ids, errors = (column.to_pylist() for column in file.read(["id", "error"]).itercolumns())
         except TypeError:
             raise ValueError(f"{path} was not written by this version of pez-fast batch; take another --out") from None
-        except FileNotFoundError:  # another run has tidied up meanwhile
+        except FileNotFoundError:  # another run has removed it meanwhile
             continue
         except (pa.ArrowInvalid, OSError) as error:
-            if getattr(error, "errno", None) is not None:  # the system's word, not that of Parquet's reader
+            if getattr(error, "errno", None) is not None:  # the error is the system's, not the Parquet reader's
                 raise
             path.unlink(missing_ok=True)
             found.removed.append(path.name)
@@ -140,7 +154,7 @@ def completed_ids(folder: Path) -> Completed:
 
 
 def _drop(path: Path, ids: set[str]) -> None:
-    """Rewrite a shard without the rows of these ids and without repeated ones."""
+    """Rewrites a shard without the rows of these ids and without repeated rows."""
     rows: dict[str, Row] = {}
     for row in arrow().parquet.read_table(path, partitioning=None).to_pylist():
         if row["id"] not in ids:
@@ -153,9 +167,9 @@ def _drop(path: Path, ids: set[str]) -> None:
 
 @contextmanager
 def exclusive_lock(folder: Path, stem: str) -> Iterator[None]:
-    """Only one run at a time writes shards of a stem; the system lifts the lock however that run ends.
+    """Lets only one run at a time write the shards of a stem; the system lifts the lock however the run ends.
 
-    Temporary files of runs that were killed are removed.
+    It also removes the temporary files of runs that were killed.
 
     Raises:
         ValueError: another run holds the lock.
@@ -170,15 +184,15 @@ def exclusive_lock(folder: Path, stem: str) -> Iterator[None]:
             if other == stem:
                 path.unlink(missing_ok=True)
             else:
-                with _lock(folder, other) as dead:
-                    if dead:
+                with _lock(folder, other) as unlocked:
+                    if unlocked:
                         path.unlink(missing_ok=True)
         yield
 
 
 @contextmanager
 def _lock(folder: Path, stem: str) -> Iterator[bool]:
-    """Whether nobody else holds it."""
+    """Yields whether the lock was free; if so, it is held inside the context."""
     if fcntl is None:
         yield True
         return
@@ -194,7 +208,7 @@ def _lock(folder: Path, stem: str) -> Iterator[bool]:
 
 
 def _sync(folder: Path) -> None:
-    """Make a file's new name itself durable, where a folder can be opened."""
+    """Makes a file's new name durable, on systems that can open a folder."""
     if os.name == "posix":
         handle = os.open(folder, os.O_RDONLY)
         try:

@@ -1,4 +1,4 @@
-"""What a data set can be read from, as a list of items with unique ids: folder, list file, Parquet, WebDataset tar."""
+"""The sources of a data set (folder, list file, Parquet, WebDataset tar) as lists of items with unique ids."""
 
 from __future__ import annotations
 
@@ -24,6 +24,7 @@ class FileItem:
     path: str
 
     def read(self) -> str:
+        """Returns the path."""
         return self.path
 
 
@@ -37,6 +38,11 @@ class TarItem:
     size: int
 
     def read(self) -> bytes:
+        """Returns the image's bytes.
+
+        Raises:
+            ValueError: the tar ends before them.
+        """
         with open(self.path, "rb") as file:
             file.seek(self.offset)
             data = file.read(self.size)
@@ -53,9 +59,9 @@ class Source:
     """A data set.
 
     Attributes:
-        identity: plain values by which it is known again, wherever it lies: its kind, the number of its images, and a
-            digest of their names and sizes.
-        items: in a fixed order, ids unique; each can be read by itself, in any order, in another thread or process.
+        identity: plain values that identify the data set in any place: its kind, the number of its images, and a digest
+            of their names and sizes.
+        items: the images in a fixed order, with unique ids; any thread or process can read any item at any time.
     """
 
     identity: dict[str, Any]
@@ -63,17 +69,19 @@ class Source:
 
 
 def open_source(path: str | os.PathLike, column: str | None = None) -> Source:
-    """List a data set; the images themselves are not read.
+    """Lists a data set without reading its images.
 
     Args:
-        path: a folder (ids: relative paths), a .parquet file (row numbers), a .tar file as WebDataset writes them (keys), or
-            any other file, which must be a list: one path in each line (the lines), relative to the list's folder.
-        column: of the Parquet file; found by its name and type if there is no doubt.
+        path: one of these sources (in brackets their ids): a folder (relative paths), a .parquet file (row numbers), a
+            .tar file as WebDataset writes it (keys), or a text file with one path per line, relative to its own folder
+            (the lines).
+        column: the column of a Parquet file. Default: found by name and type, if there is no doubt.
 
     Raises:
-        ValueError: it cannot be read, holds nothing, or an id would occur twice; the sentence names it.
+        ValueError: the source cannot be read, holds no images, or has an id twice; the message names the source.
+        ImportError: a Parquet file needs pyarrow, which is not installed.
     """
-    path = Path(os.path.abspath(path))  # items may be read in another process, which works elsewhere
+    path = Path(os.path.abspath(path))  # another process, in another working directory, may read the items
     if column is not None and path.suffix.lower() != ".parquet":
         raise ValueError(f"a column can be named for a .parquet file only; {path} is none")
     items: Sequence[Item]
@@ -96,7 +104,7 @@ def open_source(path: str | os.PathLike, column: str | None = None) -> Source:
 
 
 def _folder(root: Path) -> tuple[dict[str, Any], list[Item]]:
-    """Files by the suffixes of images, in all folders below; hidden ones are left out."""
+    """Lists the files with suffixes of images in a folder and all folders below, except hidden ones."""
     found: list[tuple[str, str, int]] = []
 
     def list_folder(folder: str, prefix: str) -> None:
@@ -118,10 +126,12 @@ def _folder(root: Path) -> tuple[dict[str, Any], list[Item]]:
 
 
 def _list(path: Path) -> tuple[dict[str, Any], list[Item]]:
+    """Lists the paths of a text file."""
     data = path.read_bytes()
     if b"\0" in data[:4096]:
         raise ValueError(
-            f"the source {path} is no list of paths; it must be a folder, a list in a text file, a .parquet or a .tar file"
+            f"the source {path} is no list of paths; "
+            "it must be a folder, a list in a text file, a .parquet or a .tar file"
         )
     lines = [line for line in data.decode("utf-8-sig", "surrogateescape").splitlines() if line.strip()]
     names = [_text(line) for line in lines]
@@ -132,7 +142,10 @@ def _list(path: Path) -> tuple[dict[str, Any], list[Item]]:
 
 
 def _tar(path: Path) -> tuple[dict[str, Any], list[Item]]:
-    """Ids are WebDataset's keys: the name up to the first dot; where several images share one, their whole names."""
+    """Lists the images of a tar.
+
+    The ids are WebDataset's keys, the names up to the first dot; images that share a key have their whole names as ids.
+    """
     try:
         with tarfile.open(path, "r:") as tar:
             members = [
@@ -151,20 +164,23 @@ def _tar(path: Path) -> tuple[dict[str, Any], list[Item]]:
 
 
 def _key(name: str) -> str:
+    """Returns WebDataset's key of a member."""
     path = PurePosixPath(name)
     return str(path.with_name(path.name.partition(".")[0]))
 
 
 def _is_image(name: str) -> bool:
+    """Returns whether the name has the suffix of an image."""
     return PurePosixPath(name).suffix.lower() in IMAGES
 
 
 def _text(name: str) -> str:
-    """A name as text that Parquet can hold, whatever its bytes."""
+    """Returns a name as text that Parquet can hold, whatever its bytes."""
     return name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
 
 
 def _refuse_twice(names: Iterable[str], what: str, path: Path) -> None:
+    """Raises ValueError if a name occurs twice."""
     seen: set[str] = set()
     for name in names:
         if name in seen:
@@ -173,7 +189,7 @@ def _refuse_twice(names: Iterable[str], what: str, path: Path) -> None:
 
 
 def digest(values: Iterable[Any]) -> str:
-    """A short name for a sequence of plain values."""
+    """Returns a short digest of a sequence of plain values."""
     state = hashlib.sha256()
     for value in values:
         state.update(repr(value).encode() + b"\n")

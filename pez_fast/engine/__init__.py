@@ -1,4 +1,4 @@
-"""The search for many prompts at once, for any model, objective and method."""
+"""The engine: it searches for many prompts at once, with any model, objective and method."""
 
 from pez_fast.engine.evaluate import BatchLimit, Evaluator, Joined
 from pez_fast.engine.protocols import (

@@ -1,4 +1,4 @@
-"""All prompts that one stage steps at a time."""
+"""All prompts that one stage moves together."""
 
 from __future__ import annotations
 
@@ -8,22 +8,22 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from pez_fast._shared.devices import graphs_are_possible, out_of_memory
 from pez_fast.engine.evaluate import BatchLimit, Evaluator, Joined
-from pez_fast.engine.memory import out_of_memory
 from pez_fast.engine.protocols import Outputs
 from pez_fast.engine.state import SearchState, Stage
 from pez_fast.table import TokenTable
 
-WARM = 3  # steps made before one is captured
+WARMUP_STEPS = 3  # eager steps before a step is captured
 
 
 class Batch:
-    """The prompts of several requests in one stage, one behind another, as one state of the stage's method.
+    """The prompts of several requests in one stage, in one state of the stage's method.
 
-    Nothing in a step waits for the device. On a GPU a step is captured as a CUDA graph where the method can be.
+    No operation of a step waits for the device. On a GPU, a step is captured as a CUDA graph if the method allows it.
 
     Attributes:
-        searches: what is learned; nothing but `add` and `drop` changes it.
+        searches: the searches in the batch, in the order of their rows; only `add` and `drop` change the list.
     """
 
     def __init__(
@@ -37,56 +37,68 @@ class Batch:
         self.stage, self.table, self.model, self.limit, self.seed = stage, table, model, limit, seed
         self.searches: list[SearchState] = []
         self._state: Any = None
-        asked = getattr(stage.method, "capturable", None)
-        self._capture = table.device.type == "cuda" and asked is not None and asked(table.device)
-        self._changed()
+        capturable = getattr(stage.method, "capturable", None)
+        self._capture = graphs_are_possible(table.device) and capturable is not None and capturable(table.device)
+        self._rebuild()
 
     @property
     def rows(self) -> int:
-        """Prompts that are still learned."""
+        """The number of prompts that are still learned."""
         return sum(len(search.rows) for search in self.searches)
 
     def add(self, search: SearchState) -> None:
+        """Adds the prompts of a search behind those that are in the batch."""
         state = self.stage.method.init(search.request.init_ids, self.table, self.seed)
         self._state = state if self._state is None else self._state.join(state)
         self.searches.append(search)
-        self._changed()
+        self._rebuild()
 
     def drop(self, active: list[list[bool]]) -> list[SearchState]:
-        """Learn only the active prompts further; gives the searches that have none."""
-        flags = [flag for own in active for flag in own]
-        self._state = self._state.select(_indices(flags, self.table.device)) if any(flags) else None
-        for search, own in zip(self.searches, active, strict=True):
-            search.select(_indices(own, self.table.device))
-        out = [search for search in self.searches if not len(search.rows)]
-        self.searches = [search for search in self.searches if len(search.rows)]
-        self._changed()
-        return out
+        """Keeps the active prompts and ends the others.
 
-    def _changed(self) -> None:
+        Args:
+            active: for each search, a flag for each of its rows.
+
+        Returns:
+            The searches that have no row left; the batch drops them.
+        """
+        flags = [flag for row_flags in active for flag in row_flags]
+        self._state = self._state.select(_indices(flags, self.table.device)) if any(flags) else None
+        for search, row_flags in zip(self.searches, active, strict=True):
+            search.select(_indices(row_flags, self.table.device))
+        ended = [search for search in self.searches if not len(search.rows)]
+        self.searches = [search for search in self.searches if len(search.rows)]
+        self._rebuild()
+        return ended
+
+    def _rebuild(self) -> None:
+        """Forgets the captured step and joins the objectives anew, after the rows have changed."""
         self._graph: torch.cuda.CUDAGraph | None = None
         self._eager_steps = 0
         objective = Joined([(search.objective, len(search.rows)) for search in self.searches])
         self._evaluate = Evaluator(self.table, self.model, objective, self.limit)
 
     def advance(self, steps: int) -> None:
-        """So many steps of every search; the last step of one that ends with them makes no update."""
+        """Makes so many steps of every search; if all searches end with the last step, it makes no update."""
         for _ in range(steps):
             last = all(search.steps_left == 1 for search in self.searches)
-            if last or not self._capture or self._eager_steps < WARM or not self._replay():
+            if last or not self._capture or self._eager_steps < WARMUP_STEPS or not self._replay():
                 self._step(update=not last)
                 self._eager_steps += 1
             for search in self.searches:
                 search.step += 1
 
     def _step(self, update: bool = True) -> None:
-        found = self.stage.method.step(self._state, self._evaluate, update)
+        """Makes one step of all prompts and records their scores."""
+        evaluation = self.stage.method.step(self._state, self._evaluate, update)
         sizes = [len(search.rows) for search in self.searches]
-        for search, ids, score in zip(self.searches, found.ids.split(sizes), found.score.split(sizes), strict=True):
+        for search, ids, score in zip(
+            self.searches, evaluation.ids.split(sizes), evaluation.score.split(sizes), strict=True
+        ):
             search.record(ids, score)
 
     def _replay(self) -> bool:
-        """One step as a CUDA graph, captured when it is first wanted; False where memory does not suffice for that."""
+        """Replays one step as a CUDA graph, captured at the first call; False if memory does not suffice for it."""
         if self._graph is None:
             graph = torch.cuda.CUDAGraph()
             try:
@@ -103,4 +115,5 @@ class Batch:
 
 
 def _indices(flags: list[bool], device: torch.device) -> Tensor:
+    """Returns the indices of the true flags, int64 on the device."""
     return torch.tensor(flags, dtype=torch.bool).nonzero()[:, 0].to(device)

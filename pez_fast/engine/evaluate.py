@@ -1,4 +1,4 @@
-"""Scores and gradients of many prompts: in chunks that fit into memory, for all that share a batch."""
+"""Scores and gradients of many prompts, in chunks that fit into memory."""
 
 from __future__ import annotations
 
@@ -9,20 +9,18 @@ from itertools import groupby
 import torch
 from torch import Tensor
 
-from pez_fast.engine.memory import out_of_memory
+from pez_fast._shared.devices import is_capturing, out_of_memory, prompts_scored_at_once
 from pez_fast.engine.protocols import Evaluation, Objective, Outputs
 from pez_fast.table import TokenTable
-
-# Prompts scored at once without a gradient: a CPU is fastest where they stay in its caches.
-_SCORED_AT_ONCE = {"cpu": 128, "cuda": 4096}
 
 
 @dataclass
 class BatchLimit:
-    """How many prompts are evaluated at once; halved where memory runs out, for as long as the search lasts.
+    """How many prompts are evaluated at once; a search halves it when memory runs out.
 
     Attributes:
-        rows: with a gradient. scored: without.
+        rows: prompts evaluated at once with a gradient.
+        scored: prompts evaluated at once without a gradient.
     """
 
     rows: int
@@ -30,13 +28,19 @@ class BatchLimit:
 
     @classmethod
     def of(cls, rows: int, device: torch.device) -> BatchLimit:
-        return cls(rows, min(rows, _SCORED_AT_ONCE.get(device.type, 128)))
+        """Returns the limit for `rows` prompts with a gradient; on a CPU, fewer are scored at once."""
+        return cls(rows, min(rows, prompts_scored_at_once(device)))
 
     def size(self, gradient: bool) -> int:
+        """Returns how many prompts may be evaluated at once, with or without a gradient."""
         return self.rows if gradient else self.scored
 
     def halve(self, rows: int, gradient: bool) -> bool:
-        """After `rows` prompts did not fit: half of that from now on. False where one prompt alone did not fit."""
+        """Halves the limit after `rows` prompts did not fit.
+
+        Returns:
+            False if a single prompt did not fit, so that a smaller chunk cannot help.
+        """
         half = (rows + 1) // 2
         self.scored = min(self.scored, half)
         if gradient:
@@ -45,7 +49,11 @@ class BatchLimit:
 
 
 class Joined:
-    """The objectives of requests that share a batch: `parts` and the number of rows of each, one behind the other."""
+    """The objective of requests that share a batch.
+
+    Args:
+        parts: pairs of a request's objective and its number of rows, in the order of the rows.
+    """
 
     def __init__(self, parts: Sequence[tuple[Objective, int]]) -> None:
         self.parts = [(part, rows) for part, rows in parts if rows]
@@ -56,8 +64,8 @@ class Joined:
         sizes = [rows for _, rows in self.parts]
         split = {name: value.split(sizes) for name, value in outputs.items()}
         found = [
-            part({name: values[k] for name, values in split.items()}, own)
-            for k, ((part, _), own) in enumerate(zip(self.parts, ids.split(sizes), strict=True))
+            part({name: values[k] for name, values in split.items()}, part_ids)
+            for k, ((part, _), part_ids) in enumerate(zip(self.parts, ids.split(sizes), strict=True))
         ]
         losses, scores = zip(*found, strict=True)
         return torch.cat(losses), torch.cat(scores)
@@ -65,21 +73,22 @@ class Joined:
     def select(self, rows: Tensor) -> Joined:
         if len(self.parts) == 1:
             return Joined([(self.parts[0][0].select(rows), len(rows))])
-        homes = [(k, row) for k, (_, size) in enumerate(self.parts) for row in range(size)]
+        places = [(k, row) for k, (_, size) in enumerate(self.parts) for row in range(size)]
         chosen = []
-        for k, run in groupby((homes[row] for row in rows.tolist()), key=lambda home: home[0]):
-            own = torch.tensor([row for _, row in run], device=rows.device)
-            chosen.append((self.parts[k][0].select(own), len(own)))
+        for k, members in groupby((places[row] for row in rows.tolist()), key=lambda place: place[0]):
+            part_rows = torch.tensor([row for _, row in members], device=rows.device)
+            chosen.append((self.parts[k][0].select(part_rows), len(part_rows)))
         return Joined(chosen)
 
 
 class Evaluator:
-    """What a method evaluates prompts with: an `Evaluate`.
+    """An `Evaluate`: evaluates the prompts of a method.
 
-    Attributes:
+    Args:
         table: the tokens that may be learned.
-        model: embeddings (R, L, d) and ids (R, L) -> outputs.
-        objective: of the rows of the method's state.
+        model: a function of embeddings (R, L, d) and ids (R, L) that returns outputs.
+        objective: an objective with a row for each row of the method's state.
+        limit: how many prompts are evaluated at once; shared, and halved when memory runs out.
     """
 
     def __init__(
@@ -90,29 +99,39 @@ class Evaluator:
     def __call__(
         self, ids: Tensor, gradient: bool = False, owner: Tensor | None = None, embeds: Tensor | None = None
     ) -> Evaluation:
-        """Evaluate prompts, chunk by chunk; no row's result depends on the chunks.
+        """Evaluates prompts, chunk by chunk; no row's result depends on the chunks.
 
         Args:
-            ids: (N, L) tokens.
-            gradient: also that of each row's loss by its embeddings.
-            owner: (N,) int64, the row of the state whose objective judges each prompt. Default: row n judges prompt n.
-            embeds: (N, L, d) evaluated in place of the tokens' own embeddings.
+            ids: (N, L) int64 tokens.
+            gradient: whether to compute the gradient of each row's loss by its embeddings.
+            owner: (N,) int64, for each prompt the row of the state whose objective scores it. Default: row n scores
+                prompt n.
+            embeds: (N, L, d) embeddings to evaluate in place of the tokens' own.
+
+        Returns:
+            An `Evaluation` with loss (N,), score (N,) and, with `gradient`, the gradient (N, L, d).
 
         Raises:
-            torch.OutOfMemoryError, RuntimeError: one prompt alone does not fit into memory.
+            torch.OutOfMemoryError, RuntimeError: a single prompt does not fit into memory.
+            ValueError: the loss does not depend on the embeddings, but `gradient` is set.
         """
         while True:
             size = self.limit.size(gradient)
             try:
                 return self._chunked(ids, gradient, owner, embeds, size)
             except (torch.OutOfMemoryError, RuntimeError) as error:
-                # A step that is being captured as a graph is made again without it, by `Batch`.
-                if not out_of_memory(error) or _capturing(ids) or not self.limit.halve(min(size, len(ids)), gradient):
+                # While a step is being captured as a graph, `Batch` handles the error: it makes the step eagerly.
+                if (
+                    not out_of_memory(error)
+                    or is_capturing(ids.device)
+                    or not self.limit.halve(min(size, len(ids)), gradient)
+                ):
                     raise
 
     def _chunked(
         self, ids: Tensor, gradient: bool, owner: Tensor | None, embeds: Tensor | None, size: int
     ) -> Evaluation:
+        """Evaluates the prompts in chunks of `size` rows."""
         if len(ids) <= size:
             return self._evaluate(
                 ids, gradient, self.objective if owner is None else self.objective.select(owner), embeds
@@ -135,6 +154,7 @@ class Evaluator:
         )
 
     def _evaluate(self, ids: Tensor, gradient: bool, objective: Objective, embeds: Tensor | None) -> Evaluation:
+        """Evaluates one chunk; a gradient that is not finite becomes 0."""
         with torch.set_grad_enabled(gradient):
             hard = (self.table.weight[ids] if embeds is None else embeds).detach().requires_grad_(gradient)
             loss, score = objective(self.model(hard, ids), ids)
@@ -143,9 +163,5 @@ class Evaluator:
         if not loss.requires_grad:
             kind = type(objective.parts[0][0] if isinstance(objective, Joined) else objective).__name__
             raise ValueError(f"the loss of {kind} does not depend on the embeddings, but the method needs its gradient")
-        (slope,) = torch.autograd.grad(loss.sum(), hard)
-        return Evaluation(ids, loss.detach(), score.detach(), slope.nan_to_num(0.0, 0.0, 0.0))
-
-
-def _capturing(ids: Tensor) -> bool:
-    return ids.is_cuda and torch.cuda.is_current_stream_capturing()
+        (grad,) = torch.autograd.grad(loss.sum(), hard)
+        return Evaluation(ids, loss.detach(), score.detach(), grad.nan_to_num(0.0, 0.0, 0.0))

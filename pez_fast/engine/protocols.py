@@ -1,6 +1,7 @@
 """The three plugs of a search: a model, an objective and a method.
 
-Any class with these attributes fits; nothing needs to inherit. Shapes: R prompts (rows) of L tokens of d dimensions.
+Any class with these attributes fits; nothing needs to inherit from them. Shapes: R prompts (rows) of L tokens, with
+embeddings of d dimensions.
 """
 
 from __future__ import annotations
@@ -14,18 +15,18 @@ from torch import Tensor
 
 from pez_fast.table import TokenTable
 
-Outputs = dict[str, Tensor]  # of a model, rows first: "features" (R, D), "logits" (R, T, V), …
+Outputs = dict[str, Tensor]  # a model's outputs, rows first: "features" (R, D), "logits" (R, T, V), …
 
 
 class Vocabulary(Protocol):
-    """A model's tokens as text."""
+    """Converts between a model's tokens and text."""
 
     def encode(self, text: str) -> list[int]:
-        """The ids of a text, without special tokens."""
+        """Returns the ids of a text, without special tokens."""
         ...
 
     def decode(self, ids: Sequence[int]) -> str:
-        """The text of ids."""
+        """Returns the text of ids."""
         ...
 
 
@@ -33,12 +34,12 @@ class PromptModel(Protocol):
     """A frozen model that prompts are learned for.
 
     Attributes:
-        name: shown in results.
-        device, dtype: of its weights.
-        vocabulary: its tokens as text.
+        name: the name that results show.
+        device, dtype: the device and the dtype of its weights.
+        vocabulary: a `Vocabulary`.
 
-    The tasks on images also need `preprocess`, `encode_images` and `encode_pixels`, as `ClipEncoder` has them; `distill` needs
-    `encode_texts` and `context_length`; a data set needs `fingerprint`.
+    The tasks on images also need `preprocess`, `encode_images` and `encode_pixels`, as `ClipEncoder` has them.
+    `distill` needs `encode_texts` and `context_length`. A data set needs `fingerprint`.
     """
 
     name: str
@@ -51,52 +52,73 @@ class PromptModel(Protocol):
     def dtype(self) -> torch.dtype: ...
 
     def table(self, vocabulary: str = "stable", banned: Sequence[str | int] = ()) -> TokenTable:
-        """The tokens that may be learned; see `SearchConfig` for both arguments."""
+        """Returns the table of the tokens that may be learned; `SearchConfig` explains both arguments."""
         ...
 
     def bind(self, prompt_len: int, prefix: str = "", suffix: str = "", dtype: torch.dtype | None = None) -> BoundModel:
-        """The model with prompt_len slots between two fixed texts; `dtype`: of its arithmetic, default the model's own."""
+        """Returns the model with `prompt_len` slots between two fixed texts.
+
+        Args:
+            dtype: the dtype of the bound model's arithmetic. Default: the model's own.
+        """
         ...
 
 
 class BoundModel(Protocol):
-    """A model bound to a template: what stands around the learned tokens.
+    """A model bound to a template, the text around the learned tokens.
 
     Attributes:
-        bytes_per_prompt: an estimate of the memory that one prompt takes, forward and backward.
+        bytes_per_prompt: an estimate of the bytes that one prompt takes, forward and backward.
     """
 
     bytes_per_prompt: int
 
     def __call__(self, embeds: Tensor, ids: Tensor) -> Outputs:
-        """embeds (R, L, d) of the tokens ids (R, L) -> outputs; each row's must not depend on the other rows."""
+        """Returns the outputs for prompts; a row's outputs must not depend on the other rows.
+
+        Args:
+            embeds: (R, L, d) embeddings of the learned tokens.
+            ids: (R, L) int64, these tokens.
+        """
         ...
 
     def text(self, ids: Sequence[int]) -> str:
-        """The prompt that a user types in: the learned tokens as text, between the fixed texts."""
+        """Returns the prompt that a user types in: the learned tokens as text, between the fixed texts."""
         ...
 
     def from_text(self, texts: Sequence[str]) -> Outputs:
-        """The outputs for such prompts, typed in and tokenised afresh."""
+        """Returns the outputs for such prompts, which it tokenises as text."""
         ...
 
 
 class Objective(Protocol):
-    """What is minimised: a loss for each row, so that objectives add up (`WeightedSum`)."""
+    """What a search minimises: a loss for each row, so that objectives can be added (`WeightedSum`)."""
 
     def __call__(self, outputs: Outputs, ids: Tensor) -> tuple[Tensor, Tensor]:
-        """Outputs of the prompts ids (R, L) -> loss (R,), differentiable, and score (R,), the higher the better."""
+        """Returns the loss (R,), differentiable, and the score (R,), higher is better.
+
+        Args:
+            outputs: the model's outputs for the prompts, rows first.
+            ids: (R, L) int64, the prompts.
+        """
         ...
 
     def select(self, rows: Tensor) -> Objective:
-        """The same for some of its rows, rows (R',) int64, which may repeat."""
+        """Returns the objective of some of its rows; `rows` (R',) int64 may repeat a row."""
         ...
 
 
 @dataclass(frozen=True)
 class Evaluation:
-    """Of prompts ids (R, L): loss (R,), score (R,) and, where it was asked for, the gradient (R, L, d) of each row's loss by
-    its embeddings, with zeros in place of what is not finite."""
+    """What an evaluation of prompts gives.
+
+    Attributes:
+        ids: (R, L) int64, the prompts.
+        loss: (R,).
+        score: (R,), higher is better.
+        gradient: (R, L, d), the gradient of each row's loss by its embeddings, 0 where it is not finite; None if the
+            method did not request it.
+    """
 
     ids: Tensor
     loss: Tensor
@@ -105,44 +127,53 @@ class Evaluation:
 
 
 class Evaluate(Protocol):
-    """What a method evaluates prompts with; `table` holds the tokens that may be learned."""
+    """What a method evaluates prompts with.
+
+    Attributes:
+        table: the tokens that may be learned.
+    """
 
     table: TokenTable
 
     def __call__(
         self, ids: Tensor, gradient: bool = False, owner: Tensor | None = None, embeds: Tensor | None = None
     ) -> Evaluation:
-        """Evaluate prompts ids (N, L); see `Evaluator`."""
+        """Evaluates prompts ids (N, L); `Evaluator` explains the arguments."""
         ...
 
 
 class State(Protocol):
-    """What a method remembers of its prompts, a row for each. `TensorState` is one."""
+    """What a method remembers of its prompts, with a row for each prompt. `TensorState` is one."""
 
     def select(self, rows: Tensor) -> State:
-        """Of some prompts, rows (R',) int64 ascending."""
+        """Returns the state of some prompts; `rows` (R',) int64 ascend."""
         ...
 
     def join(self, other: Any) -> State:
-        """Of these prompts, and behind them those of `other`."""
+        """Returns the state of these prompts, followed by those of `other`."""
         ...
 
 
 class Method(Protocol):
-    """How the ids of prompts move.
+    """Moves the ids of prompts.
 
-    A method may say with `capturable(device) -> bool` that its step can be captured as a CUDA graph; without, none is. It may say
-    with `relative_cost` how many steps of PEZ take as long as one of its own (default 1), for estimates of the time left.
+    A method may have `capturable(device) -> bool`, which says whether its step can be captured as a CUDA graph; without
+    it, no step is captured. It may have `relative_cost`, the number of PEZ steps that take as long as one of its own
+    steps (default 1), for estimates of the time left.
     """
 
     def init(self, ids: Tensor, table: TokenTable, seed: int) -> Any:
-        """The `State` of prompts that begin at ids (R, L)."""
+        """Returns the `State` of prompts that begin at ids (R, L) int64."""
         ...
 
     def step(self, state: Any, evaluate: Evaluate, update: bool) -> Evaluation:
-        """Evaluate one set of ids for each prompt and, where `update`, move the state on in place.
+        """Evaluates one set of ids for each prompt and, with `update`, moves the state on in place.
 
-        A search of n steps calls it n + 1 times, the last time without an update. Rows must not depend on one another,
-        and random draws only on the seed and a row's own number of steps: they share batches by chance.
+        A search of n steps calls `step` n + 1 times, the last time without an update. A row must not depend on the
+        other rows, and random draws must depend only on the seed and the row's own number of steps: which prompts share
+        a batch is chance.
+
+        Returns:
+            The `Evaluation` of the ids (R, L).
         """
         ...

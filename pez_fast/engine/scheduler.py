@@ -1,4 +1,4 @@
-"""Which prompts are learned when: in batches whose places are filled again as they become free, stage by stage."""
+"""Which prompts are learned when: stage by stage, in batches that take new targets when places become free."""
 
 from __future__ import annotations
 
@@ -7,34 +7,39 @@ from collections.abc import Callable, Iterator, Sequence
 import torch
 from torch import Tensor
 
+from pez_fast._shared.devices import fetch
 from pez_fast.engine.batch import Batch
 from pez_fast.engine.evaluate import BatchLimit
 from pez_fast.engine.protocols import Outputs
-from pez_fast.engine.state import OnProgress, Request, SearchState, Stage, fetch
+from pez_fast.engine.state import OnProgress, Request, SearchState, Stage
 from pez_fast.table import TokenTable
 
-NextRequest = Callable[[int], Request | None]  # up to so many prompts, one target's at least; None: there are no more
+NextRequest = Callable[[int], Request | None]  # for at most so many prompts; None: no target is left
 
-_PATIENCE_EVERY = 8  # steps between looks at which prompts are finished
+_PATIENCE_EVERY = 8  # steps between two checks of which prompts have run out of patience
 
 
 class Scheduler:
-    """Learns prompts in batches, through stages of several methods.
+    """Learns prompts in batches, through the stages of a search.
 
-    Every prompt is learned as if it were alone: no result depends on what shares its batch. A new request is taken when at
+    A prompt's result does not depend on the prompts that share its batch. The scheduler takes a new request when at
     least half of the places are free. A later stage runs before an earlier one goes on.
 
     Args:
-        model: embeddings (R, L, d) and ids (R, L) -> outputs, each row's independent of the others.
-        next_request: gives the targets that wait.
-        stages: each begins at the best prompts of the one before.
-        limit: how many prompts are learned at once, at least `prompts_per_target`.
-        patience: a prompt's stage ends after so many steps without improvement.
-        every: steps of the first stage between two calls of `on_progress`, which sees every step of the others.
-        on_progress: called with the searches in work, those of the latest stage first; True ends all.
+        table: the tokens that may be learned.
+        model: a function of embeddings (R, L, d) and ids (R, L) that returns outputs; a row must not depend on others.
+        next_request: returns the next waiting targets, at most so many prompts (but at least one target's), or None.
+        stages: the stages in order; each begins at the best prompts of the one before.
+        limit: how many prompts are learned at once; at least `prompts_per_target`.
+        prompts_per_target: prompts that are learned for each target.
+        patience: a prompt's stage ends after so many steps without improvement; None: never.
+        seed: the seed of the methods' random draws.
+        every: steps of the first stage between two calls of `on_progress`; a later stage calls it after every step.
+        on_progress: a function that is called with the running searches, those of the latest stage first; True ends
+            the run.
 
     Attributes:
-        stop_reason: why all was ended before its time: "callback" or "interrupt".
+        stop_reason: why the run ended early: "callback" or "interrupt"; else None.
     """
 
     def __init__(
@@ -64,18 +69,18 @@ class Scheduler:
 
     @property
     def searches(self) -> list[SearchState]:
-        """In work, those of the latest stage first."""
+        """The running searches, those of the latest stage first."""
         return [search for batch in reversed(self.batches) for search in batch.searches]
 
     def run(self) -> Iterator[SearchState]:
-        """Searches in their last stage, each when all of its prompts have ended; after Ctrl-C those in work too."""
+        """Yields each search of the last stage when all its prompts have ended; after Ctrl-C, the running ones too."""
         while True:
             self._fill()
             batch = next((b for b in reversed(self.batches) if b.searches), None)
             if batch is None:
                 return
             try:
-                batch.advance(self._steps_to_next_look(batch))
+                batch.advance(self._steps_to_next_check(batch))
                 ended = self._stop("callback") if self._report(batch) else self._end_finished(batch)
             except KeyboardInterrupt:
                 if not any(search.step or search.previous for search in self.searches):
@@ -89,7 +94,7 @@ class Scheduler:
                 later.add(search.next(later.stage))
 
     def _fill(self) -> None:
-        """Take requests if at least half of the places are free and no later stage has work."""
+        """Takes requests if at least half of the places are free and no later stage has prompts."""
         first, capacity = self.batches[0], max(self.limit.rows, self.prompts_per_target)
         while not (self.stop_reason or self._exhausted or any(batch.searches for batch in self.batches[1:])):
             if first.rows and (2 * first.rows > capacity or first.rows + self.prompts_per_target > capacity):
@@ -102,44 +107,53 @@ class Scheduler:
             first.add(SearchState(request, first.stage, dtype, self.patience))
 
     def _period(self, batch: Batch) -> int:
+        """Returns the number of steps between two calls of `on_progress` in this batch."""
         return self.every if batch is self.batches[0] else 1
 
-    def _steps_to_next_look(self, batch: Batch) -> int:
-        """Steps after which somebody wants to look, or a search has had all."""
-        wanted = [s.steps_left for s in batch.searches]
-        if self.on_progress is not None:  # after the steps 1, 1 + every, …: where 0, every, … updates have been made
+    def _steps_to_next_check(self, batch: Batch) -> int:
+        """Returns the number of steps until `on_progress` or patience is due or a search has made all its steps."""
+        steps = [s.steps_left for s in batch.searches]
+        if self.on_progress is not None:  # after the steps 1, 1 + every, …, which follow 0, every, … updates
             period = self._period(batch)
-            wanted += [period - (s.step - 1) % period for s in batch.searches]
+            steps += [period - (s.step - 1) % period for s in batch.searches]
         if self.patience is not None:
-            wanted += [_PATIENCE_EVERY - s.step % _PATIENCE_EVERY for s in batch.searches]
-        return min(wanted)
+            steps += [_PATIENCE_EVERY - s.step % _PATIENCE_EVERY for s in batch.searches]
+        return min(steps)
 
     def _report(self, batch: Batch) -> bool:
-        """Call `on_progress` where it is time; whether it asks for the end."""
+        """Calls `on_progress` if it is due; returns whether it ends the run."""
         period = self._period(batch)
-        begun = 1 if batch is self.batches[0] else 2  # a later stage evaluates first what is known already
-        due = any(s.step >= begun and ((s.step - 1) % period == 0 or not s.steps_left) for s in batch.searches)
+        first_step = (
+            1 if batch is self.batches[0] else 2
+        )  # a later stage first evaluates prompts whose scores are known
+        due = any(s.step >= first_step and ((s.step - 1) % period == 0 or not s.steps_left) for s in batch.searches)
         return self.on_progress is not None and due and self.on_progress(self.searches) is True
 
     def _end_finished(self, batch: Batch) -> list[SearchState]:
-        """End the prompts that are finished, and go on without them where they are half of the batch; the searches that ended."""
+        """Ends the finished prompts, and drops them from the batch if they are at least half of it.
+
+        Returns:
+            The searches whose prompts have all ended.
+        """
         active = [[True] * len(s.rows) for s in batch.searches]
         if self.patience is not None:
             active = fetch([s.active for s in batch.searches])
-        for search, own in zip(batch.searches, active, strict=True):
-            search.end(own, None if search.steps_left else "steps")
-        active = [[False] * len(own) if s.finished else own for s, own in zip(batch.searches, active, strict=True)]
+        for search, flags in zip(batch.searches, active, strict=True):
+            search.end(flags, None if search.steps_left else "steps")
+        active = [
+            [False] * len(flags) if s.finished else flags for s, flags in zip(batch.searches, active, strict=True)
+        ]
         if all(map(any, active)) and 2 * sum(map(sum, active)) > batch.rows:
             return []
         return batch.drop(active)
 
     def _stop(self, reason: str) -> list[SearchState]:
-        """End all that is in work."""
+        """Ends all running searches and returns them."""
         self.stop_reason, ended = reason, []
         for batch in self.batches:
             if batch.searches:
                 active = fetch([s.active for s in batch.searches])
-                for search, own in zip(batch.searches, active, strict=True):
-                    search.end(own, reason if search.steps_left else "steps")
-                ended += batch.drop([[False] * len(own) for own in active])
+                for search, flags in zip(batch.searches, active, strict=True):
+                    search.end(flags, reason if search.steps_left else "steps")
+                ended += batch.drop([[False] * len(flags) for flags in active])
         return ended

@@ -1,4 +1,4 @@
-"""Prompts that begin together: what was asked for, and what has been found."""
+"""Requests, and what a search has found for them in a stage."""
 
 from __future__ import annotations
 
@@ -9,12 +9,19 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from pez_fast._shared.devices import reading_waits
 from pez_fast.engine.protocols import Method, Objective
 
 
 @dataclass(frozen=True)
 class Stage:
-    """A part of a search: a method, the number of its steps, and how many different prompts are kept of each, the best."""
+    """A part of a search.
+
+    Attributes:
+        method: the method that moves the prompts.
+        num_steps: the number of updates.
+        top_k: how many different prompts are kept for each row, the best ones.
+    """
 
     method: Method
     num_steps: int
@@ -23,12 +30,12 @@ class Stage:
 
 @dataclass(frozen=True)
 class Request:
-    """Targets to learn prompts for.
+    """Targets that begin together.
 
     Attributes:
-        keys: one for each of the T targets, whatever the caller knows them by.
-        init_ids: (R, L) tokens that the prompts begin at, R / T prompts for each target, one target's behind another's.
-        objective: of these R rows.
+        keys: the caller's names of the T targets.
+        init_ids: (R, L) int64 tokens that the prompts begin at; each target has R / T consecutive rows.
+        objective: an objective with a row for each of the R rows.
     """
 
     keys: tuple[Any, ...]
@@ -37,27 +44,31 @@ class Request:
 
 
 class TensorState(dict[str, Tensor]):
-    """A method's state as named tensors, in which each prompt has a row."""
+    """A method's state as named tensors with a row for each prompt."""
 
     def select(self, rows: Tensor) -> TensorState:
+        """Returns the state of some prompts, rows (R',) int64."""
         return TensorState({name: value[rows.to(value.device)] for name, value in self.items()})
 
     def join(self, other: TensorState) -> TensorState:
+        """Returns the state of these prompts, followed by those of `other`."""
         return TensorState({name: torch.cat([value, other[name]]) for name, value in self.items()})
 
 
 class SearchState:
-    """The prompts of one request in one stage: the best that each has met, and which are still learned.
+    """The prompts of one request in one stage: the best ones that each row has met, and which rows are still learned.
 
     Attributes:
-        request, stage: what began.
-        previous: the same targets in the stage before.
-        step: evaluations made; all are made at `num_steps + 1`. `step_device`: the same where a step on the device reads it.
-        best_ids: (R, K, L), -1 where there are none yet, best_score: (R, K): the best different prompts, in no order.
-        steps: (R,): the updates that each prompt has had before it was finished.
-        scores: (R, num_steps + 1): of the evaluations so far.
-        stop_reason: why each prompt ended; empty while it has not.
-        rows: (A,): the prompts that are still learned, to which `objective`, `improved` and `active` belong.
+        request, stage: the request and the stage.
+        previous: the search of the same targets in the stage before, or None.
+        step: evaluations made, `num_steps + 1` in the end.
+        step_device: `step` as a tensor on the device.
+        best_ids: (R, K, L) int64, the best different prompts, in no order; -1 where there are none yet.
+        best_score: (R, K), their scores.
+        steps: (R,) int64, the updates that each prompt had before it ended.
+        scores: (R, num_steps + 1), the score of each evaluation; NaN where there is none.
+        stop_reason: why each prompt ended; empty while it runs.
+        rows: (A,) int64, the prompts that are still learned; `objective`, `improved` and `active` have a row for each.
     """
 
     def __init__(
@@ -84,45 +95,53 @@ class SearchState:
 
     @property
     def steps_left(self) -> int:
-        """Evaluations to be made."""
+        """The number of evaluations that are still to be made."""
         return self.stage.num_steps + 1 - self.step
 
     @property
     def updates(self) -> int:
-        """That are made; all, where the prompts have ended."""
+        """The number of updates made; all updates of the stage if the prompts have ended."""
         return self.stage.num_steps if self.finished else max(0, self.step - 1)
 
     @property
     def finished(self) -> bool:
+        """Whether all prompts have ended."""
         return all(self.stop_reason)
 
     @property
     def chain(self) -> list[SearchState]:
-        """The stages that these targets have been in, the first one first."""
+        """The searches of these targets, stage by stage, this one last."""
         return [*(self.previous.chain if self.previous is not None else ()), self]
 
     @property
     def history(self) -> Tensor:
-        """(R, evaluations made) scores."""
+        """The scores (R, evaluations made), on the CPU."""
         return self.scores[:, : self.step].cpu()
 
     def best_rows(self) -> tuple[Tensor, Tensor, Tensor]:
-        """ids (T, L) and score (T,) of each target's best prompt so far, and the row (T,) that met it."""
-        targets, keep = len(self.request.keys), self.best_score.shape[1]
+        """Returns each target's best prompt so far: ids (T, L), score (T,), and the row (T,) that met it."""
+        targets, top_k = len(self.request.keys), self.best_score.shape[1]
         score, place = self.best_score.view(targets, -1).max(1)
         ids = self.best_ids.view(targets, -1, self.best_ids.shape[-1])
         target = torch.arange(targets, device=ids.device)
-        return ids[target, place], score, target * (len(self.best_ids) // targets) + place // keep
+        return ids[target, place], score, target * (len(self.best_ids) // targets) + place // top_k
 
     def next(self, stage: Stage) -> SearchState:
-        """The same targets in another stage, which begins at the best prompt of each."""
+        """Returns the search of the same targets in another stage, which begins at the best prompt of each target."""
         ids, _, rows = self.best_rows()
-        ids = torch.where(ids < 0, self.request.init_ids[rows], ids)  # of a target without a finite score
+        ids = torch.where(ids < 0, self.request.init_ids[rows], ids)  # a target without a finite score begins anew
         request = Request(self.request.keys, ids, self.request.objective.select(rows))
         return SearchState(request, stage, self.best_score.dtype, self.patience, self)
 
     def record(self, ids: Tensor, score: Tensor) -> None:
-        """Keep prompts ids (A, L) with scores (A,) that are better than the worst that is kept, and different from all."""
+        """Records an evaluation.
+
+        A prompt replaces the worst kept prompt of its row if its score is better and it differs from all kept ones.
+
+        Args:
+            ids: (A, L) int64, the prompts of the rows that are still learned.
+            score: (A,), their scores.
+        """
         rows, complete, at = self.rows, len(self.rows) == len(self.steps), self.step_device
         kept_ids, kept = (self.best_ids, self.best_score) if complete else (self.best_ids[rows], self.best_score[rows])
         worst, place = kept.min(1, keepdim=True)
@@ -137,7 +156,9 @@ class SearchState:
             self.steps.index_copy_(0, rows, torch.where(self.active, at, self.steps[rows]))
             self.active.logical_and_(at - self.improved < self.patience)
         self.step_device += 1
-        if not better.is_cuda and not better.any():  # most steps; on a GPU to ask would be to wait
+        if (
+            not reading_waits(better) and not better.any()
+        ):  # the usual case; on a GPU this check would wait for the device
             return
         if kept.shape[1] > 1:
             better &= (kept_ids != ids[:, None]).any(-1).all(-1, keepdim=True)
@@ -150,30 +171,17 @@ class SearchState:
             self.best_ids.index_copy_(0, rows, kept_ids)
 
     def end(self, active: Sequence[bool], reason: str | None = None) -> None:
-        """Prompts that are not active have run out of patience; the others end where there is a reason."""
+        """Ends the prompts that are not active, by patience, and the others if there is a reason."""
         if self.patience is None:
             self.steps.fill_(max(0, self.step - 1))
-        for row, goes_on in zip(self.rows.tolist(), active, strict=True):
-            self.stop_reason[row] = "patience" if not goes_on else reason or ""
+        for row, is_active in zip(self.rows.tolist(), active, strict=True):
+            self.stop_reason[row] = "patience" if not is_active else reason or ""
 
     def select(self, rows: Tensor) -> None:
-        """Learn only these of the prompts further: rows (A',) of `rows`."""
+        """Keeps some of the prompts that are still learned; `rows` (A',) int64 index `self.rows`."""
         if len(rows) < len(self.rows):
             self.objective = self.objective.select(rows)
             self.rows, self.improved, self.active = self.rows[rows], self.improved[rows], self.active[rows]
 
 
 OnProgress = Callable[[Sequence[SearchState]], object]  # True ends the search
-
-
-def fetch(values: Sequence[Tensor]) -> list[list]:
-    """Vectors of one dtype as lists, by one copy from the device."""
-    joined = torch.cat(list(values)).detach()
-    if joined.is_cuda:
-        pinned = torch.empty(joined.shape, dtype=joined.dtype, pin_memory=True)
-        pinned.copy_(joined, non_blocking=True)
-        done = torch.cuda.Event()
-        done.record()
-        done.synchronize()
-        joined = pinned
-    return [part.tolist() for part in joined.split([len(v) for v in values])]

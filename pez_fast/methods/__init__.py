@@ -1,4 +1,4 @@
-"""How the ids of prompts move."""
+"""Methods: what moves the ids of prompts."""
 
 from pez_fast.methods.gcg import GCGMethod
 from pez_fast.methods.pez import PEZMethod

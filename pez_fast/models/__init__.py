@@ -2,6 +2,7 @@
 
 from pez_fast.models.clip import ClipEncoder
 from pez_fast.models.loading import load_clip
+from pez_fast.models.sentence import SentenceEncoder, load_sentence_encoder
 from pez_fast.models.text_tower import TextEncoder
 
-__all__ = ["ClipEncoder", "TextEncoder", "load_clip"]
+__all__ = ["ClipEncoder", "SentenceEncoder", "TextEncoder", "load_clip", "load_sentence_encoder"]

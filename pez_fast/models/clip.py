@@ -18,19 +18,19 @@ from pez_fast.models.text_tower import TextEncoder, token_embedding, unit_featur
 from pez_fast.models.vocabulary import Vocabulary, embedding_table
 from pez_fast.table import TokenTable
 
-_TOGETHER = 16  # images or texts encoded at once: always as many, since how a library rounds depends on the shape
+_ENCODE_BATCH = 16  # images or texts encoded at once; the number is constant, since a library's rounding depends on it
 
 
 class ClipEncoder:
     """A frozen CLIP with its tokenizer and preprocessing.
 
     Args:
-        model: an open_clip model; it is put in evaluation mode and its parameters are frozen.
+        model: an open_clip model; the encoder puts it in evaluation mode and freezes its parameters.
         tokenizer: open_clip's tokenizer of that model.
-        preprocess: PIL image -> (3, H, W) tensor.
-        name: shown in results.
-        known_ids: the tokens that the model was trained on, where that is known; the others are noise to it and are
-            left out of the "stable" vocabulary.
+        preprocess: a function of a PIL image that returns a (3, H, W) tensor.
+        name: the name that results show.
+        known_ids: the tokens that the model was trained on, if they are known. The other tokens are noise to the model,
+            and the "stable" vocabulary leaves them out.
     """
 
     def __init__(
@@ -41,29 +41,33 @@ class ClipEncoder:
         self.vocabulary = Vocabulary(tokenizer, known_ids)
         self.embedding = token_embedding(model)
         self._tables: dict[tuple, TokenTable] = {}
-        self._parts: dict[torch.dtype, Any] = {self.dtype: self.model}  # and its text part in other dtypes
+        self._parts: dict[torch.dtype, Any] = {self.dtype: self.model}  # its text part in other dtypes is added
 
     @property
     def device(self) -> torch.device:
+        """The device of the weights."""
         return self.embedding.weight.device
 
     @property
     def dtype(self) -> torch.dtype:
+        """The dtype of the weights."""
         return self.embedding.weight.dtype
 
     @property
     def context_length(self) -> int:
+        """The number of tokens of the text tower's context."""
         return int(self.tokenizer.context_length)
 
     def table(self, vocabulary: str = "stable", banned: Sequence[str | int] = ()) -> TokenTable:
-        """The tokens that may be learned, as what the embedding module puts out for them.
+        """Returns the table of the tokens that may be learned; a token's row is the output of the embedding module.
 
         Args:
-            vocabulary: "stable": tokens that survive being written out and read again; "full": all but the special ones.
-            banned: ids and words (a word bans every token that contains it).
+            vocabulary: "stable" (tokens that survive being written out and read again) or "full" (all but special
+                tokens).
+            banned: ids and words that must not be learned; a word bans every token that contains it.
 
         Raises:
-            ValueError: an unknown vocabulary, a banned id outside it, or nothing left.
+            ValueError: the vocabulary is unknown, a banned id is outside it, or no token is left.
         """
         key = (vocabulary, tuple(banned))
         if key not in self._tables:
@@ -71,18 +75,18 @@ class ClipEncoder:
         return self._tables[key]
 
     def encode_images(self, images: Sequence[Any]) -> Tensor:
-        """Images (what `load_image` takes) -> (N, D) float32 unit features, each independent of the others."""
-        parts = (images[start : start + _TOGETHER] for start in range(0, len(images), _TOGETHER))
+        """Returns unit features (N, D) float32 of images, which `load_image` takes; no row depends on the others."""
+        parts = (images[start : start + _ENCODE_BATCH] for start in range(0, len(images), _ENCODE_BATCH))
         return torch.cat([self.encode_pixels([self.preprocess(load_image(image)) for image in part]) for part in parts])
 
     @torch.no_grad()
     def encode_pixels(self, pixels: Sequence[Tensor]) -> Tensor:
-        """Preprocessed images, (3, H, W) each -> (N, D) float32 unit features, each independent of the others."""
+        """Returns unit features (N, D) float32 of preprocessed images, (3, H, W) each; no row depends on the others."""
         return _encoded(pixels, lambda part: self.model.encode_image(part.to(self.device, self.dtype)))
 
     @torch.no_grad()
     def encode_texts(self, texts: Sequence[str]) -> Tensor:
-        """Texts -> (N, D) float32 unit features; a text longer than the context is cut as open_clip's tokenizer does."""
+        """Returns unit features (N, D) float32 of texts; open_clip's tokenizer cuts a text to the context."""
         return _encoded(self.tokenizer(list(texts)), lambda part: self.model.encode_text(part.to(self.device)))
 
     def text_encoder(
@@ -93,9 +97,15 @@ class ClipEncoder:
         truncate: bool | None = None,
         dtype: torch.dtype | None = None,
     ) -> TextEncoder:
-        """An encoder of prompts of prompt_len learned tokens between two fixed texts; see `TextEncoder`.
+        """Returns an encoder of prompts with prompt_len learned tokens between two fixed texts.
 
-        dtype: that the tower is run in, by default the model's; another one needs a copy of the tower, which is kept.
+        Args:
+            truncate: as for `TextEncoder`.
+            dtype: the dtype that the tower runs in. Default: the model's. Another dtype needs a copy of the tower,
+                which is kept.
+
+        Raises:
+            ValueError: the prompt does not fit into the context, or `truncate` would change the result.
         """
         dtype = dtype or self.dtype
         if dtype not in self._parts:
@@ -103,11 +113,14 @@ class ClipEncoder:
         return TextEncoder(self._parts[dtype], self.vocabulary.template(prompt_len, prefix, suffix), truncate=truncate)
 
     def bind(self, prompt_len: int, prefix: str = "", suffix: str = "", dtype: torch.dtype | None = None) -> BoundClip:
-        """The text tower with prompt_len slots between two fixed texts; see `PromptModel`."""
+        """Returns the text tower with prompt_len slots between two fixed texts; see `PromptModel`."""
         return BoundClip(self, self.text_encoder(prompt_len, prefix, suffix, dtype=dtype), prefix, suffix)
 
     def fingerprint(self) -> dict[str, str]:
-        """What decides on the model's results, as plain values: digests of weights and preprocessing, and the dtype."""
+        """Returns what decides the model's results, as plain values.
+
+        These are digests of the weights and of the preprocessing, and the dtype.
+        """
         return {
             "model's weights": weights_digest(self.model),
             "preprocessing": text_digest(repr(self.preprocess)),
@@ -119,7 +132,7 @@ class ClipEncoder:
 
 
 class BoundClip:
-    """A CLIP's text tower around learned tokens: "features" (R, D) of unit length; see `BoundModel`."""
+    """A CLIP's text tower around learned tokens, with the output "features" (R, D) of unit length; see `BoundModel`."""
 
     def __init__(self, clip: ClipEncoder, encoder: TextEncoder, prefix: str, suffix: str) -> None:
         self.clip, self.encoder, self.prefix, self.suffix = clip, encoder, prefix, suffix
@@ -139,9 +152,9 @@ class BoundClip:
 
 
 def _encoded(inputs: Sequence[Tensor] | Tensor, encode: Callable[[Tensor], Tensor]) -> Tensor:
-    """Unit features of each of the inputs, encoded in batches of one size."""
+    """Returns the unit features (N, D) of the inputs, encoded in batches of one size."""
     features = []
-    for start in range(0, len(inputs), _TOGETHER):
-        part = torch.stack(list(inputs[start : start + _TOGETHER]))
-        features.append(unit_features(encode(pad_rows(part, _TOGETHER)))[: len(part)])
+    for start in range(0, len(inputs), _ENCODE_BATCH):
+        part = torch.stack(list(inputs[start : start + _ENCODE_BATCH]))
+        features.append(unit_features(encode(pad_rows(part, _ENCODE_BATCH)))[: len(part)])
     return torch.cat(features)

@@ -1,4 +1,4 @@
-"""Short names for what decides on a model's results."""
+"""Short digests of what decides a model's results."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import torch
 
 
 def weights_digest(model: torch.nn.Module) -> str:
-    """SHA-256 over names, types, shapes and bytes of all parameters and buffers, cut to 16 digits."""
+    """Returns the SHA-256 of names, dtypes, shapes and bytes of all parameters and buffers, cut to 16 digits."""
     state = hashlib.sha256()
     for name, tensor in sorted(model.state_dict().items()):
         state.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
@@ -18,6 +18,6 @@ def weights_digest(model: torch.nn.Module) -> str:
 
 
 def text_digest(text: str) -> str:
-    """SHA-256 of a text less the addresses of objects in it, cut to 16 digits."""
+    """Returns the SHA-256 of a text without the addresses of objects in it, cut to 16 digits."""
     plain = re.sub(r" at 0x[0-9a-f]+", "", text)
     return hashlib.sha256(f"{plain!r}\n".encode()).hexdigest()[:16]

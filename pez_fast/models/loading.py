@@ -1,4 +1,4 @@
-"""Models of open_clip by name, from a folder or a hub, and the bundled one."""
+"""Loading of open_clip models by name, from a folder or a hub, and of the bundled model."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 
+from pez_fast._shared.devices import default_device
 from pez_fast.models.clip import ClipEncoder
 
 BUNDLED = {"emoji": Path(__file__).parents[1] / "assets" / "emoji"}
@@ -23,21 +24,24 @@ def load_clip(
     device: str | torch.device | None = None,
     dtype: torch.dtype = torch.float32,
 ) -> ClipEncoder:
-    """Load a CLIP that open_clip can build.
+    """Loads a CLIP that open_clip can build.
 
     Args:
         name: a name of `open_clip.list_models()`, "hf-hub:owner/repo", "local-dir:folder", a folder's path, or "emoji",
             the small model that comes with this package.
-        pretrained: for a name of open_clip's: a tag of its weights, or the path of a checkpoint.
-        device: default CUDA where there is one, else the CPU.
-        dtype: of the model's weights.
+        pretrained: for a name of open_clip's, a tag of its weights or the path of a checkpoint.
+        device: the device of the model. Default: CUDA if there is one, else the CPU.
+        dtype: the dtype of the model's weights.
+
+    Returns:
+        A frozen `ClipEncoder`.
 
     Raises:
-        ValueError: no such model, tag or file, or weights that cannot be had here.
+        ValueError: there is no such model, tag or file, or the weights cannot be downloaded or read.
         ImportError: open_clip cannot be imported; the message says what to install.
     """
     open_clip = _import_open_clip()
-    device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    device = default_device() if device is None else torch.device(device)
     folder = _folder(name)
     if pretrained is not None and (folder is not None or name.startswith("hf-hub:")):
         raise ValueError(f"pretrained={pretrained!r} does not go with name={name!r}, which brings its own weights")
@@ -56,7 +60,7 @@ def load_clip(
                 require_pretrained=True,
             )
             tokenizer = open_clip.get_tokenizer(source)
-    except Exception as error:  # hub, file and network errors come in many classes; all mean that it cannot be had
+    except Exception as error:  # errors of hubs, files and networks have many classes
         tag = f" with pretrained={pretrained!r}" if pretrained else ""
         raise ValueError(f"name={name!r}{tag} could not be downloaded or read: {_first_line(error)}") from error
     settings = open_clip.transform.PreprocessCfg(**model.visual.preprocess_cfg)
@@ -66,7 +70,7 @@ def load_clip(
 
 
 def _folder(name: str) -> Path | None:
-    """The folder that a name means; None where it means a model of open_clip or of a hub."""
+    """Returns the folder that a name stands for, or None if it stands for a model of open_clip or of a hub."""
     folder = BUNDLED.get(name)
     if name.startswith("local-dir:"):
         folder = Path(name.removeprefix("local-dir:"))
@@ -78,14 +82,14 @@ def _folder(name: str) -> Path | None:
 
 
 def _known_ids(folder: Path | None) -> list[int] | None:
-    """The tokens that the model in a folder was trained on, where the folder says so."""
+    """Returns the tokens that the model in a folder was trained on, or None if the folder does not list them."""
     if folder is None or not (folder / "tokens.json").is_file():
         return None
     return json.loads((folder / "tokens.json").read_text())["tokens_seen"]
 
 
 def _check_name(open_clip: Any, name: str, pretrained: str | None) -> bool:
-    """Whether QuickGELU must be forced; raises where open_clip would only warn."""
+    """Returns whether QuickGELU must be forced; raises ValueError where open_clip would only warn."""
     if name not in open_clip.list_models():
         close = [m for m in open_clip.list_models() if name.lower() in m.lower()][:5]
         hint = f"; did you mean {', '.join(close)}?" if close else "; open_clip.list_models() lists the names"
@@ -93,7 +97,8 @@ def _check_name(open_clip: Any, name: str, pretrained: str | None) -> bool:
     tags = open_clip.list_pretrained_tags_by_model(name)
     if pretrained is None:
         raise ValueError(
-            f"pretrained must be given for {name}: a checkpoint's path, or one of {', '.join(tags) or 'no tags'}; got None"
+            f"pretrained must be given for {name}: a checkpoint's path, "
+            f"or one of {', '.join(tags) or 'no tags'}; got None"
         )
     if Path(pretrained).is_file():
         return False
@@ -102,15 +107,16 @@ def _check_name(open_clip: Any, name: str, pretrained: str | None) -> bool:
         raise ValueError(
             f"pretrained={pretrained!r} is neither a file nor a tag of {name}; its tags are {', '.join(tags) or 'none'}"
         )
-    built, wanted = bool(open_clip.get_model_config(name).get("quick_gelu")), bool(config.get("quick_gelu"))
-    if built and not wanted:
+    built, trained = bool(open_clip.get_model_config(name).get("quick_gelu")), bool(config.get("quick_gelu"))
+    if built and not trained:
         raise ValueError(
             f"pretrained={pretrained!r} was trained with GELU; use name={name.removesuffix('-quickgelu')!r}"
         )
-    return wanted
+    return trained
 
 
 def _import_open_clip() -> Any:
+    """Returns the module open_clip, or raises an ImportError that says what to install."""
     try:
         import open_clip
     except Exception as error:
@@ -126,13 +132,14 @@ def _import_open_clip() -> Any:
 
 
 def _first_line(error: BaseException) -> str:
+    """Returns the first line of the error's message, 200 characters at most."""
     text = str(error).strip()
     return text.splitlines()[0][:200] if text else type(error).__name__
 
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """open_clip and the hub's client say much while they load; what matters of it is checked here and raised."""
+    """Silences open_clip and the hub's client while they load; errors that matter are raised."""
     before = logging.root.manager.disable
     logging.disable(logging.CRITICAL)
     try:

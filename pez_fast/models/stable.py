@@ -44,7 +44,9 @@ def in_any_company(ids: Sequence[int], survive: Survive) -> list[int]:
         order.shuffle(shuffled)
         rows = [shuffled[k : k + _GROUP] for k in range(0, len(shuffled), _GROUP)]
         probes = kept[:: -(-len(kept) // _PROBES)]
-        culprits = set().union(*(_culprits(row, probes, survive) for row, ok in zip(rows, survive(rows), strict=True) if not ok))
+        culprits = set().union(
+            *(_culprits(row, probes, survive) for row, ok in zip(rows, survive(rows), strict=True) if not ok)
+        )
         kept = [i for i in kept if i not in culprits]
         clean = 0 if culprits else clean + 1
     return kept

@@ -1,8 +1,8 @@
-"""Text towers fed with token embeddings.
+"""Text towers that take token embeddings.
 
-A causal tower is run over the template's own tokens only: nothing after the end token can reach the position that is
-pooled. Every other tower is run as it is, over the whole context, with the embeddings put in by a hook on the module
-that makes them.
+A causal tower runs over the template's own tokens only: nothing after the end token can reach the position that is
+pooled. Every other tower runs as it is, over the whole context, and a hook on its embedding module puts the embeddings
+in.
 """
 
 from __future__ import annotations
@@ -21,8 +21,13 @@ from pez_fast.models.causal import CausalTower, positions
 
 @dataclass(frozen=True)
 class Template:
-    """Token ids around the learned tokens: `ids` (S,) the whole context, `slots` (L,) their positions, `end` the position
-    behind the last token that is not padding."""
+    """The token ids around the learned tokens.
+
+    Attributes:
+        ids: (S,) int64, the whole context.
+        slots: (L,) int64, the positions of the learned tokens.
+        end: the position after the last token that is not padding.
+    """
 
     ids: Tensor
     slots: Tensor
@@ -30,7 +35,11 @@ class Template:
 
 
 def token_embedding(model: Any) -> nn.Embedding:
-    """The module that turns the ids of an open_clip model's text into embeddings."""
+    """Returns the module that turns the ids of an open_clip model's text into embeddings.
+
+    Raises:
+        ValueError: the model has no such module.
+    """
     tower = getattr(model, "text", model)
     if isinstance(getattr(tower, "token_embedding", None), nn.Embedding):
         return tower.token_embedding
@@ -41,14 +50,14 @@ def token_embedding(model: Any) -> nn.Embedding:
 
 
 def unit_features(features: Tensor) -> Tensor:
-    """Features divided by their norm, in float32 or wider."""
+    """Returns the features (…, D) divided by their norm, in float32 or wider."""
     return F.normalize(features.to(torch.promote_types(features.dtype, torch.float32)), dim=-1)
 
 
 def why_not_truncatable(model: Any) -> str | None:
-    """Why a tower must see its whole context; None where the tokens up to the end token are enough.
+    """Returns why a tower must see its whole context, or None if the tokens up to the end token are enough.
 
-    Decided from what the tower does: a causal mask, and pooling at the end token.
+    The tower's own properties decide: a causal mask, and pooling at the end token.
     """
     tower = getattr(model, "text", model)
     for part in ("positional_embedding", "transformer", "ln_final", "text_projection"):
@@ -71,14 +80,18 @@ def why_not_truncatable(model: Any) -> str | None:
 
 
 class TextEncoder:
-    """Prompts (R, L, d) of token embeddings -> (R, D) unit features in float32 (float64 where the tower is).
+    """Encodes prompts (R, L, d) of token embeddings as unit features (R, D).
+
+    The features are float32, or float64 if the tower is. A row's features do not depend on the other rows or on their
+    number, to the bit; see `pad_rows`.
 
     Args:
         model: a frozen open_clip model.
-        template: what stands around the learned tokens.
-        truncate: None: where it is exact. True: or raise ValueError. False: never.
+        template: the tokens around the learned tokens.
+        truncate: whether to run the tower over the template's own tokens only. Default: if the result is exact.
 
-    A row's features do not depend on the others, nor on how many there are, to the bit: see `pad_rows`.
+    Raises:
+        ValueError: `truncate` is True, but would change the result.
     """
 
     def __init__(self, model: Any, template: Template, truncate: bool | None = None) -> None:
@@ -98,11 +111,12 @@ class TextEncoder:
 
     @property
     def blocks(self) -> int:
-        """The tower's transformer blocks, as far as can be told."""
+        """The number of the tower's transformer blocks, or 12 if it is unknown."""
         transformer = getattr(getattr(self.model, "text", self.model), "transformer", None)
         return len(getattr(transformer, "resblocks", ())) or 12
 
     def __call__(self, hard: Tensor) -> Tensor:
+        """Returns the features (R, D) of token embeddings (R, L, d)."""
         return unit_features((self._truncated if self.truncated else self._hooked)(hard)[: len(hard)])
 
     def _truncated(self, hard: Tensor) -> Tensor:

@@ -19,6 +19,7 @@ from pez_fast.models.stable import in_any_company, joined
 from pez_fast.models.text_tower import Template
 from pez_fast.table import TokenTable
 
+_TOGETHER = 8  # words tried at once while looking for whole ones
 _SAMPLE = 4096  # tokens that decide on the lead
 _LEADS = ("", " ", ", ")  # what may stand before the first word for it to be read as any other word
 _STABLE: dict[tuple, list[int]] = {}
@@ -197,11 +198,18 @@ class Vocabulary:
             ids = [i for i in ids if self.tokenizer.decoder[i].endswith("</w>")]
         return {i: text.strip() for i, text in zip(ids, self._texts(ids), strict=True) if len(text.split()) == 1}
 
-    def _whole(self, words: dict[int, str], lead: str) -> list[int]:
-        """Those that are read as themselves, both as the first word and behind a word."""
-        mark = self._mark(lead)
-        read = self._encode_all([f"{lead}{word} {word}" for word in words.values()])
-        return [i for i, ids in zip(words, read, strict=True) if ids == [*mark, i, i]]
+    def _whole(self, words: dict[int, str], lead: str, together: int = _TOGETHER) -> list[int]:
+        """Those that are read as themselves, both as the first word and behind a word; so many are tried together first."""
+        mark, ids = self._mark(lead), list(words)
+        groups = [ids[k : k + together] for k in range(0, len(ids), together)]
+        read = self._encode_all([lead + " ".join(f"{words[i]} {words[i]}" for i in group) for group in groups])
+        found, again = [], {}
+        for group, got in zip(groups, read, strict=True):
+            if got == mark + [i for i in group for _ in range(2)]:
+                found += group
+            else:
+                again.update((i, words[i]) for i in group)
+        return found + self._whole(again, lead, 1) if together > 1 and again else found
 
     def _mark(self, lead: str) -> list[int]:
         """The ids of a lead that is more than a space."""
@@ -231,14 +239,14 @@ class Vocabulary:
         return sorted(in_any_company(list(words), survive))
 
     def _spanning(self) -> list[str]:
-        """The texts of tokens that reach over a space, of those that the tokenizer uses."""
+        """The texts of tokens that reach over a space; none where the tokenizer reads words apart, so that none of them comes up."""
         if self._inner is None:  # open_clip's reads each word alone
             return []
         ids = self._candidates()
         texts = {i: text.lstrip() for i, text in zip(ids, self._texts(ids), strict=True) if " " in text.lstrip()}
-        read = self._encode_all([f"{text}{end}" for text in texts.values() for end in ("", "x")])
-        pairs = zip(texts, read[::2], read[1::2], strict=True)
-        return [texts[i] for i, alone, before in pairs if i in alone or i in before]
+        tried = [start + text + end for text in texts.values() for start in ("", " ", "x") for end in ("", "x")]
+        come_up = texts.keys() & {i for read in self._encode_all(tried) for i in read}
+        return list(texts.values()) if come_up else []
 
 
 def embedding_table(

@@ -1,4 +1,4 @@
-"""What prompts are learned for: outputs of a model -> a loss and a score for each prompt."""
+"""Objectives: they turn a model's outputs into a loss and a score for each prompt."""
 
 from pez_fast.objectives.similarity import Similarity, weighted_target
 from pez_fast.objectives.weighted_sum import WeightedSum

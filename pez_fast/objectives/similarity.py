@@ -1,4 +1,4 @@
-"""Similarity of the features of prompts with targets."""
+"""Similarity between the features of prompts and targets."""
 
 from __future__ import annotations
 
@@ -11,35 +11,42 @@ from pez_fast.engine import Outputs
 
 
 class Similarity:
-    """Weighted mean cosine with targets, one mean for each prompt; the loss is 1 - score.
+    """The weighted mean cosine of each prompt with its targets; the loss is 1 - score.
 
-    1 - Sim(f(P), target) of Wen et al. 2023, section 4. A mean of cosines is one product with the mean of the targets, so
-    any number of targets costs as much as one.
+    The loss is 1 - Sim(f(P), target) of Wen et al. 2023, section 4. The mean of cosines equals one product with the
+    mean of the targets, so any number of targets costs as much as one.
 
     Args:
-        targets: (R, D): for each prompt the weighted mean of its unit targets (`weighted_target`).
-        output: which of the model's outputs, (R, D) of unit length, is compared.
+        targets: (R, D), for each prompt the weighted mean of its unit targets (`weighted_target`).
+        output: the name of the model's output, (R, D) of unit length, that is compared with the targets.
     """
 
     def __init__(self, targets: Tensor, output: str = "features") -> None:
         self.targets, self.output = targets, output
 
     def __len__(self) -> int:
+        """Returns the number of rows."""
         return len(self.targets)
 
     def __call__(self, outputs: Outputs, ids: Tensor) -> tuple[Tensor, Tensor]:
+        """Returns the loss (R,) and the score (R,) of prompts ids (R, L)."""
         score = (outputs[self.output] * self.targets).sum(-1)
         return 1 - score, score.detach()
 
     def select(self, rows: Tensor) -> Similarity:
+        """Returns the objective of some rows; `rows` (R',) int64 may repeat a row."""
         return Similarity(self.targets[rows], self.output)
 
 
 def weighted_target(targets: Tensor, weights: Sequence[float] | None = None) -> Tensor:
-    """targets (T, D) unit features, T weights of either sign -> (D,): their weighted sum over the sum of |weights|.
+    """Returns the weighted mean (D,) of targets: their weighted sum divided by the sum of |weights|.
+
+    Args:
+        targets: (T, D) unit features.
+        weights: T finite numbers of either sign. Default: equal weights.
 
     Raises:
-        ValueError: not one finite weight for each target, or only zeros.
+        ValueError: there is not one weight for each target, a weight is not finite, or all weights are 0.
     """
     if weights is None:
         return targets.mean(0)

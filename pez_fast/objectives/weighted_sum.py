@@ -1,4 +1,4 @@
-"""Several objectives at once."""
+"""Several objectives as one."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from pez_fast.engine import Objective, Outputs
 
 
 class WeightedSum:
-    """The sum of the losses and of the scores of several objectives, each times its weight.
+    """The weighted sum of several objectives, of their losses as of their scores.
 
     Args:
-        terms: pairs of a finite weight and an objective, of the same rows.
+        terms: pairs of a finite weight and an objective; all objectives have the same rows.
 
     Raises:
-        ValueError: no term, or a weight that is not finite.
+        ValueError: there is no term, or a weight is not finite.
     """
 
     def __init__(self, terms: Sequence[tuple[float, Objective]]) -> None:
@@ -29,14 +29,17 @@ class WeightedSum:
                 raise ValueError(f"terms must have finite weights; got {weight!r}")
 
     def __len__(self) -> int:
+        """Returns the number of rows; 1 if no objective has a length."""
         return max((len(term) for _, term in self.terms if isinstance(term, Sized)), default=1)
 
     def __call__(self, outputs: Outputs, ids: Tensor) -> tuple[Tensor, Tensor]:
-        found = [(weight, *term(outputs, ids)) for weight, term in self.terms]
-        loss, score = found[0][0] * found[0][1], found[0][0] * found[0][2]
-        for weight, own_loss, own_score in found[1:]:
-            loss, score = loss + weight * own_loss, score + weight * own_score
+        """Returns the loss (R,) and the score (R,) of prompts ids (R, L)."""
+        evaluated = [(weight, *term(outputs, ids)) for weight, term in self.terms]
+        loss, score = evaluated[0][0] * evaluated[0][1], evaluated[0][0] * evaluated[0][2]
+        for weight, term_loss, term_score in evaluated[1:]:
+            loss, score = loss + weight * term_loss, score + weight * term_score
         return loss, score
 
     def select(self, rows: Tensor) -> WeightedSum:
+        """Returns the objective of some rows; `rows` (R',) int64 may repeat a row."""
         return WeightedSum([(weight, term.select(rows)) for weight, term in self.terms])

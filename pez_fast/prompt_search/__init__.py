@@ -1,4 +1,4 @@
-"""From objectives to prompts: the search over stages, and the choice among what it met."""
+"""The search for prompts through stages, and the final choice among the prompts that it met."""
 
 from pez_fast.prompt_search.running import NOT_BEGUN, NOT_FINITE, PromptSearch, search
 

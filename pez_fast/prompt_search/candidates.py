@@ -1,4 +1,4 @@
-"""The choice among the prompts that a search met: by the model's own score of their text."""
+"""The final choice among the prompts that a search met, by the model's own score of their text."""
 
 from __future__ import annotations
 
@@ -11,11 +11,14 @@ from pez_fast.table import TokenTable
 
 
 class Scorer:
-    """Scores the prompts of targets as a user gets them.
+    """Scores the candidates of targets as text, as a user gets them.
 
     Args:
-        bound: writes prompts out. scoring_model: the model as it was loaded, which scores their ids.
-        top_k: how many of each target are given.
+        bound: the model of the search, which turns ids into text.
+        scoring_model: the model as it was loaded, which scores the ids.
+        table: the tokens that may be learned.
+        limit: how many prompts are evaluated at once.
+        top_k: how many candidates of each target are returned.
     """
 
     def __init__(
@@ -25,9 +28,11 @@ class Scorer:
 
     @torch.no_grad()
     def best(self, last: SearchState) -> list[list[Candidate]]:
-        """The best different prompts of each target over all stages, by the score of their text."""
-        texts = _pool(last, self.bound)
-        flat = [(k, text, ids, restart) for k, own in enumerate(texts) for text, (ids, restart) in own.items()]
+        """Returns the best different prompts of each target over all stages, by falling score of their text."""
+        texts = _candidate_texts(last, self.bound)
+        flat = [
+            (k, text, ids, restart) for k, candidates in enumerate(texts) for text, (ids, restart) in candidates.items()
+        ]
         found: list[list[Candidate]] = [[] for _ in texts]
         if not flat:
             return found
@@ -38,25 +43,25 @@ class Scorer:
         objective = last.request.objective.select(targets * rows)
         _, text_scores = objective(self.bound.from_text([text for _, text, *_ in flat]), tokens)
         ids_scores = Evaluator(self.table, self.scoring_model, objective, self.limit)(tokens).score
-        for (k, text, ids, restart), by_ids, by_text in zip(
+        for (k, text, ids, restart), ids_score, text_score in zip(
             flat, ids_scores.tolist(), text_scores.tolist(), strict=True
         ):
-            found[k].append(Candidate(text, ids.tolist(), by_ids, by_text, restart))
-        return [sorted(own, key=lambda one: -one.text_score)[: self.top_k] for own in found]
+            found[k].append(Candidate(text, ids.tolist(), ids_score, text_score, restart))
+        return [sorted(candidates, key=lambda candidate: -candidate.text_score)[: self.top_k] for candidates in found]
 
 
-def _pool(last: SearchState, bound: BoundModel) -> list[dict[str, tuple[Tensor, int]]]:
-    """Of each target, the texts of the prompts that its stages kept, first stage first, with their ids and restarts."""
+def _candidate_texts(last: SearchState, bound: BoundModel) -> list[dict[str, tuple[Tensor, int]]]:
+    """Returns for each target the texts of the prompts that its stages kept, with their ids (L,) and restarts."""
     texts: list[dict[str, tuple[Tensor, int]]] = [{} for _ in last.request.keys]
-    restarts: list[int] = []  # of each row of the stage
+    restarts: list[int] = []  # the restart of each row of the stage
     for stage in last.chain:
         if stage.previous is None:
             restarts = list(range(len(stage.best_ids) // len(texts))) * len(texts)
         else:
             restarts = [restarts[row] for row in stage.previous.best_rows()[2].tolist()]
-        each = len(stage.best_ids) // len(texts)
+        rows_per_target = len(stage.best_ids) // len(texts)
         for row, kept in enumerate(stage.best_ids.cpu()):
             for ids in kept:
                 if ids[0] >= 0:
-                    texts[row // each].setdefault(bound.text(ids.tolist()), (ids, restarts[row]))
+                    texts[row // rows_per_target].setdefault(bound.text(ids.tolist()), (ids, restarts[row]))
     return texts

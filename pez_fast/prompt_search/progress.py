@@ -1,4 +1,4 @@
-"""What a callback sees of a search."""
+"""The progress of a search, for callbacks."""
 
 from __future__ import annotations
 
@@ -16,7 +16,14 @@ def progress_of(
     results: Sequence[PromptResult | None],
     searches: Sequence[SearchState],
 ) -> Progress:
-    """The progress of targets 0, 1, …: `results` holds those that are finished, `searches` those in work."""
+    """Returns the progress of a search.
+
+    Args:
+        stages: the stages of the search.
+        bound: the model that turns ids into text.
+        results: the result of each target, or None if it is not finished.
+        searches: the running searches; their keys are the targets' indices in `results`.
+    """
     targets, first, later = len(results), stages[0].num_steps, stages[1:]
     best = {k: (r.prompt, r.ids_score) for k, r in enumerate(results) if r is not None}
     steps, refined = len(best) * first, len(best) * sum(stage.num_steps for stage in later)
@@ -28,5 +35,5 @@ def progress_of(
         best |= {key: (p, s) for key, p, s in zip(keys, prompts, score.tolist(), strict=True)}
         steps, refined = steps + len(keys) * updates[0], refined + len(keys) * sum(updates[1:])
     shown = [best.get(k, ("", math.nan)) for k in range(targets)]
-    # As if the updates of all targets were made one after the other.
+    # The counts are as if the updates of all targets were made one after the other.
     return Progress(steps // targets, first, [p for p, _ in shown], [s for _, s in shown], refined // targets)

@@ -1,4 +1,4 @@
-"""The search for prompts by any model, objective and methods."""
+"""The search for prompts, with any model, objective and methods."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from torch import Tensor
 
 from pez_fast.config import SearchConfig, SearchOptions, config_from, takes_config
 from pez_fast.engine import BatchLimit, Joined, Objective, Outputs, PromptModel, Request, Scheduler, SearchState, Stage
-from pez_fast.engine.memory import prompts_at_once
+from pez_fast.engine.memory import max_batch_size
 from pez_fast.methods import GCGMethod, PEZMethod
 from pez_fast.models.precision import search_dtype
 from pez_fast.objectives import WeightedSum
@@ -26,45 +26,46 @@ if TYPE_CHECKING:
 K = TypeVar("K")
 NOT_BEGUN = "the search was ended before this target was begun"
 NOT_FINITE = "no prompt has a finite score for this target"
-_KEPT = 4  # prompts of the first stage that are kept for the choice at the end, at least
+_MIN_KEPT = 4  # the least number of prompts that the first stage keeps for the final choice
 
 
 @takes_config
 def search(
     objective: Objective, model: PromptModel, count: int | None = None, **options: Unpack[SearchOptions]
 ) -> list[PromptResult]:
-    """One prompt for each row of an objective, each as if alone, in batches that fit into memory.
+    """Searches for one prompt for each row of an objective, in batches that fit into memory.
 
-    The core of the tasks, for any model and any objective:
+    No result depends on the other rows. The tasks call this function; it takes any model and any objective:
 
         search(Similarity(targets), model, steps=500)
 
     Args:
-        objective: of as many rows as there are targets; see `pez_fast.engine.Objective`.
-        model: see `pez_fast.engine.PromptModel`; `load_clip` gives one.
-        count: the number of targets. Default: `len(objective)`, or 1 where it has none.
+        objective: an objective with a row for each target; see `pez_fast.engine.Objective`.
+        model: a model such as `load_clip` returns; see `pez_fast.engine.PromptModel`.
+        count: the number of targets. Default: `len(objective)`, or 1 if it has no length.
 
     Returns:
-        The results in the order of the rows. Ctrl-C returns the best so far; a target without a finite score, or that was
-        not begun, has `error` set.
+        A list of `PromptResult`, in the order of the rows. After Ctrl-C it holds the best prompts so far. A target
+        without a finite score, or one that was not begun, has `error` set.
 
     Raises:
-        ValueError, TypeError: an option that cannot be used; the sentence names it.
+        ValueError, TypeError: an option cannot be used; the message names it.
+        torch.OutOfMemoryError, RuntimeError: a single prompt does not fit into memory.
     """
     config = config_from({**options})
     if count is None:
         count = len(objective) if isinstance(objective, Sized) else 1
     results: list[PromptResult | None] = [None] * count
-    running = PromptSearch(model, config)
+    prompt_search = PromptSearch(model, config)
 
     def on_progress(searches: Sequence[SearchState]) -> object:
         assert config.callback is not None
-        return config.callback(progress_of(running.stages, running.bound, results, searches))
+        return config.callback(progress_of(prompt_search.stages, prompt_search.bound, results, searches))
 
-    for found in running.stream([(range(count), objective)], on_progress if config.callback else None):
+    for found in prompt_search.stream([(range(count), objective)], on_progress if config.callback else None):
         for number, result in found:
             results[number] = result
-    reason = running.stop_reason or "steps"
+    reason = prompt_search.stop_reason or "steps"
     missing = partial(PromptResult, seed=config.seed, model=model.name, stop_reason=reason, error=NOT_BEGUN)
     return [result or missing() for result in results]
 
@@ -73,11 +74,13 @@ class PromptSearch:
     """Learns prompts for a stream of targets.
 
     Args:
-        max_targets: targets learned at once, at most; by default as many as `batch_size` allows.
+        model: see `pez_fast.engine.PromptModel`.
+        config: the options.
+        max_targets: the most targets that are learned at once. Default: as many as `batch_size` allows.
 
     Attributes:
-        stages: methods and their numbers of steps.
-        stop_reason: why the search ended before its time: "callback" or "interrupt".
+        stages: the methods with their numbers of steps.
+        stop_reason: why the search ended early: "callback" or "interrupt"; else None.
     """
 
     def __init__(self, model: PromptModel, config: SearchConfig, max_targets: int | None = None) -> None:
@@ -88,24 +91,25 @@ class PromptSearch:
         self.bound = model.bind(*template, dtype=self.dtype)
         self.scoring_model = self.bound if self.dtype == model.dtype else model.bind(*template)
         self.init_ids = _init_ids(self.table.allowed, model, config).to(model.device)
-        rows = config.batch_size or prompts_at_once(model.device, self.bound.bytes_per_prompt)
+        rows = config.batch_size or max_batch_size(model.device, self.bound.bytes_per_prompt)
         if max_targets is not None:
             rows = min(rows, max_targets * config.restarts)
         self.limit = BatchLimit.of(rows, model.device)
         self.stages = _stages(config)
         self.stop_reason: str | None = None
-        self.begun = time.monotonic()
+        self.started = time.monotonic()
 
     def stream(
         self,
         targets: Iterable[tuple[Sequence[K], Objective]],
         on_progress: Callable[[Sequence[SearchState]], object] | None = None,
     ) -> Iterator[list[tuple[K, PromptResult]]]:
-        """Groups of targets -> their keys with results, in the order and the groups in which they are finished.
+        """Yields the results of targets, as (key, result) in groups, when they are finished.
 
         Args:
-            targets: the keys of some targets, and the objective with a row for each; asked for when there is room.
-            on_progress: called as `Scheduler` says; True ends the search.
+            targets: pairs of some targets' keys and an objective with a row for each; the search takes the next pair
+                when it has room.
+            on_progress: as for `Scheduler`; True ends the search.
         """
         scorer = Scorer(self.bound, self.scoring_model, self.table, self.limit, self.config.top_k)
         scheduler = Scheduler(
@@ -126,23 +130,26 @@ class PromptSearch:
         self.stop_reason = scheduler.stop_reason
 
     def _compiled(self) -> Callable[[Tensor, Tensor], Outputs]:
+        """Returns the model for the search, run through torch.compile if the options say so."""
         if not self.config.compile:
             return self.bound
-        self.bound(self.table.weight[self.init_ids], self.init_ids)  # prepares the weights, which cannot be traced
+        self.bound(
+            self.table.weight[self.init_ids], self.init_ids
+        )  # prepares the weights, which torch.compile cannot trace
         compiled = torch.compile(self.bound, dynamic=False)
-        # Only evaluations with a gradient: their number of rows hardly changes, and each number is compiled anew.
+        # Each number of rows is compiled anew, and only evaluations with a gradient hardly change theirs.
         return lambda embeds, ids: (compiled if embeds.requires_grad else self.bound)(embeds, ids)
 
     def _results(self, last: SearchState, scorer: Scorer) -> Iterator[tuple[Any, PromptResult]]:
-        """The best of what each target's prompts met, over all stages."""
+        """Yields the key and the result of each target of a search that has ended."""
         first = last.chain[0]
-        history, steps, each = first.history, first.steps.tolist(), self.config.restarts
+        history, steps, restarts = first.history, first.steps.tolist(), self.config.restarts
         for k, (key, top) in enumerate(zip(last.request.keys, scorer.best(last), strict=True)):
             if not top:
                 yield key, PromptResult(seed=self.config.seed, model=self.model.name, error=NOT_FINITE)
                 continue
             best = top[0]
-            row = k * each + best.restart
+            row = k * restarts + best.restart
             reason = last.stop_reason[k] if last is not first else first.stop_reason[row]
             yield (
                 key,
@@ -156,7 +163,7 @@ class PromptSearch:
                     self.config.seed,
                     best.restart,
                     self.model.name,
-                    time.monotonic() - self.begun,
+                    time.monotonic() - self.started,
                     reason if reason in ("callback", "interrupt") else first.stop_reason[row],
                     top,
                 ),
@@ -164,33 +171,37 @@ class PromptSearch:
 
 
 class _Requests:
-    """Targets as they are asked for: so many prompts at once, `restarts` for each target."""
+    """Cuts a stream of targets into requests of at most so many prompts, `restarts` for each target."""
 
     def __init__(
         self, targets: Iterable[tuple[Sequence[Any], Objective]], init_ids: Tensor, config: SearchConfig
     ) -> None:
         self._groups, self._init_ids, self._config = iter(targets), init_ids, config
-        self._left: tuple[Sequence[Any], Objective] | None = None  # of a group that had more than there was room for
+        self._left: tuple[Sequence[Any], Objective] | None = None  # the rest of a group that did not fit into the room
 
     def __call__(self, room: int) -> Request | None:
-        """The next targets, of several groups where one does not fill the room."""
+        """Returns a request for the next targets, of several groups if one does not fill the room; None at the end."""
         keys: list[Any] = []
         parts: list[tuple[Objective, int]] = []
-        most = max(1, room // self._config.restarts)
-        while len(keys) < most and (group := self._left or next(self._groups, None)) is not None:
-            own, objective = group
-            count = min(most - len(keys), len(own))
-            keys += own[:count]
+        max_targets = max(1, room // self._config.restarts)
+        while len(keys) < max_targets and (group := self._left or next(self._groups, None)) is not None:
+            group_keys, objective = group
+            count = min(max_targets - len(keys), len(group_keys))
+            keys += group_keys[:count]
             parts.append((self._rows(objective, 0, count, self._config.restarts), count * self._config.restarts))
-            self._left = (own[count:], self._rows(objective, count, len(own))) if count < len(own) else None
+            self._left = (
+                (group_keys[count:], self._rows(objective, count, len(group_keys))) if count < len(group_keys) else None
+            )
         if not keys:
             return None
         return Request(tuple(keys), self._init_ids.repeat(len(keys), 1), self._with_terms(parts))
 
     def _rows(self, objective: Objective, start: int, stop: int, repeats: int = 1) -> Objective:
+        """Returns the objective of the targets from `start` to `stop`, with each row repeated."""
         return objective.select(torch.arange(start, stop, device=self._init_ids.device).repeat_interleave(repeats))
 
     def _with_terms(self, parts: list[tuple[Objective, int]]) -> Objective:
+        """Returns the joined objective of the parts, with the terms of the options added."""
         objective = parts[0][0] if len(parts) == 1 else Joined(parts)
         if not self._config.terms:
             return objective
@@ -198,29 +209,34 @@ class _Requests:
 
 
 def _stages(config: SearchConfig) -> list[Stage]:
-    """Methods with their steps. More prompts are kept of the first, for the choice by their text at the end."""
+    """Returns the stages; the first keeps more prompts, for the final choice by their text."""
     chosen = config.stages
     if chosen is None:
         pez = PEZMethod(config.lr, config.weight_decay, config.impl)
         chosen = [(pez, config.steps), *([(GCGMethod(), config.refine)] if config.refine else [])]
     return [
-        Stage(method, num_steps, max(1 if k else _KEPT, config.top_k)) for k, (method, num_steps) in enumerate(chosen)
+        Stage(method, num_steps, max(1 if k else _MIN_KEPT, config.top_k))
+        for k, (method, num_steps) in enumerate(chosen)
     ]
 
 
 def _init_ids(allowed: Tensor, model: PromptModel, config: SearchConfig) -> Tensor:
-    """(restarts, prompt_len) ids, drawn from (seed, restart) alone."""
+    """Returns ids (restarts, prompt_len) int64, drawn from the seed and the number of the restart alone.
+
+    Raises:
+        ValueError: `init` has no token, or more than `prompt_len`.
+    """
     ids = allowed.nonzero()[:, 0].cpu()
     drawn = []
     for restart in range(config.restarts):
         generator = torch.Generator().manual_seed((config.seed * 1_000_003 + restart) % 2**63)
         drawn.append(ids[torch.randint(len(ids), (config.prompt_len,), generator=generator)])
-    start = torch.stack(drawn)
+    init_ids = torch.stack(drawn)
     if config.init is not None:
-        given = model.vocabulary.encode(config.init)
-        if not 0 < len(given) <= config.prompt_len:
+        init = model.vocabulary.encode(config.init)
+        if not 0 < len(init) <= config.prompt_len:
             raise ValueError(
-                f"init must be 1 to {config.prompt_len} tokens (prompt_len) long; {config.init!r} has {len(given)}"
+                f"init must be 1 to {config.prompt_len} tokens (prompt_len) long; {config.init!r} has {len(init)}"
             )
-        start[:, : len(given)] = torch.tensor(given)
-    return start
+        init_ids[:, : len(init)] = torch.tensor(init)
+    return init_ids

@@ -1,4 +1,4 @@
-"""What the command line shows: the search while it runs, on stderr, and what it found, on stdout."""
+"""What the command line shows: the progress of a search on stderr and its results on stdout."""
 
 from __future__ import annotations
 
@@ -24,34 +24,43 @@ if TYPE_CHECKING:
 
 
 def one_line(text: object, encoding: str = "utf-8") -> str:
-    """A text that can be shown in one line: escapes for what a terminal would act on and for what the encoding lacks."""
+    """Returns a text that one line can show.
 
-    def shown(character: str) -> str:
+    Escapes replace the characters that a terminal would act on and those that the encoding lacks.
+    """
+
+    def escaped(character: str) -> str:
         return (
             character.encode("unicode_escape").decode()
             if unicodedata.category(character) in ("Cc", "Zl", "Zp")
             else character
         )
 
-    return "".join(map(shown, str(text))).encode(encoding, "backslashreplace").decode(encoding)
+    return "".join(map(escaped, str(text))).encode(encoding, "backslashreplace").decode(encoding)
 
 
 def say(text: object) -> None:
-    """One line on stderr, without colours."""
+    """Prints one line on stderr, without colours."""
     if sys.stderr is not None:
         print(one_line(text), file=sys.stderr, flush=True)
 
 
 def stderr_is_terminal() -> bool:
-    """Whether stderr is a terminal on which lines can be drawn anew."""
+    """Returns whether stderr is a terminal that can draw lines anew."""
     return sys.stderr is not None and sys.stderr.isatty() and not Console(stderr=True).is_dumb_terminal
 
 
 class PlainProgress:
-    """A callback for where there is no terminal: a line on stderr after each tenth of the steps, and each eighth round of refining.
+    """A callback for a stderr that is no terminal.
+
+    It prints a line after each tenth of the steps, and after each eighth step of the later stages.
+
+    Args:
+        names: the names of the prompts.
+        steps: updates of the first stage.
 
     Attributes:
-        every: the option of that name that the search must be given.
+        every: the value for the search's option `every`.
     """
 
     def __init__(self, names: Sequence[str], steps: int) -> None:
@@ -65,6 +74,7 @@ class PlainProgress:
         return None
 
     def __call__(self, state: State) -> None:
+        """Prints a line if one is due."""
         refining = state.step == state.steps and state.refined > 0
         if refining:
             if state.refined % 8:
@@ -76,22 +86,27 @@ class PlainProgress:
         if len(state.scores) == 1:
             say(f'{line}{state.scores[0]:.2f}  "{state.prompts[0]}"')
         else:
-            begun = [score for score in state.scores if not math.isnan(score)]
-            say(f"{line}{min(begun):.2f} to {max(begun):.2f} for {len(begun)} images")
+            scores = [score for score in state.scores if not math.isnan(score)]
+            say(f"{line}{min(scores):.2f} to {max(scores):.2f} for {len(scores)} images")
 
 
 def _every(steps: int) -> int:
-    """Often enough for an eye, and for patience, which the search looks at as often; seldom enough to cost nothing."""
+    """Returns the steps between two calls: few enough for an eye and for patience, many enough to cost nothing."""
     return max(1, min(10, steps // 100))
 
 
 class _Rate(ProgressColumn):
+    """The column with the number of steps per second."""
+
     def render(self, task: Task) -> Text:
         return Text(f"{task.speed:.1f} steps/s" if task.speed else "", style="progress.data.speed")
 
 
 class LiveProgress:
-    """A callback that draws on a terminal: the bar, and the best prompt so far for each name. As `PlainProgress`."""
+    """A callback that draws on a terminal: a bar, and the best prompt so far for each name.
+
+    Args and attributes: as for `PlainProgress`.
+    """
 
     def __init__(self, names: Sequence[str], steps: int) -> None:
         self.every = _every(steps)
@@ -125,9 +140,10 @@ class LiveProgress:
         )
 
     def _draw(self) -> Group:
+        """Returns the bar and the table of the names that fit into the terminal."""
         state, room = self._state, max(1, self._console.height - 7)
         table = _table("image", "best prompt so far", "cosine")
-        table.width = min(self._console.width, 120)  # or columns would move with the prompts
+        table.width = min(self._console.width, 120)  # a fixed width, so that columns do not move with the prompts
         encoding = self._console.encoding
         for k, name in enumerate(self._names[:room]):
             prompt, score = (
@@ -141,12 +157,17 @@ class LiveProgress:
 
 
 def watch(names: Sequence[str], steps: int) -> PlainProgress | LiveProgress:
-    """The callback that suits stderr, to be entered as a context; `names` are those of the prompts to be learned."""
+    """Returns the callback that suits stderr, as a context manager.
+
+    Args:
+        names: the names of the prompts.
+        steps: updates of the first stage.
+    """
     return (LiveProgress if stderr_is_terminal() else PlainProgress)(names, steps)
 
 
 def show_one(result: PromptResult, as_json: bool) -> None:
-    """The prompt alone on stdout, so that a script can take it (the best ones, one to a line), or JSON."""
+    """Prints the prompt alone on stdout (the best ones, one per line), so that a script can take it, or JSON."""
     if as_json:
         print_json(result.to_dict())
         return
@@ -158,7 +179,7 @@ def show_one(result: PromptResult, as_json: bool) -> None:
 
 
 def show_many(names: Sequence[str], results: Sequence[PromptResult], as_json: bool) -> None:
-    """A table on stdout: image, learned prompt or why there is none, text cosine; or a list in JSON."""
+    """Prints a table of images, prompts (or errors) and text cosines on stdout, or a list in JSON."""
     if as_json:
         print_json([{"image": name, **result.to_dict()} for name, result in zip(names, results, strict=True)])
         return
@@ -171,22 +192,23 @@ def show_many(names: Sequence[str], results: Sequence[PromptResult], as_json: bo
 
 
 def print_json(value: Any, indent: int | None = None) -> None:
-    """JSON on stdout that is valid whatever the locale; what is not a finite number becomes null."""
+    """Prints JSON on stdout that is valid in every locale; numbers that are not finite become null."""
     unicode = "utf" in (getattr(sys.stdout, "encoding", None) or "").lower()
     print(json.dumps(finite_or_none(value), ensure_ascii=not unicode, allow_nan=False, indent=indent))
 
 
 def print_info(facts: dict[str, Any]) -> None:
-    """What `information.info` says, as a table on stdout."""
+    """Prints the facts of `pez_fast.info` as a table on stdout."""
     console, table = _stdout(), Table(box=None, show_header=False, padding=(0, 2, 0, 0))
     for name, value in facts.items():
         for k, (inner, fact) in enumerate(value.items() if isinstance(value, dict) else [("", value)]):
-            shown = "usable" if fact is True else one_line(fact, console.encoding)
-            table.add_row("" if k else name, inner, Text(shown))
+            text = "usable" if fact is True else one_line(fact, console.encoding)
+            table.add_row("" if k else name, inner, Text(text))
     console.print(table)
 
 
 def _table(name: str, prompt: str, score: str) -> Table:
+    """Returns an empty table with three columns of these titles."""
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, header_style="bold")
     table.add_column(name, overflow="fold", max_width=32)
     table.add_column(prompt, overflow="fold", ratio=1)

@@ -1,4 +1,4 @@
-"""A callback that writes a search down for TensorBoard, where it can be watched over steps and over time."""
+"""A callback that records a search for TensorBoard, over steps and over time."""
 
 from __future__ import annotations
 
@@ -17,24 +17,28 @@ if TYPE_CHECKING:
 
     from pez_fast.config import Progress
 
-MOST = 16  # targets with a curve of their own
+MAX_CURVES = 16  # the most targets with curves of their own
 
 
 class TensorBoard:
-    """A callback of the tasks that writes the best cosines and prompts so far, at `step + refined`.
+    """A callback that records the best cosines and prompts so far, at step `step + refined`.
 
-    Tags, of the first `MOST` targets: "cosine/NAME", and "prompt/NAME" where the prompt has changed; without names their numbers,
-    or where there is one target "cosine" and "prompt". Of several targets together: "cosine_of_all/mean" and "cosine_of_all/best",
-    of those that are begun. Where the targets do not fit into one batch a step can come more than once.
+    Each of the first `MAX_CURVES` targets has the tags "cosine/NAME" and, when its prompt has changed, "prompt/NAME".
+    Without names, numbers replace them; a single target has the tags "cosine" and "prompt". Several targets also have
+    the tags "cosine_of_all/mean" and "cosine_of_all/best", over all targets that are begun. If the targets do not fit
+    into one batch, a step can occur more than once.
 
     Args:
-        folder: of the event files; one for each search, or TensorBoard draws them as one.
-        names: of all targets, in their order.
-        also: another callback, which is called as well and whose answer is returned.
+        folder: the folder of the event files. Give each search its own; TensorBoard draws those of a folder as one.
+        names: the names of all targets, in their order.
+        also: another callback that is called too; its answer is returned.
+
+    Attributes:
+        every: the value for the search's option `every`.
 
     Raises:
         ImportError: tensorboard is not installed.
-        ValueError: the folder cannot be written.
+        ValueError: the folder cannot be written, or (when called) there is not one name for each target.
     """
 
     def __init__(
@@ -48,13 +52,13 @@ class TensorBoard:
             raise ValueError(f"the folder {folder} cannot be written: {error.strerror}") from None
         self.folder, self.also = folder, also
         self.names = None if names is None else list(names)
-        self._tags = _tags(self.names[:MOST]) if self.names else []
+        self._tags = _tags(self.names[:MAX_CURVES]) if self.names else []
         self._writer: SummaryWriter | None = None
         self._written: dict[str, str] = {}
 
     @property
     def every(self) -> int:
-        """The option of that name that the search should be given: what `also` wants, else the option's default."""
+        """The value for the search's option `every`: that of `also`, else the option's default."""
         from pez_fast.config import SearchConfig
 
         return getattr(self.also, "every", SearchConfig.every)
@@ -68,31 +72,37 @@ class TensorBoard:
             self._writer = None
 
     def __call__(self, state: Progress) -> object:
+        """Writes the cosines and the changed prompts; returns the answer of `also`."""
         if self.names is not None and len(self.names) != len(state.scores):
             raise ValueError(f"names must name each of the {len(state.scores)} targets; got {len(self.names)}")
         if self._writer is None:
             self._writer = _summary_writer()(str(self.folder))
         writer, at = self._writer, state.step + state.refined
-        begun = [score for score in state.scores if math.isfinite(score)]
-        if len(state.scores) > 1 and begun:
-            writer.add_scalar("cosine_of_all/mean", sum(begun) / len(begun), at)
-            writer.add_scalar("cosine_of_all/best", max(begun), at)
-        for k, (prompt, score) in enumerate(zip(state.prompts[:MOST], state.scores[:MOST], strict=True)):
+        finite = [score for score in state.scores if math.isfinite(score)]
+        if len(state.scores) > 1 and finite:
+            writer.add_scalar("cosine_of_all/mean", sum(finite) / len(finite), at)
+            writer.add_scalar("cosine_of_all/best", max(finite), at)
+        for k, (prompt, score) in enumerate(zip(state.prompts[:MAX_CURVES], state.scores[:MAX_CURVES], strict=True)):
             if not math.isfinite(score):
-                continue  # it waits
+                continue  # the target waits
             name = f"/{self._tags[k]}" if self._tags else f"/{k}" if len(state.scores) > 1 else ""
             writer.add_scalar(f"cosine{name}", score, at)
             if self._written.get(name) != prompt:
                 self._written[name] = prompt
-                writer.add_text(
-                    f"prompt{name}", "    " + console.one_line(prompt), at
-                )  # indented: shown as it is, not as Markdown
+                # TensorBoard shows indented text as it is, not as Markdown.
+                writer.add_text(f"prompt{name}", "    " + console.one_line(prompt), at)
         writer.flush()
         return self.also(state) if self.also is not None else None
 
 
 def watch(names: Sequence[str], steps: int, folder: Path | None = None) -> AbstractContextManager[Any]:
-    """`console.watch`, and beside it a `TensorBoard` where there is a folder, which is checked at once; names are those of files."""
+    """Returns `console.watch`, with a `TensorBoard` beside it if there is a folder.
+
+    Args:
+        names: file names of the targets; the tags take their last parts.
+        steps: updates of the first stage.
+        folder: the folder of the event files, which is checked at once.
+    """
     if folder is None:
         return console.watch(names, steps)
     return _beside(
@@ -103,13 +113,14 @@ def watch(names: Sequence[str], steps: int, folder: Path | None = None) -> Abstr
 
 @contextmanager
 def _beside(log: TensorBoard, progress: console.PlainProgress | console.LiveProgress) -> Iterator[TensorBoard]:
+    """Enters both callbacks as one."""
     with progress, log:
         log.also = progress
         yield log
 
 
 def _summary_writer() -> Any:
-    """The class, or one sentence that says what to install."""
+    """Returns torch's SummaryWriter, or raises an ImportError that says what to install."""
     try:
         from torch.utils.tensorboard import SummaryWriter
     except ImportError:
@@ -120,7 +131,7 @@ def _summary_writer() -> Any:
 
 
 def _tags(names: Sequence[str]) -> list[str]:
-    """The names in characters that a tag can have, at most 80 of them and a number where two would be the same."""
+    """Returns the names in the characters of a tag, 80 at most, with a number where two would be equal."""
     tags: list[str] = []
     for name in names:
         tag = unique = re.sub(r"[^-/\w.]+", "_", str(name)).strip("/")[:80] or "_"

@@ -1,4 +1,4 @@
-"""What prompts are searched for: inversion of images, shared style, distillation of texts."""
+"""The tasks: inversion of images, shared styles, and distillation of texts."""
 
 from pez_fast.tasks.images import invert, invert_batch
 from pez_fast.tasks.texts import distill

@@ -4,7 +4,11 @@ from __future__ import annotations
 
 
 def check_model(model: object, *needed: str) -> None:
-    """Raises: TypeError: the model lacks what a task needs."""
+    """Checks that a model has the attributes that a task needs.
+
+    Raises:
+        TypeError: the model lacks one; the message names it.
+    """
     missing = [name for name in ("table", "bind", *needed) if not hasattr(model, name)]
     if missing:
         raise TypeError(f"model must come from load_clip, or have {', '.join(missing)}; got {type(model).__name__}")

@@ -20,18 +20,20 @@ if TYPE_CHECKING:
 def invert(
     images: Any, model: Any, *, weights: Sequence[float] | None = None, **options: Unpack[SearchOptions]
 ) -> PromptResult:
-    """One prompt for one image, or for several that share something (their style, say).
+    """Learns one prompt for one image, or for several images that share something, such as their style.
 
     Args:
         images: what `load_image` takes (a path, a PIL image, bytes, an array), or a list of them.
         model: from `load_clip`.
-        weights: one for each image; a negative one pushes the prompt away from its image.
+        weights: one number for each image; a negative one pushes the prompt away from its image. Default: equal
+            weights.
 
     Returns:
-        The best prompt met; scores are weighted means over the images. Ctrl-C returns the best so far.
+        The best prompt that the search met; its scores are weighted means over the images. Ctrl-C returns the best
+        prompt so far.
 
     Raises:
-        ValueError, TypeError: an option or image that cannot be used; the sentence names it.
+        ValueError, TypeError: an option or an image cannot be used; the message names it.
     """
     config_from({**options})
     images = list(images) if isinstance(images, (list, tuple)) else [images]
@@ -44,15 +46,19 @@ def invert(
 
 @takes_config
 def invert_batch(images: Sequence[Any], model: Any, **options: Unpack[SearchOptions]) -> list[PromptResult]:
-    """One prompt for each image, all learned in one batch; each result is that of `invert` on its image alone.
-
-    An image that cannot be read gives a result with `error` set; the others go on.
+    """Learns one prompt for each image, in batches; each result is that of `invert` on its image alone.
 
     Args:
         images: a list of what `load_image` takes.
         model: from `load_clip`.
 
-    Errors: as `invert`.
+    Returns:
+        The results in the order of the images. An image that cannot be read has a result with `error` set and does
+        not end the others. Ctrl-C returns the best prompts so far.
+
+    Raises:
+        ValueError: an option cannot be used, or `images` is empty.
+        TypeError: an option does not exist, or `images` is no list.
     """
     config = config_from({**options})
     if isinstance(images, (str, bytes)) or not isinstance(images, Sequence):
@@ -61,10 +67,10 @@ def invert_batch(images: Sequence[Any], model: Any, **options: Unpack[SearchOpti
         raise ValueError("images must hold at least one image; got an empty list")
     check_model(model, "encode_pixels", "preprocess")
     results = [PromptResult(seed=config.seed, model=model.name) for _ in images]
-    read = [image_or_error(image, model.preprocess) for image in images]
-    for result, found in zip(results, read, strict=True):
-        result.error = found if isinstance(found, str) else None
-    readable = {k: found for k, found in enumerate(read) if not isinstance(found, str)}
+    loaded = [image_or_error(image, model.preprocess) for image in images]
+    for result, pixels in zip(results, loaded, strict=True):
+        result.error = pixels if isinstance(pixels, str) else None
+    readable = {k: pixels for k, pixels in enumerate(loaded) if not isinstance(pixels, str)}
     if readable:
         targets = model.encode_pixels(list(readable.values()))
         for k, result in zip(readable, search(Similarity(targets), model, **options), strict=True):

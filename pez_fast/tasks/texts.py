@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 @takes_config
-def distill(  # type: ignore[misc]  # prompt_len has a meaning of its own here
+def distill(  # type: ignore[misc]  # prompt_len replaces the option of that name
     text: str | Sequence[str],
     model: Any,
     ratio: float | None = None,
@@ -26,27 +26,34 @@ def distill(  # type: ignore[misc]  # prompt_len has a meaning of its own here
     weights: Sequence[float] | None = None,
     **options: Unpack[SearchOptions],
 ) -> PromptResult:
-    """A shorter prompt that means the same to the model.
+    """Learns a shorter prompt that means the same to the model.
 
     Args:
-        text: the prompt to shorten, or several texts, of which the prompt is to mean the weighted mean.
+        text: the prompt to shorten, or several texts; the learned prompt then means their weighted mean.
         model: from `load_clip` or `load_sentence_encoder`.
-        ratio: tokens of the result over tokens of the longest text, in (0, 1]; 0.3 where prompt_len is not given either.
-        prompt_len: the number of tokens itself, in place of a ratio.
-        weights: one for each text; a negative one pushes the prompt away from its text.
+        ratio: tokens of the result divided by tokens of the longest text, in (0, 1]. Default: 0.3, unless prompt_len
+            is given.
+        prompt_len: the number of tokens, in place of a ratio.
+        weights: one number for each text; a negative one pushes the prompt away from its text. Default: equal
+            weights.
 
-    Errors: as `invert`.
+    Returns:
+        The best prompt that the search met. Ctrl-C returns the best prompt so far.
+
+    Raises:
+        ValueError: an option, a text, `ratio` or `prompt_len` cannot be used; the message names it.
+        TypeError: an option does not exist, or the model lacks what the task needs.
     """
     check_model(model, "encode_texts", "context_length")
     texts = [text] if isinstance(text, str) else list(text)
     if not texts:
         raise ValueError("text must hold at least one text; got an empty list")
-    for one in texts:
-        if not isinstance(one, str) or not one.strip():
-            raise ValueError(f"text must not be empty; got {one!r}")
+    for item in texts:
+        if not isinstance(item, str) or not item.strip():
+            raise ValueError(f"text must not be empty; got {item!r}")
     if ratio is not None and prompt_len is not None:
         raise ValueError(f"ratio and prompt_len exclude each other; got {ratio!r} and {prompt_len!r}")
-    tokens, longest = max(len(model.vocabulary.encode(one)) for one in texts), model.context_length - 2
+    tokens, longest = max(len(model.vocabulary.encode(item)) for item in texts), model.context_length - 2
     if prompt_len is None:
         ratio = 0.3 if ratio is None else ratio
         if not isinstance(ratio, (int, float)) or not 0 < ratio <= 1:

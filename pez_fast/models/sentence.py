@@ -1,0 +1,290 @@
+"""Sentence encoders of sentence-transformers as models of prompts: their token embeddings, and the features of a text."""
+
+from __future__ import annotations
+
+import copy
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from pez_fast._shared.rows import ROW_MULTIPLE, pad_rows
+from pez_fast.engine import Outputs
+from pez_fast.engine.memory import transformer_bytes
+from pez_fast.functional import splice
+from pez_fast.models.fingerprint import text_digest, weights_digest
+from pez_fast.models.loading import _first_line, _quiet
+from pez_fast.models.text_tower import unit_features
+from pez_fast.models.vocabulary import Vocabulary, check_prompt_len, check_room, embedding_table
+from pez_fast.table import TokenTable
+
+_UNLIMITED = 1_000_000  # context lengths from here on are what tokenizers say that know of no limit
+
+
+def load_sentence_encoder(
+    name: str, device: str | torch.device | None = None, dtype: torch.dtype = torch.float32
+) -> SentenceEncoder:
+    """Load a sentence encoder of sentence-transformers (the extra "sentence").
+
+    Args:
+        name: a folder that `SentenceTransformer.save` wrote, or a name on the Hugging Face hub, as "owner/repo".
+        device: default CUDA where there is one, else the CPU.
+        dtype: of the model's weights.
+
+    Raises:
+        ValueError: no such model, or one that cannot be had here or be fed with embeddings.
+        ImportError: sentence_transformers cannot be imported; the message says what to install.
+    """
+    try:
+        from sentence_transformers import SentenceTransformer
+    except Exception as error:  # a package built for another torch raises what it likes
+        raise ImportError(
+            f"sentence_transformers cannot be imported ({_first_line(error)}); pip install 'pez_fast[sentence]'"
+        ) from error
+    device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    if Path(name).is_dir() and not (Path(name) / "modules.json").is_file():
+        raise ValueError(f"name={name!r} holds no modules.json, which every sentence encoder has")
+    try:
+        with _quiet():
+            model = SentenceTransformer(str(name), device=str(device))
+    except Exception as error:  # hub, file and network errors come in many classes; all mean that it cannot be had
+        raise ValueError(f"name={name!r} could not be downloaded or read: {_first_line(error)}") from error
+    return SentenceEncoder(in_dtype(model, dtype), str(name))
+
+
+class SentenceEncoder:
+    """A frozen sentence encoder: texts and prompts to unit features.
+
+    Every text is put before the model as `SentenceTransformer.encode` does it, with the model's default prompt
+    (`default_prompt_name`) before it where it has one; that prompt is no part of a result's text.
+
+    Args:
+        model: a `sentence_transformers.SentenceTransformer`, or what does the same: a torch module from tokenised features
+            to a dict with "sentence_embedding" (R, D), with `tokenizer`, `max_seq_length`, and `preprocess` or
+            `tokenize`. It is put in evaluation mode and its parameters are frozen.
+        name: shown in results.
+
+    Raises:
+        TypeError: model lacks one of these.
+        ValueError: the model has no token embedding, or several routes for queries and documents.
+    """
+
+    def __init__(self, model: Any, name: str = "custom") -> None:
+        _check_parts(model)
+        self.model, self.name = model.eval().requires_grad_(False), name
+        first = next(iter(model.children()), None)
+        if hasattr(first, "unpad_inputs"):  # texts laid end to end have no rows to put embeddings into
+            first.unpad_inputs = False
+        self.embedding = token_embedding(model)
+        self.vocabulary = Vocabulary(model.tokenizer)
+        prompt = getattr(model, "default_prompt_name", None)
+        self.prompt: str = model.prompts[prompt] or "" if prompt else ""
+        self._tables: dict[tuple, TokenTable] = {}
+        self._parts: dict[torch.dtype, Any] = {self.dtype: model}
+
+    @property
+    def device(self) -> torch.device:
+        return self.embedding.weight.device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return self.embedding.weight.dtype
+
+    @property
+    def context_length(self) -> int:
+        """Tokens that the model reads of a text, special ones included."""
+        config = getattr(getattr(self.model, "config", None), "max_position_embeddings", None)
+        limits = [getattr(self.model, "max_seq_length", None), getattr(self.model.tokenizer, "model_max_length", None)]
+        known = [int(limit) for limit in limits if limit and limit < _UNLIMITED] or [int(config or _UNLIMITED)]
+        return min(known)
+
+    def table(self, vocabulary: str = "stable", banned: Sequence[str | int] = ()) -> TokenTable:
+        """The tokens that may be learned, as what the embedding module puts out for them; see `ClipEncoder.table`."""
+        key = (vocabulary, tuple(banned))
+        if key not in self._tables:
+            self._tables[key] = embedding_table(self.embedding, self.vocabulary, vocabulary, banned)
+        return self._tables[key]
+
+    @torch.no_grad()
+    def encode_texts(self, texts: Sequence[str]) -> Tensor:
+        """Texts -> (N, D) float32 unit features (float64 where the model is), each independent of the others.
+
+        A text longer than the context is cut as the model's tokenizer does.
+        """
+        read = [self.features(text) for text in texts]
+        alike: dict[str, list[int]] = {}  # texts of one length share a batch, so that none is padded
+        for k, features in enumerate(read):
+            shapes = {name: v.shape if isinstance(v, Tensor) else v for name, v in features.items()}
+            alike.setdefault(repr(shapes), []).append(k)
+        found: dict[int, Tensor] = {}
+        for numbers in alike.values():
+            for start in range(0, len(numbers), ROW_MULTIPLE):
+                part = numbers[start : start + ROW_MULTIPLE]
+                filled = part + part[:1] * (ROW_MULTIPLE - len(part))  # always as many: see `ClipEncoder`
+                joined = {
+                    name: torch.cat([read[k][name] for k in filled]) if isinstance(value, Tensor) else value
+                    for name, value in read[part[0]].items()
+                }
+                found.update(zip(part, unit_features(_pooled(self.model, joined)), strict=False))
+        return torch.stack([found[k] for k in range(len(read))])
+
+    def features(self, text: str) -> dict[str, Any]:
+        """What the model is fed with for one text: tensors (1, S), "input_ids" int64 among them, and plain values."""
+        if hasattr(self.model, "preprocess"):
+            read = self.model.preprocess([text], prompt=self.prompt) if self.prompt else self.model.preprocess([text])
+        else:
+            read = self.model.tokenize([self.prompt + text])
+        return {name: v.to(self.device) if isinstance(v, Tensor) else v for name, v in read.items()}
+
+    def bind(
+        self, prompt_len: int, prefix: str = "", suffix: str = "", dtype: torch.dtype | None = None
+    ) -> BoundSentence:
+        """The model with prompt_len slots between two fixed texts; see `PromptModel`.
+
+        dtype: that it is run in, by default its own; another one needs a copy, which is kept.
+
+        Raises:
+            ValueError: prompt_len is no positive integer, or all of it does not fit into the context; beside the fixed texts a
+                token is not read as itself; or the model does not depend on its ids through their embeddings alone.
+        """
+        check_prompt_len(prompt_len)
+        before, probe, behind = self.vocabulary.around(prefix, suffix)
+        used = self._length(probe) + len(before) + len(behind) + prompt_len
+        check_room(prompt_len, used, self.context_length)
+        dtype = dtype or self.dtype
+        if dtype not in self._parts:
+            self._parts[dtype] = in_dtype(copy.deepcopy(self.model), dtype)
+        other = next((i for i in self.vocabulary.stable() if i != probe), probe)
+        read = [self.features(self.vocabulary.framed([i] * prompt_len, prefix, suffix)) for i in (probe, other)]
+        return BoundSentence(self, self._parts[dtype], read[0], _slots(read, probe, prompt_len), prefix, suffix)
+
+    def _length(self, probe: int) -> int:
+        """How many tokens the model puts round a text of its own accord."""
+        text = self.vocabulary.framed([probe], "", "")
+        return self.features(text)["input_ids"].shape[1] - len(self.vocabulary.encode(text))
+
+    def fingerprint(self) -> dict[str, str]:
+        """What decides on the model's results, as plain values: digests of weights, modules and tokenizer, and the dtype."""
+        backend = getattr(self.model.tokenizer, "backend_tokenizer", None)
+        state = json.loads(backend.to_str()) if backend is not None else {"vocab": self.model.tokenizer.get_vocab()}
+        state = {
+            name: value for name, value in state.items() if name not in ("truncation", "padding")
+        }  # of its last call
+        settings = [self.context_length, self.prompt, getattr(self.model, "truncate_dim", None)]
+        return {
+            "model's weights": weights_digest(self.model),
+            "modules": text_digest(repr(self.model)),
+            "tokenizer": text_digest(json.dumps([state, settings], sort_keys=True)),
+            "model's dtype": str(self.dtype).removeprefix("torch."),
+        }
+
+    def __repr__(self) -> str:
+        return f"SentenceEncoder({self.name!r}, {str(self.dtype).removeprefix('torch.')} on {self.device})"
+
+
+class BoundSentence:
+    """A sentence encoder around learned tokens: "features" (R, D) of unit length; see `BoundModel`.
+
+    The model is run as it is, over the tokens of the template alone: without padding its mask is all ones. The embeddings
+    are put in by a hook on the module that makes them. A row's features do not depend on the others, to the bit: see
+    `pad_rows`.
+
+    Args:
+        part: the model in the dtype that it is run in.
+        template: what it is fed with, one row; the ids in the slots are a filler.
+        slots: (L,) int64, the learned tokens' positions.
+    """
+
+    def __init__(
+        self, encoder: SentenceEncoder, part: Any, template: dict[str, Any], slots: Tensor, prefix: str, suffix: str
+    ) -> None:
+        self.encoder, self.part, self.prefix, self.suffix = encoder, part, prefix, suffix
+        self.template, self.slots, self.embedding = template, slots, token_embedding(part)
+        weight, positions = self.embedding.weight, template["input_ids"].shape[1]
+        blocks = getattr(getattr(part, "config", None), "num_hidden_layers", None) or 12
+        self.bytes_per_prompt = transformer_bytes(blocks, positions, weight.shape[1], weight.dtype.itemsize)
+        self._check_fed()
+
+    def __call__(self, embeds: Tensor, ids: Tensor) -> Outputs:
+        hard = pad_rows(embeds)
+
+        def feed(module: nn.Module, args: tuple, output: Tensor) -> Tensor:
+            return splice(output.detach(), hard, self.slots)
+
+        features = {
+            name: value.expand(len(hard), *value.shape[1:]) if isinstance(value, Tensor) else value
+            for name, value in self.template.items()
+        }
+        handle = self.embedding.register_forward_hook(feed)
+        try:
+            return {"features": unit_features(_pooled(self.part, features)[: len(embeds)])}
+        finally:
+            handle.remove()
+
+    def text(self, ids: Sequence[int]) -> str:
+        return self.encoder.vocabulary.framed(ids, self.prefix, self.suffix)
+
+    def from_text(self, texts: Sequence[str]) -> Outputs:
+        return {"features": self.encoder.encode_texts(texts)}
+
+    @torch.no_grad()
+    def _check_fed(self) -> None:
+        """Fed with the embeddings of other ids the model must give what it gives for these ids."""
+        stable = self.encoder.vocabulary.stable()
+        ids = torch.tensor([stable[k % len(stable)] for k in range(len(self.slots))], device=self.slots.device)
+        whole = self.template["input_ids"].clone()
+        whole[:, self.slots] = ids
+        expected = unit_features(_pooled(self.part, {**self.template, "input_ids": whole}))
+        found = self(self.embedding(ids)[None], ids[None])["features"]
+        if not (found - expected).abs().max() <= torch.finfo(self.embedding.weight.dtype).eps ** 0.5:
+            raise ValueError("model looks at ids beside their embeddings, so that it cannot be fed with embeddings")
+
+
+def token_embedding(model: Any) -> nn.Embedding:
+    """The module that turns ids into embeddings. Raises: ValueError: there is none that can be fed."""
+    for module in model.modules():
+        try:
+            embedding = module.get_input_embeddings()
+        except (AttributeError, NotImplementedError):
+            continue
+        if isinstance(embedding, nn.Embedding):
+            return embedding
+    first = type(next(iter(model.children()), model)).__name__
+    raise ValueError(f"model has no token embedding that can be fed: it begins with {first}")
+
+
+def in_dtype(model: Any, dtype: torch.dtype) -> Any:
+    """The model with its weights in a dtype, changed in place. What it computes anew when it is built (the frequencies of
+    rotary positions) keeps its own."""
+    for tensor in model.state_dict(keep_vars=True).values():
+        if tensor.is_floating_point():
+            tensor.data = tensor.data.to(dtype)
+    return model
+
+
+def _check_parts(model: Any) -> None:
+    missing = [name for name in ("tokenizer", "modules", "state_dict") if getattr(model, name, None) is None]
+    if not hasattr(model, "preprocess") and not hasattr(model, "tokenize"):
+        missing.append("preprocess")
+    if missing:
+        kind = type(model).__name__
+        raise TypeError(f"model must be a SentenceTransformer, or have {', '.join(missing)}; got {kind}")
+    if any(type(module).__name__ in ("Router", "Asym") for module in model.modules()):
+        raise ValueError("model has several routes (Router), for queries and documents; hand one route in as a model")
+
+
+def _pooled(model: Any, features: dict[str, Any]) -> Tensor:
+    """(R, D): the sentence embeddings, cut as the model's `truncate_dim` says."""
+    return model(dict(features))["sentence_embedding"][:, : getattr(model, "truncate_dim", None)]
+
+
+def _slots(read: Sequence[dict[str, Any]], probe: int, prompt_len: int) -> Tensor:
+    """Where two texts that differ in the learned tokens alone differ: (L,) int64."""
+    first, second = (features["input_ids"][0] for features in read)
+    slots = (first != second).nonzero()[:, 0] if len(first) == len(second) else first[:0]
+    if len(slots) != prompt_len or int(slots[-1] - slots[0]) != prompt_len - 1 or bool((first[slots] != probe).any()):
+        raise ValueError("the model's tokenizer reads learned tokens otherwise than its vocabulary says")
+    return slots
