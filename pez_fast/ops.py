@@ -7,11 +7,14 @@ imports its modules.
 from __future__ import annotations
 
 import os
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
 from importlib import import_module
+from importlib.metadata import PackageNotFoundError, distribution
 from importlib.util import find_spec
+from pathlib import Path
 
 import torch
 from torch import Tensor
@@ -70,8 +73,30 @@ def _cpu_unavailable_reason(device: torch.device) -> str | None:
     if device.type != "cpu":
         return f"it runs on the CPU, not on {device.type}"
     if not _installed("pez_fast._C"):
-        return "the C++ extension was not built; PEZ_FAST_BUILD=cpu pip install . says why"
+        return _source_folder() or "the C++ extension was not built; PEZ_FAST_BUILD=cpu pip install . says why"
     return None
+
+
+@cache
+def _source_folder() -> str | None:
+    """That Python took the package from a clone without its extension and not from an installation; None where it did not."""
+    clone = Path(__file__).parents[1]
+    if _installed("pez_fast._C") or not (clone / "setup.py").is_file() or not (clone / "csrc").is_dir():
+        return None
+    try:
+        if f'"{clone.as_uri()}"' in (distribution("pez_fast").read_text("direct_url.json") or ""):
+            return None  # an editable installation: pip has said what could not be built
+    except PackageNotFoundError:
+        pass
+    return (
+        f"pez_fast comes from its source folder {clone}, where no extension is built; pip install -e {clone} builds it"
+    )
+
+
+def warn_of_source_folder() -> None:
+    """Say once that searches are slow because of where the package comes from."""
+    if reason := _source_folder():
+        warnings.warn(f"searches are slow: {reason}", stacklevel=3)
 
 
 def _cpu_auto_skip_reason(device: torch.device) -> str | None:
@@ -108,15 +133,16 @@ def resolve_impl(impl: str, device: torch.device) -> str:
         ValueError: there is no such implementation.
         RuntimeError: it cannot run on this device; the message says why.
     """
+    source = "impl"
     if impl == "auto":
-        impl = os.environ.get("PEZ_FAST_IMPL", "auto")
+        source, impl = "PEZ_FAST_IMPL", os.environ.get("PEZ_FAST_IMPL") or "auto"
     if impl == "auto":
         return _preferred(device)
     if not isinstance(impl, str) or impl not in IMPLEMENTATIONS:
-        raise ValueError(f"impl must be one of auto, {', '.join(reversed(IMPLEMENTATIONS))}; got {impl!r}")
+        raise ValueError(f"{source} must be one of auto, {', '.join(reversed(IMPLEMENTATIONS))}; got {impl!r}")
     reason = _unavailable_reason(impl, device)
     if reason:
-        raise RuntimeError(f"impl={impl!r} cannot run here: {reason}")
+        raise RuntimeError(f"{source}={impl!r} cannot run here: {reason}")
     return impl
 
 

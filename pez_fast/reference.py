@@ -158,12 +158,9 @@ def optimize_prompt(
     start: Tensor | None = None,
     projection=nn_project,
 ) -> Trace:
-    """PEZ with CLIP as published, for one set of targets (T, D) and prompt_bs prompts.
+    """Runs PEZ with CLIP as published, for one set of targets (T, D) and prompt_bs prompts.
 
-    The loop draws from torch's global generator.
-
-    Args:
-        start: (prompt_bs, prompt_len) ids to begin at; None draws them.
+    It draws from torch's global generator; with `start` (prompt_bs, prompt_len) the prompts begin at these ids.
     """
     weight = model.token_embedding.weight.detach()
     targets = F.normalize(target_features.detach(), dim=-1)

@@ -50,6 +50,7 @@ class TokenTable:
             raise ValueError(
                 f"weight must be (V, d) with at least one token and one dimension; got {tuple(weight.shape)}"
             )
+        ops.warn_of_source_folder()
         self.weight = weight.detach()
         self.allowed = ~self._mask(banned)
         self.refresh()

@@ -2,6 +2,12 @@
 
 from __future__ import annotations
 
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
 import pytest
 import torch
 from inputs import DEVICES, refused
@@ -32,7 +38,10 @@ def test_auto_is_what_the_environment_names(monkeypatch):
     monkeypatch.setenv("PEZ_FAST_IMPL", "torch")
     assert info("cpu")["auto"] == {"nearest": "torch", "splice": "torch"}
     monkeypatch.setenv("PEZ_FAST_IMPL", "cuda")
-    with refused(RuntimeError, "impl='cuda' cannot run here: "):
+    with refused(RuntimeError, "PEZ_FAST_IMPL='cuda' cannot run here: "):
+        nearest_token(torch.ones(3), TokenTable(torch.eye(3)))
+    monkeypatch.setenv("PEZ_FAST_IMPL", "foo")
+    with refused(ValueError, "PEZ_FAST_IMPL must be one of auto, torch, cpu, triton, cuda; got 'foo'"):
         nearest_token(torch.ones(3), TokenTable(torch.eye(3)))
     monkeypatch.setenv("PEZ_FAST_IMPL", "auto")
     assert ops.resolve_impl("auto", torch.device("cpu")) in ("cpu", "torch")
@@ -78,3 +87,31 @@ def test_no_silent_fallback(monkeypatch):
     for impl in ("cpu", "auto") if taken == "cpu" else ("cpu",):
         with pytest.raises(ModuleNotFoundError, match="pez_fast._nowhere"):
             nearest_token(torch.ones(3), TokenTable(torch.eye(3)), impl=impl)
+
+
+SOURCE = r"""
+import sys, warnings
+sys.meta_path[:] = [finder for finder in sys.meta_path if "Editable" not in repr(finder)]
+with warnings.catch_warnings(record=True) as caught:
+    warnings.simplefilter("default")
+    import torch, pez_fast
+    tables = [pez_fast.TokenTable(torch.eye(3)) for _ in range(3)]
+print(*(str(w.message) for w in caught), pez_fast.info("cpu")["implementations"]["cpu"], sep="\n")
+"""
+
+
+def test_a_clone_without_its_extension_says_so_once(tmp_path):
+    """A script that is run inside a clone takes the package from there, whatever is installed."""
+    root = Path(__file__).parents[1]
+    for folder in ("pez_fast", "csrc"):
+        shutil.copytree(
+            root / folder, tmp_path / folder, ignore=shutil.ignore_patterns("*.so", "__pycache__", "assets")
+        )
+    shutil.copy(root / "setup.py", tmp_path)
+    (tmp_path / "script.py").write_text(SOURCE)
+    env = {**os.environ, "PYTHONPATH": os.pathsep.join(p for p in sys.path if "site-packages" in p)}
+    done = subprocess.run(
+        [sys.executable, "-S", "script.py"], cwd=tmp_path, env=env, capture_output=True, text=True, check=True
+    )
+    warning, reason = done.stdout.splitlines()
+    assert warning == f"searches are slow: {reason}" and str(tmp_path) in reason and "pip install -e" in reason

@@ -20,14 +20,12 @@ def default_device() -> torch.device:
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
-def device_from(name: str | None) -> torch.device:
-    """The device that a user names; `default_device()` for None.
+def device_from(name: str) -> torch.device:
+    """The device that a user names.
 
     Raises:
         ValueError: no device of torch has this name, or it is not here.
     """
-    if name is None:
-        return default_device()
     try:
         device = torch.device(name)
     except RuntimeError:

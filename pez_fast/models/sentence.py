@@ -21,8 +21,6 @@ from pez_fast.models.text_tower import unit_features
 from pez_fast.models.vocabulary import Vocabulary, check_prompt_len, check_room, embedding_table
 from pez_fast.table import TokenTable
 
-_UNLIMITED = 1_000_000  # context lengths from here on are what tokenizers say that know of no limit
-
 
 def load_sentence_encoder(
     name: str, device: str | torch.device | None = None, dtype: torch.dtype = torch.float32
@@ -40,19 +38,26 @@ def load_sentence_encoder(
     """
     try:
         from sentence_transformers import SentenceTransformer
+        from transformers.utils import logging
     except Exception as error:  # a package built for another torch raises what it likes
-        raise ImportError(
-            f"sentence_transformers cannot be imported ({_first_line(error)}); pip install 'pez_fast[sentence]'"
-        ) from error
-    device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+        hint = f"({_first_line(error)}); pip install 'pez_fast[sentence]'"
+        raise ImportError(f"sentence_transformers cannot be imported {hint}") from error
+    device = str(device or ("cuda" if torch.cuda.is_available() else "cpu"))
     if Path(name).is_dir() and not (Path(name) / "modules.json").is_file():
         raise ValueError(f"name={name!r} holds no modules.json, which every sentence encoder has")
+    bars = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()  # of reading files; downloads have their own
     try:
         with _quiet():
-            model = SentenceTransformer(str(name), device=str(device))
+            model = SentenceTransformer(str(name), device=device)
     except Exception as error:  # hub, file and network errors come in many classes; all mean that it cannot be had
         raise ValueError(f"name={name!r} could not be downloaded or read: {_first_line(error)}") from error
-    return SentenceEncoder(in_dtype(model, dtype), str(name))
+    finally:
+        (logging.enable_progress_bar if bars else logging.disable_progress_bar)()
+    try:
+        return SentenceEncoder(in_dtype(model, dtype), str(name))
+    except ValueError as error:
+        raise ValueError(f"name={name!r} cannot be used: {error}") from error
 
 
 class SentenceEncoder:
@@ -75,13 +80,14 @@ class SentenceEncoder:
     def __init__(self, model: Any, name: str = "custom") -> None:
         _check_parts(model)
         self.model, self.name = model.eval().requires_grad_(False), name
-        first = next(iter(model.children()), None)
-        if hasattr(first, "unpad_inputs"):  # texts laid end to end have no rows to put embeddings into
-            first.unpad_inputs = False
-        self.embedding = token_embedding(model)
-        self.vocabulary = Vocabulary(model.tokenizer)
+        for module in model.children():
+            if hasattr(module, "unpad_inputs"):  # texts laid end to end have no rows to put embeddings into
+                module.unpad_inputs = False
         prompt = getattr(model, "default_prompt_name", None)
         self.prompt: str = model.prompts[prompt] or "" if prompt else ""
+        self.fed = _fed(model, self.features("a"))
+        self.embedding: nn.Embedding = model.get_submodule(self.fed)
+        self.vocabulary = Vocabulary(model.tokenizer)
         self._tables: dict[tuple, TokenTable] = {}
         self._parts: dict[torch.dtype, Any] = {self.dtype: model}
 
@@ -96,10 +102,7 @@ class SentenceEncoder:
     @property
     def context_length(self) -> int:
         """Tokens that the model reads of a text, special ones included."""
-        config = getattr(getattr(self.model, "config", None), "max_position_embeddings", None)
-        limits = [getattr(self.model, "max_seq_length", None), getattr(self.model.tokenizer, "model_max_length", None)]
-        known = [int(limit) for limit in limits if limit and limit < _UNLIMITED] or [int(config or _UNLIMITED)]
-        return min(known)
+        return int(getattr(self.model, "max_seq_length", None) or 1_000_000)
 
     def table(self, vocabulary: str = "stable", banned: Sequence[str | int] = ()) -> TokenTable:
         """The tokens that may be learned, as what the embedding module puts out for them; see `ClipEncoder.table`."""
@@ -121,8 +124,7 @@ class SentenceEncoder:
             alike.setdefault(repr(shapes), []).append(k)
         found: dict[int, Tensor] = {}
         for numbers in alike.values():
-            for start in range(0, len(numbers), ROW_MULTIPLE):
-                part = numbers[start : start + ROW_MULTIPLE]
+            for part in (numbers[k : k + ROW_MULTIPLE] for k in range(0, len(numbers), ROW_MULTIPLE)):
                 filled = part + part[:1] * (ROW_MULTIPLE - len(part))  # always as many: see `ClipEncoder`
                 joined = {
                     name: torch.cat([read[k][name] for k in filled]) if isinstance(value, Tensor) else value
@@ -137,7 +139,8 @@ class SentenceEncoder:
             read = self.model.preprocess([text], prompt=self.prompt) if self.prompt else self.model.preprocess([text])
         else:
             read = self.model.tokenize([self.prompt + text])
-        return {name: v.to(self.device) if isinstance(v, Tensor) else v for name, v in read.items()}
+        device = next(self.model.parameters()).device
+        return {name: v.to(device) if isinstance(v, Tensor) else v for name, v in read.items()}
 
     def bind(
         self, prompt_len: int, prefix: str = "", suffix: str = "", dtype: torch.dtype | None = None
@@ -147,12 +150,16 @@ class SentenceEncoder:
         dtype: that it is run in, by default its own; another one needs a copy, which is kept.
 
         Raises:
-            ValueError: prompt_len is no positive integer, or all of it does not fit into the context; beside the fixed texts a
-                token is not read as itself; or the model does not depend on its ids through their embeddings alone.
+            ValueError: prompt_len is no positive integer, or it all does not fit into the context; a token is not read as itself
+                beside the fixed texts; or the model looks at ids beside their embeddings.
         """
         check_prompt_len(prompt_len)
         before, probe, behind = self.vocabulary.around(prefix, suffix)
-        used = self._length(probe) + len(before) + len(behind) + prompt_len
+        text = self.vocabulary.framed([probe], "", "")
+        own = self.features(text)["input_ids"].shape[1] - len(
+            self.vocabulary.encode(text)
+        )  # special ones, the model's prompt
+        used = own + len(before) + prompt_len + len(behind)
         check_room(prompt_len, used, self.context_length)
         dtype = dtype or self.dtype
         if dtype not in self._parts:
@@ -160,11 +167,6 @@ class SentenceEncoder:
         other = next((i for i in self.vocabulary.stable() if i != probe), probe)
         read = [self.features(self.vocabulary.framed([i] * prompt_len, prefix, suffix)) for i in (probe, other)]
         return BoundSentence(self, self._parts[dtype], read[0], _slots(read, probe, prompt_len), prefix, suffix)
-
-    def _length(self, probe: int) -> int:
-        """How many tokens the model puts round a text of its own accord."""
-        text = self.vocabulary.framed([probe], "", "")
-        return self.features(text)["input_ids"].shape[1] - len(self.vocabulary.encode(text))
 
     def fingerprint(self) -> dict[str, str]:
         """What decides on the model's results, as plain values: digests of weights, modules and tokenizer, and the dtype."""
@@ -193,8 +195,7 @@ class BoundSentence:
     `pad_rows`.
 
     Args:
-        part: the model in the dtype that it is run in.
-        template: what it is fed with, one row; the ids in the slots are a filler.
+        part: the model in its dtype. template: what it is fed with, one row; ids in the slots are a filler.
         slots: (L,) int64, the learned tokens' positions.
     """
 
@@ -202,10 +203,10 @@ class BoundSentence:
         self, encoder: SentenceEncoder, part: Any, template: dict[str, Any], slots: Tensor, prefix: str, suffix: str
     ) -> None:
         self.encoder, self.part, self.prefix, self.suffix = encoder, part, prefix, suffix
-        self.template, self.slots, self.embedding = template, slots, token_embedding(part)
-        weight, positions = self.embedding.weight, template["input_ids"].shape[1]
-        blocks = getattr(getattr(part, "config", None), "num_hidden_layers", None) or 12
-        self.bytes_per_prompt = transformer_bytes(blocks, positions, weight.shape[1], weight.dtype.itemsize)
+        self.template, self.slots, self.embedding = template, slots, part.get_submodule(encoder.fed)
+        weight, blocks = self.embedding.weight, getattr(getattr(part, "config", None), "num_hidden_layers", None) or 12
+        length = template["input_ids"].shape[1]
+        self.bytes_per_prompt = transformer_bytes(blocks, length, weight.shape[1], weight.dtype.itemsize)
         self._check_fed()
 
     def __call__(self, embeds: Tensor, ids: Tensor) -> Outputs:
@@ -233,9 +234,8 @@ class BoundSentence:
     @torch.no_grad()
     def _check_fed(self) -> None:
         """Fed with the embeddings of other ids the model must give what it gives for these ids."""
-        stable = self.encoder.vocabulary.stable()
+        stable, whole = self.encoder.vocabulary.stable(), self.template["input_ids"].clone()
         ids = torch.tensor([stable[k % len(stable)] for k in range(len(self.slots))], device=self.slots.device)
-        whole = self.template["input_ids"].clone()
         whole[:, self.slots] = ids
         expected = unit_features(_pooled(self.part, {**self.template, "input_ids": whole}))
         found = self(self.embedding(ids)[None], ids[None])["features"]
@@ -243,22 +243,30 @@ class BoundSentence:
             raise ValueError("model looks at ids beside their embeddings, so that it cannot be fed with embeddings")
 
 
-def token_embedding(model: Any) -> nn.Embedding:
-    """The module that turns ids into embeddings. Raises: ValueError: there is none that can be fed."""
-    for module in model.modules():
-        try:
-            embedding = module.get_input_embeddings()
-        except (AttributeError, NotImplementedError):
-            continue
-        if isinstance(embedding, nn.Embedding):
-            return embedding
+def _fed(model: Any, features: dict[str, Any]) -> str:
+    """The name of the module that turns ids into embeddings: the first that is called with them."""
+    called: list[str] = []
+    names: dict[nn.Module, str] = {m: name for name, m in model.named_modules() if isinstance(m, nn.Embedding)}
+
+    def see(module: nn.Module, given: tuple) -> None:
+        if given and given[0].tolist() == features["input_ids"].tolist():
+            called.append(names[module])
+
+    handles = [module.register_forward_pre_hook(see) for module in names]
+    try:
+        with torch.no_grad():
+            model(dict(features))
+    finally:
+        for handle in handles:
+            handle.remove()
+    if called:
+        return called[0]
     first = type(next(iter(model.children()), model)).__name__
     raise ValueError(f"model has no token embedding that can be fed: it begins with {first}")
 
 
 def in_dtype(model: Any, dtype: torch.dtype) -> Any:
-    """The model with its weights in a dtype, changed in place. What it computes anew when it is built (the frequencies of
-    rotary positions) keeps its own."""
+    """The model with its weights in a dtype, in place. What is not saved with it (rotary frequencies) keeps its own."""
     for tensor in model.state_dict(keep_vars=True).values():
         if tensor.is_floating_point():
             tensor.data = tensor.data.to(dtype)
@@ -270,8 +278,9 @@ def _check_parts(model: Any) -> None:
     if not hasattr(model, "preprocess") and not hasattr(model, "tokenize"):
         missing.append("preprocess")
     if missing:
-        kind = type(model).__name__
-        raise TypeError(f"model must be a SentenceTransformer, or have {', '.join(missing)}; got {kind}")
+        raise TypeError(
+            f"model must be a SentenceTransformer, or have {', '.join(missing)}; got {type(model).__name__}"
+        )
     if any(type(module).__name__ in ("Router", "Asym") for module in model.modules()):
         raise ValueError("model has several routes (Router), for queries and documents; hand one route in as a model")
 

@@ -203,7 +203,8 @@ class Vocabulary:
         mark, ids = self._mark(lead), list(words)
         groups = [ids[k : k + together] for k in range(0, len(ids), together)]
         read = self._encode_all([lead + " ".join(f"{words[i]} {words[i]}" for i in group) for group in groups])
-        found, again = [], {}
+        found: list[int] = []
+        again: dict[int, str] = {}
         for group, got in zip(groups, read, strict=True):
             if got == mark + [i for i in group for _ in range(2)]:
                 found += group
