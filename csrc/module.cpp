@@ -48,12 +48,7 @@ pez::Table table(const MatrixTuple& weight, const TableTuple& t) {
 
 pez::Threads threads(const ThreadsTuple& t) { return {std::get<0>(t), std::get<1>(t)}; }
 
-}  // namespace
-
-PYBIND11_MODULE(_C, m) {
-  m.doc() = "The C++ extension of pez_fast.";
-  m.attr("TOKENS") = pez::kTokens;
-
+void define_build(py::module_& m) {
   m.def("build_info", [] {
     py::dict info;
     info["compiler"] = PEZ_COMPILER;
@@ -72,7 +67,9 @@ PYBIND11_MODULE(_C, m) {
         chosen.store(one);
       },
       "Choose an instruction set by name, for tests and measurements; \"auto\" is the best of this CPU.");
+}
 
+void define_nearest(py::module_& m) {
   m.def("pack", [](const MatrixTuple& weight, const TableTuple& t, const ThreadsTuple& pool) {
     const py::gil_scoped_release release;
     pez::pack(table(weight, t), threads(pool));
@@ -94,7 +91,9 @@ PYBIND11_MODULE(_C, m) {
         [](const MatrixTuple& x, const MatrixTuple& weight, const TableTuple& t, Address upper, Address lower) {
           pez::bounds(matrix(x), table(weight, t), kernels(), at<float>(upper), at<float>(lower));
         });
+}
 
+void define_splice(py::module_& m) {
   m.def("splice",
         [](Address base, int64_t row_stride, int64_t position_stride, Address hard, Address slots, Address owner,
            const std::array<int64_t, 5>& s, int64_t item, Address out, const ThreadsTuple& pool) {
@@ -108,8 +107,10 @@ PYBIND11_MODULE(_C, m) {
     pez::splice_backward(at<void>(grad), pez::Type(type), row_stride, position_stride, at<int64_t>(slots),
                          at<int64_t>(owner), {s[0], s[1], s[2], s[3], s[4]}, at<void>(total), threads(pool));
   });
+}
 
-  // The CUDA kernels' algorithm on the host, for tests. rule: (block, bits), how the tensor cores add.
+// The CUDA kernels' algorithm on the host, for tests. rule: (block, bits), how the tensor cores add.
+void define_simulation(py::module_& m) {
   m.def("simulate_cuda",
         [](const MatrixTuple& x, const MatrixTuple& weight, Address ids, int64_t count, Address norm, Address unit,
            int64_t width, const std::array<float, 3>& bounds, const std::array<int, 2>& rule,
@@ -140,4 +141,15 @@ PYBIND11_MODULE(_C, m) {
         for (int64_t i = 0; i < count; ++i) at<uint16_t>(to)[i] = pez::narrow(at<float>(from)[i]).raw;
       },
       "float32 to fp16 as the simulation rounds, for tests.");
+}
+
+}  // namespace
+
+PYBIND11_MODULE(_C, m) {
+  m.doc() = "The C++ extension of pez_fast.";
+  m.attr("TOKENS") = pez::kTokens;
+  define_build(m);
+  define_nearest(m);
+  define_splice(m);
+  define_simulation(m);
 }

@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import json
+import random
+import subprocess
+import sys
 from argparse import Namespace
 
+import numpy as np
 import pytest
 import torch
 
@@ -106,7 +110,7 @@ def test_config_file_and_printing(tiny_clip, images, tmp_path, capsys):
     compat.set_random_seed(0)
     text = compat.optimize_prompt(tiny_clip.model, tiny_clip.preprocess, str(path), "cpu", target_images=images[:1])
     out = capsys.readouterr().out
-    assert all(f"step: {k}, lr: 0.1, cosim: " in out for k in range(3))
+    assert all(f"\n\nstep: {k}, lr: 0.1, cosim: " in f"\n{out}" for k in range(3))
     assert out.rstrip().endswith(f"best prompt: {text.rstrip()}")
     compat.set_random_seed(0)
     args = {**CONFIG, "iter": 3, "print_step": 2, "print_new_best": True}
@@ -160,7 +164,7 @@ def test_measure_similarity(tiny_clip, images):
         ({**CONFIG, "itre": 3}, "unknown key 'itre'"),
         ({k: v for k, v in CONFIG.items() if k != "lr"}, "lacks the key 'lr'"),
         (Namespace(prompt_len=3), "lacks the key 'iter'"),
-        ({**CONFIG, "iter": 0}, "args.iter must be a positive integer; got 0"),
+        ({**CONFIG, "iter": -1}, "args.iter must be an integer, not negative; got -1"),
         ({**CONFIG, "batch_size": 0}, "args.batch_size must be a positive integer or None; got 0"),
         ({**CONFIG, "prompt_len": 76}, "prompt_len must be from 1 to 75; got 76"),
     ],
@@ -189,3 +193,50 @@ def test_the_model_is_left_as_it_was(tiny_clip_dir, images):
     compat.optimize_prompt(model, preprocess, {**CONFIG, "iter": 2}, "cpu", target_images=images[:1])
     for name, p in model.named_parameters():
         assert p.requires_grad and p.grad is None and torch.equal(p, before[name])
+
+
+def test_the_star_import_gives_what_the_original_gave():
+    """Scripts took these names from it without importing them; none of the slow ones is imported by `import` itself."""
+    code = (
+        "import sys, pez_fast.compat; assert not {'open_clip', 'requests', 'sentence_transformers'} & set(sys.modules)\n"
+        "from pez_fast.compat import *\n"
+        "assert mean([1, 3]) == 2 and np.pi and torch.ones(1) and copy.copy([1]) and json.dumps(1) and random.random()\n"
+        "assert Image.new and BytesIO(b'') and Any and Mapping and open_clip.create_model\n"
+        "x = normalize_embeddings(torch.tensor([[3.0, 4.0]]))\n"
+        "assert x.tolist() == [[0.6000000238418579, 0.800000011920929]] and dot_score(x, x).shape == (1, 1)\n"
+        "assert callable(semantic_search)"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_seeds_are_the_originals():
+    compat.set_random_seed(7)
+    drawn = torch.rand(3), np.random.rand(3), random.random()
+    torch.manual_seed(7)
+    np.random.seed(10)
+    random.seed(12)
+    assert (
+        torch.equal(drawn[0], torch.rand(3)) and (drawn[1] == np.random.rand(3)).all() and drawn[2] == random.random()
+    )
+
+
+def test_no_steps_give_no_text(tiny_clip, images):
+    args = {**CONFIG, "iter": 0}
+    assert compat.optimize_prompt(tiny_clip.model, tiny_clip.preprocess, args, "cpu", target_images=images[:1]) == ""
+
+
+class _Vocabulary:
+    """What a tokenizer of transformers has and open_clip's lacks; its special tokens have names of their own."""
+
+    def get_vocab(self):
+        return dict.fromkeys(map(str, range(49408)))
+
+
+def test_a_tokenizer_of_any_kind_begins_a_prompt(tiny_clip):
+    layer, args = tiny_clip.model.token_embedding, Namespace(prompt_len=4, prompt_bs=2)
+    found = []
+    for tokenizer in (tiny_clip.tokenizer, _Vocabulary()):
+        compat.set_random_seed(3)
+        found.append(compat.initialize_prompt(tokenizer, layer, args, "cpu"))
+    assert all(torch.equal(a, b) for a, b in zip(*found, strict=True))
+    assert found[0][2][0, :7].tolist() == [49406, -1, -1, -1, -1, 49407, 0]

@@ -193,6 +193,24 @@ PEZ_HOST_DEVICE bool for_each_candidate(Team t, const Search& s, const Task& tas
   });
 }
 
+// Adds what all warps found in a pass to the decision of the warp whose row it is.
+template <class Team>
+PEZ_HOST_DEVICE void collect(Team t, Pass pass, int owner, int64_t d, const Decision& found,
+                             const DoubleDoubleDecision& wide, Decision& decision) {
+  if (pass == kSingleGroups) {  // every warp worked on its own row
+    decision = found;
+  } else if (pass == kWholeTiles) {
+    const Decision all = t.gathered(found, [](const Decision& a, const Decision& b) { return merged(a, b); });
+    if (t.warp() == owner) decision = merged(decision, all);
+  } else {
+    const auto merge = [&](const DoubleDoubleDecision& a, const DoubleDoubleDecision& b) {
+      return merged(a, b, double_double_error(d));
+    };
+    const DoubleDoubleDecision all = t.gathered(wide, merge);
+    if (t.warp() == owner) decision.id = all.id;
+  }
+}
+
 // Decides the rows of the team, one for each warp: the nearest token, the lowest id of equal ones. Cosines closer than
 // double_double_error (2^-90 at width 1024) count as equal. E is as of `cosine`. One loop serves all passes, so that
 // the code that reads rows exists once.
@@ -228,18 +246,7 @@ PEZ_HOST_DEVICE Decision decide(Team t, const Search& s, int row) {
         }
       });
     }
-    if (pass == kSingleGroups) {
-      decision = found;
-    } else if (pass == kWholeTiles) {
-      const Decision all = t.gathered(found, [](const Decision& a, const Decision& b) { return merged(a, b); });
-      if (t.warp() == owner) decision = merged(decision, all);
-    } else {
-      const DoubleDoubleDecision all =
-          t.gathered(wide, [&](const DoubleDoubleDecision& a, const DoubleDoubleDecision& b) {
-            return merged(a, b, double_double_error(d));
-          });
-      if (t.warp() == owner) decision.id = all.id;
-    }
+    collect(t, pass, owner, d, found, wide, decision);
     while (owners == 0) {
       if (pass == kTies) return decision;
       pass = pass == kSingleGroups ? kWholeTiles : kTies;

@@ -17,53 +17,64 @@ constexpr int kThreads = 256;
 constexpr int kStages = 3, kStageBytes = (kRows + kTile) * kBlockK * 2;
 constexpr int kSwizzle = 16;  // query tiles in succession over one token tile, so that both are in the L2 cache
 
-__global__ void __launch_bounds__(kThreads, 1)
-    nearest_scan_sm80_kernel(Shape s, int row_tiles, const uint16_t* query, const uint16_t* table, Top2* keys) {
-  extern __shared__ __align__(128) unsigned char shared[];
-  const int thread = threadIdx.x, warp = thread >> 5, lane = thread & 31, warp_row = warp >> 2, warp_column = warp & 3;
-  const unsigned band = kSwizzle * unsigned(s.tiles), start = blockIdx.x / band * kSwizzle, within = blockIdx.x % band;
-  const unsigned left = unsigned(row_tiles) - start, height = left < kSwizzle ? left : kSwizzle;
-  const int first_row = int(start + within % height) * kRows, tile = int(within / height);
-  const uint32_t stages = shared_address(shared);
-  const int k_blocks = s.width / kBlockK;
-  const uint16_t *rows = query + int64_t(first_row) * s.width, *tokens = table + int64_t(tile) * kTile * s.width;
-  grid_dependency_wait();
-  const auto fetch = [&](int step, int stage) {
+// The first query and the token tile of a block.
+struct Place {
+  int first_row, tile;
+};
+
+__device__ __forceinline__ Place place_of(unsigned row_tiles, unsigned tiles) {
+  const unsigned band = kSwizzle * tiles, start = blockIdx.x / band * kSwizzle, within = blockIdx.x % band;
+  const unsigned left = row_tiles - start, height = left < kSwizzle ? left : kSwizzle;
+  return {int(start + within % height) * kRows, int(within / height)};
+}
+
+// The two operands of a block's product on their way through the ring buffer. A stage has 64 elements of all queries,
+// then 64 elements of all tokens.
+struct Operands {
+  uint32_t stages;  // address of the ring buffer in shared memory
+  int k_blocks;
+  const uint16_t *rows, *tokens;
+  int width, thread;
+
+  __device__ __forceinline__ void fetch(int step, int stage) const {
     if (step < k_blocks) {
       const uint32_t to = stages + stage * kStageBytes;
-      cp_async_tile<kRows, kThreads>(to, rows + step * kBlockK, s.width, thread);
-      cp_async_tile<kTile, kThreads>(to + kRows * kBlockK * 2, tokens + step * kBlockK, s.width, thread);
+      cp_async_tile<kRows, kThreads>(to, rows + step * kBlockK, width, thread);
+      cp_async_tile<kTile, kThreads>(to + kRows * kBlockK * 2, tokens + step * kBlockK, width, thread);
     }
     cp_async_commit();
-  };
-  for (int step = 0; step < kStages - 1; ++step) fetch(step, step);
-  float score[4][4][4] = {};  // a warp's 64 queries by 32 tokens, in fragments of 16 by 8
-  int stage = 0, into = kStages - 1;
-  for (int step = 0; step < k_blocks; ++step) {
+  }
+
+  // Waits until the oldest stage has arrived, and until no thread reads the stage that is fetched into next.
+  __device__ __forceinline__ void wait() const {
     cp_async_wait<kStages - 2>();
     __syncthreads();
-    fetch(step + kStages - 1, into);
-    if (++into == kStages) into = 0;
-    const uint32_t at = stages + stage * kStageBytes;
-    if (++stage == kStages) stage = 0;
+  }
+};
+
+// A warp's 64 queries by 32 tokens, in fragments of 16 by 8.
+using Scores = float[4][4][4];
+
+// Adds the products over the 64 elements of a stage.
+__device__ __forceinline__ void multiply(Scores& score, uint32_t stage, int warp_row, int warp_column, int lane) {
 #pragma unroll
-    for (int k = 0; k < kBlockK / 16; ++k) {
-      uint32_t a[4][4], b[2][4];
+  for (int k = 0; k < kBlockK / 16; ++k) {
+    uint32_t a[4][4], b[2][4];
 #pragma unroll
-      for (int i = 0; i < 4; ++i) load_a(a[i], at, warp_row * 64 + i * 16, k, lane);
+    for (int i = 0; i < 4; ++i) load_a(a[i], stage, warp_row * 64 + i * 16, k, lane);
 #pragma unroll
-      for (int j = 0; j < 2; ++j) load_b(b[j], at + kRows * kBlockK * 2, warp_column * 32 + j * 16, k, lane);
+    for (int j = 0; j < 2; ++j) load_b(b[j], stage + kRows * kBlockK * 2, warp_column * 32 + j * 16, k, lane);
 #pragma unroll
-      for (int i = 0; i < 4; ++i) {
+    for (int i = 0; i < 4; ++i) {
 #pragma unroll
-        for (int j = 0; j < 4; ++j) mma_m16n8k16(score[i][j], a[i], b[j / 2][j % 2 * 2], b[j / 2][j % 2 * 2 + 1]);
-      }
+      for (int j = 0; j < 4; ++j) mma_m16n8k16(score[i][j], a[i], b[j / 2][j % 2 * 2], b[j / 2][j % 2 * 2 + 1]);
     }
   }
-  cp_async_wait<0>();
-  launch_dependents();
-  __syncthreads();                                          // no thread reads the ring buffer any more
-  Top2* const warp_top2 = reinterpret_cast<Top2*>(shared);  // (4 columns of warps, kRows)
+}
+
+// Writes the top two of the warp's eight groups for each of its queries to (4 columns of warps, kRows).
+__device__ __forceinline__ void reduce_warp(const Scores& score, Top2* warp_top2, int warp_row, int warp_column,
+                                            int lane) {
 #pragma unroll
   for (int i = 0; i < 4; ++i) {
     Top2 best[2];  // rows lane / 4 and 8 behind it: two groups of this lane
@@ -74,17 +85,51 @@ __global__ void __launch_bounds__(kThreads, 1)
     }
     // Each lane passes on one of its two rows; two of four lanes end up with all keys of a row each.
     const bool odd = lane & 1;
-    const Top2 mine = merged(odd ? best[1] : best[0], shuffled_xor(odd ? best[0] : best[1], 1));
+    const Top2 kept = odd ? best[1] : best[0], passed = odd ? best[0] : best[1];
+    const Top2 mine = merged(kept, shuffled_xor(passed, 1));
     const Top2 all = merged_xor(mine, 2);
     if (lane % 4 < 2) warp_top2[warp_column * kRows + warp_row * 64 + i * 16 + (lane & 1) * 8 + lane / 4] = all;
   }
-  __syncthreads();
-  const int row = first_row + thread;
-  if (thread < kRows && row < s.n) {
-    const Top2 best = merged(merged(warp_top2[thread], warp_top2[kRows + thread]),
-                             merged(warp_top2[2 * kRows + thread], warp_top2[3 * kRows + thread]));
-    keys[int64_t(row) * s.tiles + tile] = best;
+}
+
+// The top two of the tile for one query: those of the four warps that have it, merged.
+__device__ __forceinline__ Top2 merged_columns(const Top2* warp_top2, int row) {
+  return merged(merged(warp_top2[row], warp_top2[kRows + row]),
+                merged(warp_top2[2 * kRows + row], warp_top2[3 * kRows + row]));
+}
+
+__global__ void __launch_bounds__(kThreads, 1)
+    nearest_scan_sm80_kernel(Shape s, int row_tiles, const uint16_t* query, const uint16_t* table, Top2* keys) {
+  extern __shared__ __align__(128) unsigned char shared[];
+  const int thread = threadIdx.x, warp = thread >> 5, lane = thread & 31, warp_row = warp >> 2, warp_column = warp & 3;
+  const Place place = place_of(unsigned(row_tiles), unsigned(s.tiles));
+  const Operands operands{shared_address(shared),
+                          s.width / kBlockK,
+                          query + int64_t(place.first_row) * s.width,
+                          table + int64_t(place.tile) * kTile * s.width,
+                          s.width,
+                          thread};
+  grid_dependency_wait();
+  for (int step = 0; step < kStages - 1; ++step) operands.fetch(step, step);
+
+  Scores score = {};
+  int stage = 0, into = kStages - 1;
+  for (int step = 0; step < operands.k_blocks; ++step) {
+    operands.wait();
+    operands.fetch(step + kStages - 1, into);
+    if (++into == kStages) into = 0;
+    const uint32_t at = operands.stages + stage * kStageBytes;
+    if (++stage == kStages) stage = 0;
+    multiply(score, at, warp_row, warp_column, lane);
   }
+  cp_async_wait<0>();
+  launch_dependents();
+  __syncthreads();  // no thread reads the ring buffer any more
+  Top2* const warp_top2 = reinterpret_cast<Top2*>(shared);
+  reduce_warp(score, warp_top2, warp_row, warp_column, lane);
+  __syncthreads();
+  const int row = place.first_row + thread;
+  if (thread < kRows && row < s.n) keys[int64_t(row) * s.tiles + place.tile] = merged_columns(warp_top2, thread);
 }
 
 }  // namespace
