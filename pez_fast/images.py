@@ -10,44 +10,45 @@ from pathlib import Path
 from typing import Any, TypeVar, overload
 
 import numpy as np
-from PIL import Image
+from PIL import Image, ImageOps, features
 
-FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF", "PPM")
+FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "AVIF", "JPEG2000")
+MAX_PIXELS = 89_478_485  # Pillow's own limit: 256 MiB as RGB
+_OPTIONAL = {"WEBP": "webp", "AVIF": "avif", "JPEG2000": "jpg_2000", "TIFF": "libtiff"}  # parts of Pillow
+_ANIMATIONS = ("GIF", "WEBP", "PNG", "AVIF")
+_CHANNELS = (1, 3, 4)
 T = TypeVar("T")
 
 
 def load_image(source: Any) -> Image.Image:
-    """Returns an image as RGB, with white behind its transparent parts.
+    """Returns an image as RGB, upright as its EXIF data says, with white behind its transparent parts.
+
+    Values of 16 bits and of floats (from 0 to 1, to 255 or to 65535) are scaled to 8 bits. Of an animation the first frame
+    is taken, and a warning says so.
 
     Args:
-        source: a PIL image, a path, the bytes of a file, or an array (H, W, 3) or (H, W) uint8.
+        source: a PIL image, a path, an open binary file, the bytes of a file, or an array or tensor of shape (H, W),
+            (H, W, C) or (C, H, W) with 1, 3 or 4 channels, uint8 or floats from 0 to 1.
 
     Raises:
-        ValueError: the image cannot be read, is truncated, or has so many pixels that decoding it may exhaust memory.
+        ValueError: the image cannot be read, is truncated, or has more pixels than PEZ_FAST_MAX_PIXELS (89,478,485).
         TypeError: `source` has another type.
     """
     if isinstance(source, Image.Image):
         return _rgb(source, "the given image")
+    if hasattr(source, "detach") and hasattr(source, "numpy"):
+        source = source.detach().cpu().numpy()
     if isinstance(source, np.ndarray):
-        if source.dtype != np.uint8 or source.ndim not in (2, 3):
-            raise ValueError(f"image must be a uint8 array (H, W) or (H, W, 3); got {source.dtype} {source.shape}")
-        return _rgb(Image.fromarray(source), "the given array")
+        return _rgb(_from_array(source), "the given array")
+    if hasattr(source, "read"):
+        source = source.read()
     if not isinstance(source, (str, os.PathLike, bytes)):
-        raise TypeError(f"image must be a PIL image, a path, bytes or a uint8 array; got {type(source).__name__}")
+        kinds = "a PIL image, a path, an open file, bytes, or an array or tensor of pixels"
+        raise TypeError(f"image must be {kinds}; got {type(source).__name__}")
     name = "the given bytes" if isinstance(source, bytes) else str(source)
     if not isinstance(source, bytes) and not Path(source).is_file():
         raise ValueError(f"image {name} does not exist or is no file")
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("error", Image.DecompressionBombWarning)
-            with Image.open(io.BytesIO(source) if isinstance(source, bytes) else source, formats=FORMATS) as opened:
-                return _rgb(opened, name)
-    except (Image.DecompressionBombWarning, Image.DecompressionBombError):
-        raise ValueError(f"image {name} has more pixels than is safe to decode ({Image.MAX_IMAGE_PIXELS})") from None
-    except Image.UnidentifiedImageError:
-        raise ValueError(f"image {name} is in none of the formats {', '.join(FORMATS)}, or damaged") from None
-    except OSError as error:
-        raise ValueError(f"image {name} cannot be read: {error}") from None
+    return _decoded(io.BytesIO(source) if isinstance(source, bytes) else source, name)
 
 
 @overload
@@ -69,14 +70,99 @@ def image_or_error(source: Any, prepare: Callable[[Image.Image], Any] | None = N
         return str(error)
 
 
+def _decoded(file: Any, name: str) -> Image.Image:
+    limit = _max_pixels()
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # the limit is checked here
+            opened = Image.open(file, formats=_formats())
+    except Image.DecompressionBombError:
+        raise ValueError(_too_large(name, limit)) from None
+    except Image.UnidentifiedImageError:
+        raise ValueError(f"image {name} is {_unreadable(file)}") from None
+    except OSError as error:
+        raise ValueError(f"image {name} cannot be read: {error}") from None
+    with opened:
+        if opened.width * opened.height > limit:
+            raise ValueError(_too_large(name, limit))
+        if getattr(opened, "is_animated", False) and opened.format in _ANIMATIONS:
+            warnings.warn("an image is animated: the first frame of each such image is taken", stacklevel=3)
+        return _rgb(opened, name)
+
+
+def _formats() -> tuple[str, ...]:
+    """The formats of `FORMATS` that this Pillow was built with, and HEIF where a plugin reads it."""
+    known = [f for f in FORMATS if f not in _OPTIONAL or f == "TIFF" or features.check(_OPTIONAL[f])]
+    return (*known, *(["HEIF"] if "HEIF" in Image.OPEN else []))
+
+
+def _unreadable(file: Any) -> str:
+    """What a file is that Pillow does not open."""
+    if isinstance(file, io.BytesIO):
+        head = file.getvalue()[:12]
+    else:
+        with open(file, "rb") as opened:
+            head = opened.read(12)
+    if head[4:8] == b"ftyp" and head[8:12] in (b"heic", b"heix", b"hevc", b"mif1", b"msf1"):
+        return "in the format HEIF, which Pillow does not read (pip install pillow-heif and register its opener)"
+    return f"in none of the formats {', '.join(_formats())}, or damaged"
+
+
+def _max_pixels() -> int:
+    text = os.environ.get("PEZ_FAST_MAX_PIXELS") or str(MAX_PIXELS)
+    if not text.isdecimal() or int(text) < 1:
+        raise ValueError(f"PEZ_FAST_MAX_PIXELS must be a positive integer; got {text!r}")
+    limit = int(text)
+    if Image.MAX_IMAGE_PIXELS is not None and limit > Image.MAX_IMAGE_PIXELS:
+        Image.MAX_IMAGE_PIXELS = limit  # Pillow refuses what has twice as many
+    return limit
+
+
+def _too_large(name: str, limit: int) -> str:
+    return f"image {name} has more than {limit} pixels; PEZ_FAST_MAX_PIXELS=N sets another limit"
+
+
+def _from_array(array: np.ndarray) -> Image.Image:
+    """An array (H, W), (H, W, C) or (C, H, W), uint8 or floats from 0 to 1."""
+    wanted = "image must be a uint8 or float array (H, W), (H, W, C) or (C, H, W) with 1, 3 or 4 channels"
+    if array.ndim == 3 and array.shape[2] not in _CHANNELS and array.shape[0] in _CHANNELS:
+        array = np.moveaxis(array, 0, 2)
+    if array.ndim not in (2, 3) or (array.ndim == 3 and array.shape[2] not in _CHANNELS):
+        raise ValueError(f"{wanted}; got shape {array.shape}")
+    if np.issubdtype(array.dtype, np.floating):
+        if array.size and not (np.isfinite(array).all() and array.min() >= 0 and array.max() <= 1):
+            raise ValueError("image must hold values from 0 to 1 where it is a float array; got others")
+        array = np.round(array * 255).astype(np.uint8)
+    if array.dtype != np.uint8:
+        raise ValueError(f"{wanted}; got {array.dtype}")
+    if array.ndim == 3 and array.shape[2] == 1:
+        array = array[:, :, 0]
+    return Image.fromarray(np.ascontiguousarray(array))
+
+
 def _rgb(image: Image.Image, name: str) -> Image.Image:
     """Returns the image as RGB on white; `name` stands for it in errors."""
     if 0 in image.size:
         raise ValueError(f"image {name} is empty: {image.size[0]} x {image.size[1]} pixels")
     try:
-        if image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info:
+        image = ImageOps.exif_transpose(image)  # decodes the pixels
+        if image.mode in ("RGBA", "LA", "PA", "La", "RGBa") or "transparency" in image.info:
             layered = image.convert("RGBA")
             return Image.alpha_composite(Image.new("RGBA", image.size, "white"), layered).convert("RGB")
-        return image.convert("RGB")
-    except (OSError, SyntaxError, ValueError) as error:  # convert() decodes the pixels
+        if image.mode != "F" and not image.mode.startswith("I"):
+            return image.convert("RGB")
+        values = np.asarray(image)
+    except (OSError, SyntaxError, ValueError) as error:
         raise ValueError(f"image {name} cannot be read: {error}") from None
+    return Image.fromarray(_eight_bits(values, name)).convert("RGB")
+
+
+def _eight_bits(values: np.ndarray, name: str) -> np.ndarray:
+    """Grey values (H, W) of 16 or 32 bits or floats, as uint8 by the smallest of the usual ranges that holds them."""
+    low, high = float(values.min()), float(values.max())
+    floats = np.issubdtype(values.dtype, np.floating)
+    ranges = [65535.0] if values.dtype.itemsize == 2 else [1.0, 255.0, 65535.0] if floats else [255.0, 65535.0]
+    top = next((r for r in ranges if 0 <= low and high <= r), None)
+    if top is None or not np.isfinite(values).all():
+        raise ValueError(f"image {name} has values from {low:g} to {high:g}; it must have them from 0 to 65535 at most")
+    return np.round(values.astype(np.float64) * (255 / top)).astype(np.uint8)

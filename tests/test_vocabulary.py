@@ -219,6 +219,9 @@ def test_pieces_of_words_are_not_stable():
 
 def test_tokens_over_spaces_are_looked_for():
     assert vocabulary("tokens over spaces")._spanning() == ["of the", "a red", "cat ", "s not"]
+    words = vocabulary("tokens over spaces")
+    whole = {text.strip() for text in words._texts(words.stable())}
+    assert len({"of", "the"} & whole) == len({"a", "red"} & whole) == 1
     assert vocabulary("gemma")._spanning() == [] and vocabulary("added words")._spanning() == ["blue house"]
 
 

@@ -15,8 +15,8 @@ using namespace sm80;
 constexpr int kThreads = 256, kWarps = kThreads / 32;
 constexpr int kTileBytes = kTile * kBlockK * 2;
 
-// A block's tiles on their way through the ring buffer. The tiles are blockIdx.x, blockIdx.x + gridDim.x, and so on; each
-// is read in steps of 64 elements, which take a stage each.
+// A block's tiles on their way through the ring buffer. The tiles are blockIdx.x, blockIdx.x + gridDim.x, and so on.
+// Each is read in steps of 64 elements, which take a stage each.
 template <int kStages>
 struct TableReader {
   int width, k_blocks, steps;
@@ -95,7 +95,7 @@ __device__ __forceinline__ void multiply(float (&score)[kOctets][4], uint32_t to
 }
 
 // Writes the top two of the warp's four groups for each query. Of query 8 j + 2 (lane % 4) + c, this lane holds token
-// lane / 4 of the warp and the token 8 behind it; lane ^ 4 holds the tokens next to them. These four tokens are a group.
+// lane / 4 of the warp and the token 8 behind it; lane ^ 4 holds the tokens next to them. These four are a group.
 template <int kOctets>
 __device__ __forceinline__ void reduce_warp(const float (&score)[kOctets][4], Key (*warp_keys)[2]) {
   const int warp = threadIdx.x >> 5, lane = threadIdx.x & 31;

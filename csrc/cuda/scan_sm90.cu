@@ -40,8 +40,8 @@ struct TileScheduler {
 };
 
 #if defined(__CUDA_ARCH_FEAT_SM90_ALL)
-// The ring buffer, at the stage whose turn it is. `full` and `empty` are a barrier for each stage: the TMA's bytes arrive
-// at the first, the consumers of both blocks at the second.
+// The ring buffer, at the stage whose turn it is. `full` and `empty` have a barrier for each stage: the TMA's bytes
+// arrive at the first, the consumers of both blocks at the second.
 struct Ring {
   uint32_t stages, full, empty;  // addresses in shared memory
   int stage = 0;
