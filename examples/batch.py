@@ -1,4 +1,4 @@
-"""Learns a prompt for each of many images in one batch, then one prompt for several: python examples/batch.py [IMAGE ...]"""
+"""Learns a prompt for each of many images in one batch, then one for several: python examples/batch.py [IMAGE ...]"""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Shortens a long prompt, and combines texts with weights: python examples/distill.py [TEXT] [--ratio 0.3] [--steps 200]"""
+"""Shortens a long prompt and combines texts with weights: python examples/distill.py [TEXT] [--ratio R] [--steps N]"""
 
 from __future__ import annotations
 

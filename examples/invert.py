@@ -1,4 +1,4 @@
-"""Learns a prompt for one image, with a progress bar: python examples/invert.py [IMAGE] [--prompt-len 3] [--steps 200]"""
+"""Learns a prompt for one image, with a progress bar: python examples/invert.py [IMAGE] [--prompt-len L] [--steps N]"""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 """An objective and stages of your own: python examples/own_objective.py [--avoid orange] [--weight 0.25] [--steps 200]
 
-The objective keeps the prompt away from the meaning of a text. The types of all plugs are in pez_fast/engine/protocols.py.
+The objective keeps the prompt away from the meaning of a text. pez_fast/engine/protocols.py holds the types of all plugs.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ IMAGE = Path(pez_fast.__file__).parent / "assets" / "emoji" / "images" / "guitar
 
 @dataclass
 class AwayFrom:
-    """The loss is the cosine with the features (D,) of a text; it is the same for every target, so `select` has no work."""
+    """The loss is the cosine with the features (D,) of a text, which is the same for every target."""
 
     features: torch.Tensor
 

@@ -23,8 +23,8 @@ T = TypeVar("T")
 def load_image(source: Any) -> Image.Image:
     """Returns an image as RGB, upright as its EXIF data says, with white behind its transparent parts.
 
-    Values of 16 bits and of floats (from 0 to 1, to 255 or to 65535) are scaled to 8 bits. Of an animation the first frame
-    is taken, and a warning says so.
+    Values of 16 bits and floats (from 0 to 1, to 255 or to 65535) are scaled to 8 bits. The first frame stands for an
+    animation, and a warning says so.
 
     Args:
         source: a PIL image, a path, an open binary file, the bytes of a file, or an array or tensor of shape (H, W),

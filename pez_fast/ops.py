@@ -79,7 +79,7 @@ def _cpu_unavailable_reason(device: torch.device) -> str | None:
 
 @cache
 def _source_folder() -> str | None:
-    """That Python took the package from a clone without its extension and not from an installation; None where it did not."""
+    """Says that the package comes from a clone without its extension, and not from an installation; None if not so."""
     clone = Path(__file__).parents[1]
     if _installed("pez_fast._C") or not (clone / "setup.py").is_file() or not (clone / "csrc").is_dir():
         return None

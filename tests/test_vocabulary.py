@@ -1,4 +1,4 @@
-"""Stable tokens: written out in any order and number, alone and between fixed texts, they are read again as themselves."""
+"""Stable tokens, written out in any order and number and between fixed texts, are read again as themselves."""
 
 from __future__ import annotations
 

@@ -12,16 +12,16 @@ from pez_fast._shared.rows import pad_rows
 from pez_fast.engine import Outputs
 from pez_fast.engine.memory import transformer_bytes
 from pez_fast.images import load_image
+from pez_fast.models.embedded import EmbeddedModel
 from pez_fast.models.fingerprint import text_digest, weights_digest
 from pez_fast.models.precision import text_part
 from pez_fast.models.text_tower import TextEncoder, token_embedding, unit_features
-from pez_fast.models.vocabulary import Vocabulary, embedding_table
-from pez_fast.table import TokenTable
+from pez_fast.models.vocabulary import Vocabulary
 
 _ENCODE_BATCH = 16  # images or texts encoded at once; the number is constant, since a library's rounding depends on it
 
 
-class ClipEncoder:
+class ClipEncoder(EmbeddedModel):
     """A frozen CLIP with its tokenizer and preprocessing.
 
     Args:
@@ -36,43 +36,17 @@ class ClipEncoder:
     def __init__(
         self, model: Any, tokenizer: Any, preprocess: Any, name: str = "custom", known_ids: Sequence[int] | None = None
     ) -> None:
+        super().__init__()
         self.model = model.eval().requires_grad_(False)
         self.tokenizer, self.preprocess, self.name = tokenizer, preprocess, name
         self.vocabulary = Vocabulary(tokenizer, known_ids)
         self.embedding = token_embedding(model)
-        self._tables: dict[tuple, TokenTable] = {}
         self._parts: dict[torch.dtype, Any] = {self.dtype: self.model}  # its text part in other dtypes is added
-
-    @property
-    def device(self) -> torch.device:
-        """The device of the weights."""
-        return self.embedding.weight.device
-
-    @property
-    def dtype(self) -> torch.dtype:
-        """The dtype of the weights."""
-        return self.embedding.weight.dtype
 
     @property
     def context_length(self) -> int:
         """The number of tokens of the text tower's context."""
         return int(self.tokenizer.context_length)
-
-    def table(self, vocabulary: str = "stable", banned: Sequence[str | int] = ()) -> TokenTable:
-        """Returns the table of the tokens that may be learned; a token's row is the output of the embedding module.
-
-        Args:
-            vocabulary: "stable" (tokens that survive being written out and read again) or "full" (all but special
-                tokens).
-            banned: ids and words that must not be learned; a word bans every token that contains it.
-
-        Raises:
-            ValueError: the vocabulary is unknown, a banned id is outside it, or no token is left.
-        """
-        key = (vocabulary, tuple(banned))
-        if key not in self._tables:
-            self._tables[key] = embedding_table(self.embedding, self.vocabulary, vocabulary, banned)
-        return self._tables[key]
 
     def encode_images(self, images: Sequence[Any]) -> Tensor:
         """Returns unit features (N, D) float32 of images, which `load_image` takes; no row depends on the others."""

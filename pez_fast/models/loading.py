@@ -50,7 +50,7 @@ def load_clip(
         quick_gelu = _check_name(open_clip, name, pretrained)
     source = name if folder is None else f"local-dir:{folder}"
     try:
-        with _quiet():
+        with quiet():
             model = open_clip.create_model(
                 source,
                 pretrained=pretrained,
@@ -62,7 +62,7 @@ def load_clip(
             tokenizer = open_clip.get_tokenizer(source)
     except Exception as error:  # errors of hubs, files and networks have many classes
         tag = f" with pretrained={pretrained!r}" if pretrained else ""
-        raise ValueError(f"name={name!r}{tag} could not be downloaded or read: {_first_line(error)}") from error
+        raise ValueError(f"name={name!r}{tag} could not be downloaded or read: {first_line(error)}") from error
     settings = open_clip.transform.PreprocessCfg(**model.visual.preprocess_cfg)
     preprocess = open_clip.transform.image_transform_v2(settings, is_train=False)
     shown = f"{name}/{pretrained}" if pretrained else name
@@ -126,19 +126,19 @@ def _import_open_clip() -> Any:
                 "install torch and torchvision together from the same source, both CUDA or both CPU builds"
             ) from error
         raise ImportError(
-            f"open_clip cannot be imported ({_first_line(error)}); pip install 'open_clip_torch>=3,<5'"
+            f"open_clip cannot be imported ({first_line(error)}); pip install 'open_clip_torch>=3,<5'"
         ) from error
     return open_clip
 
 
-def _first_line(error: BaseException) -> str:
+def first_line(error: BaseException) -> str:
     """Returns the first line of the error's message, 200 characters at most."""
     text = str(error).strip()
     return text.splitlines()[0][:200] if text else type(error).__name__
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
+def quiet() -> Iterator[None]:
     """Silences open_clip and the hub's client while they load; errors that matter are raised."""
     before = logging.root.manager.disable
     logging.disable(logging.CRITICAL)

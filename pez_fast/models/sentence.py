@@ -1,4 +1,4 @@
-"""Sentence encoders of sentence-transformers as models of prompts: their token embeddings, and the features of a text."""
+"""Sentence encoders of sentence-transformers as models that prompts are learned for."""
 
 from __future__ import annotations
 
@@ -11,15 +11,16 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from pez_fast._shared.rows import ROW_MULTIPLE, pad_rows
+from pez_fast._shared.devices import default_device
+from pez_fast._shared.rows import ROW_MULTIPLE, run_alike
 from pez_fast.engine import Outputs
 from pez_fast.engine.memory import transformer_bytes
 from pez_fast.functional import splice
+from pez_fast.models.embedded import EmbeddedModel
 from pez_fast.models.fingerprint import text_digest, weights_digest
-from pez_fast.models.loading import _first_line, _quiet
+from pez_fast.models.loading import first_line, quiet
 from pez_fast.models.text_tower import unit_features
-from pez_fast.models.vocabulary import Vocabulary, check_prompt_len, check_room, embedding_table
-from pez_fast.table import TokenTable
+from pez_fast.models.vocabulary import Vocabulary, check_prompt_len, check_room
 
 
 def load_sentence_encoder(
@@ -40,18 +41,18 @@ def load_sentence_encoder(
         from sentence_transformers import SentenceTransformer
         from transformers.utils import logging
     except Exception as error:  # a package built for another torch raises what it likes
-        hint = f"({_first_line(error)}); pip install 'pez_fast[sentence]'"
+        hint = f"({first_line(error)}); pip install 'pez_fast[sentence]'"
         raise ImportError(f"sentence_transformers cannot be imported {hint}") from error
-    device = str(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    device = str(default_device() if device is None else device)
     if Path(name).is_dir() and not (Path(name) / "modules.json").is_file():
         raise ValueError(f"name={name!r} holds no modules.json, which every sentence encoder has")
     bars = logging.is_progress_bar_enabled()
     logging.disable_progress_bar()  # of reading files; downloads have their own
     try:
-        with _quiet():
+        with quiet():
             model = SentenceTransformer(str(name), device=device)
     except Exception as error:  # hub, file and network errors come in many classes; all mean that it cannot be had
-        raise ValueError(f"name={name!r} could not be downloaded or read: {_first_line(error)}") from error
+        raise ValueError(f"name={name!r} could not be downloaded or read: {first_line(error)}") from error
     finally:
         (logging.enable_progress_bar if bars else logging.disable_progress_bar)()
     try:
@@ -60,16 +61,16 @@ def load_sentence_encoder(
         raise ValueError(f"name={name!r} cannot be used: {error}") from error
 
 
-class SentenceEncoder:
+class SentenceEncoder(EmbeddedModel):
     """A frozen sentence encoder: texts and prompts to unit features.
 
     Every text is put before the model as `SentenceTransformer.encode` does it, with the model's default prompt
     (`default_prompt_name`) before it where it has one; that prompt is no part of a result's text.
 
     Args:
-        model: a `sentence_transformers.SentenceTransformer`, or what does the same: a torch module from tokenised features
-            to a dict with "sentence_embedding" (R, D), with `tokenizer`, `max_seq_length`, and `preprocess` or
-            `tokenize`. It is put in evaluation mode and its parameters are frozen.
+        model: a `sentence_transformers.SentenceTransformer`, or what does the same: a torch module from tokenised
+            features to a dict with "sentence_embedding" (R, D), with `tokenizer`, `max_seq_length`, and `preprocess` or
+            `tokenize`. The encoder puts it in evaluation mode and freezes its parameters.
         name: shown in results.
 
     Raises:
@@ -78,6 +79,7 @@ class SentenceEncoder:
     """
 
     def __init__(self, model: Any, name: str = "custom") -> None:
+        super().__init__()
         _check_parts(model)
         self.model, self.name = model.eval().requires_grad_(False), name
         for module in model.children():
@@ -88,28 +90,12 @@ class SentenceEncoder:
         self.fed = _fed(model, self.features("a"))
         self.embedding: nn.Embedding = model.get_submodule(self.fed)
         self.vocabulary = Vocabulary(model.tokenizer)
-        self._tables: dict[tuple, TokenTable] = {}
         self._parts: dict[torch.dtype, Any] = {self.dtype: model}
-
-    @property
-    def device(self) -> torch.device:
-        return self.embedding.weight.device
-
-    @property
-    def dtype(self) -> torch.dtype:
-        return self.embedding.weight.dtype
 
     @property
     def context_length(self) -> int:
         """Tokens that the model reads of a text, special ones included."""
         return int(getattr(self.model, "max_seq_length", None) or 1_000_000)
-
-    def table(self, vocabulary: str = "stable", banned: Sequence[str | int] = ()) -> TokenTable:
-        """The tokens that may be learned, as what the embedding module puts out for them; see `ClipEncoder.table`."""
-        key = (vocabulary, tuple(banned))
-        if key not in self._tables:
-            self._tables[key] = embedding_table(self.embedding, self.vocabulary, vocabulary, banned)
-        return self._tables[key]
 
     @torch.no_grad()
     def encode_texts(self, texts: Sequence[str]) -> Tensor:
@@ -150,8 +136,8 @@ class SentenceEncoder:
         dtype: that it is run in, by default its own; another one needs a copy, which is kept.
 
         Raises:
-            ValueError: prompt_len is no positive integer, or it all does not fit into the context; a token is not read as itself
-                beside the fixed texts; or the model looks at ids beside their embeddings.
+            ValueError: prompt_len is no positive integer; the whole prompt does not fit into the context; the tokenizer does
+                not read a token as itself beside the fixed texts; the model looks at ids beside their embeddings.
         """
         check_prompt_len(prompt_len)
         before, probe, behind = self.vocabulary.around(prefix, suffix)
@@ -169,7 +155,7 @@ class SentenceEncoder:
         return BoundSentence(self, self._parts[dtype], read[0], _slots(read, probe, prompt_len), prefix, suffix)
 
     def fingerprint(self) -> dict[str, str]:
-        """What decides on the model's results, as plain values: digests of weights, modules and tokenizer, and the dtype."""
+        """Returns what decides on the results: digests of weights, modules and tokenizer, and the dtype."""
         backend = getattr(self.model.tokenizer, "backend_tokenizer", None)
         state = json.loads(backend.to_str()) if backend is not None else {"vocab": self.model.tokenizer.get_vocab()}
         state = {
@@ -190,9 +176,9 @@ class SentenceEncoder:
 class BoundSentence:
     """A sentence encoder around learned tokens: "features" (R, D) of unit length; see `BoundModel`.
 
-    The model is run as it is, over the tokens of the template alone: without padding its mask is all ones. The embeddings
-    are put in by a hook on the module that makes them. A row's features do not depend on the others, to the bit: see
-    `pad_rows`.
+    The model runs as it is, over the tokens of the template alone: without padding its mask is all ones. A hook on the
+    module that makes the embeddings puts in the learned ones. A row's features do not depend on the others, to the bit: see
+    `run_alike`.
 
     Args:
         part: the model in its dtype. template: what it is fed with, one row; ids in the slots are a filler.
@@ -210,8 +196,9 @@ class BoundSentence:
         self._check_fed()
 
     def __call__(self, embeds: Tensor, ids: Tensor) -> Outputs:
-        hard = pad_rows(embeds)
+        return {"features": unit_features(run_alike(embeds, self._run))}
 
+    def _run(self, hard: Tensor) -> Tensor:
         def feed(module: nn.Module, args: tuple, output: Tensor) -> Tensor:
             return splice(output.detach(), hard, self.slots)
 
@@ -221,7 +208,7 @@ class BoundSentence:
         }
         handle = self.embedding.register_forward_hook(feed)
         try:
-            return {"features": unit_features(_pooled(self.part, features)[: len(embeds)])}
+            return _pooled(self.part, features)
         finally:
             handle.remove()
 

@@ -2,9 +2,10 @@
 
 Random ids, written out and read again, are mostly other ids: two pieces of words join, a control character is cleaned
 away. The "stable" tokens are those that come back as themselves in any order and any number. A token is stable if it is
-a whole word: its text, written behind any other word and a space, is read as that token. Tokenizers read words apart from one
-another, so that what holds for each of two words holds for a row of them, with two exceptions, which are looked for:
-entries of the vocabulary that reach over a space, and whatever else rewrites neighbours (random rows of tokens show it).
+a whole word: its text, written after any other word and a space, is read as that token. Tokenizers read words apart
+from one another, so what holds for each of two words holds for a row of them. There are two exceptions, which are
+looked for: entries of the vocabulary that reach over a space, and other rules that rewrite neighbours (random rows of
+tokens show them).
 """
 
 from __future__ import annotations
@@ -26,11 +27,11 @@ _STABLE: dict[tuple, list[int]] = {}
 
 
 class Vocabulary:
-    """The tokens of a tokenizer: open_clip's own `SimpleTokenizer`, or one from transformers, alone or in open_clip's wrapper.
+    """The tokens of open_clip's own `SimpleTokenizer`, or of a tokenizer from transformers, also in open_clip's wrapper.
 
     Attributes:
-        lead: what a text of learned tokens begins with. "" for most tokenizers; " " where a word's token carries the space
-            before it; ", " where besides the model's cleaning takes that space away.
+        lead: what a text of learned tokens begins with. "" for most tokenizers; " " where a word's token carries the
+            space before it; ", " where the model's cleaning takes that space away.
     """
 
     def __init__(self, tokenizer: Any, known_ids: Sequence[int] | None = None) -> None:
@@ -60,7 +61,7 @@ class Vocabulary:
         return self._encode_all([text])[0]
 
     def decode(self, ids: Sequence[int]) -> str:
-        """The text of ids. White space at its beginning belongs to the first token: without it that is read as another."""
+        """Returns the text of ids. A space at its beginning belongs to the first token, which needs it to be read as itself."""
         before, text = self._written(ids)
         return before + text
 
@@ -199,7 +200,7 @@ class Vocabulary:
         return {i: text.strip() for i, text in zip(ids, self._texts(ids), strict=True) if len(text.split()) == 1}
 
     def _whole(self, words: dict[int, str], lead: str, together: int = _TOGETHER) -> list[int]:
-        """Those that are read as themselves, both as the first word and behind a word; so many are tried together first."""
+        """Returns those that are read as themselves as the first word and after a word; so many are tried together."""
         mark, ids = self._mark(lead), list(words)
         groups = [ids[k : k + together] for k in range(0, len(ids), together)]
         read = self._encode_all([lead + " ".join(f"{words[i]} {words[i]}" for i in group) for group in groups])
@@ -240,7 +241,7 @@ class Vocabulary:
         return sorted(in_any_company(list(words), survive))
 
     def _spanning(self) -> list[str]:
-        """The texts of tokens that reach over a space; none where the tokenizer reads words apart, so that none of them comes up."""
+        """Returns the texts of tokens that reach over a space; none if the tokenizer reads words apart."""
         if self._inner is None:  # open_clip's reads each word alone
             return []
         ids = self._candidates()
