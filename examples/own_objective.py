@@ -1,6 +1,6 @@
 """An objective and stages of your own: python examples/own_objective.py [--avoid orange] [--weight 0.25] [--steps 200]
 
-The objective keeps the prompt away from the meaning of a text. pez_fast/engine/protocols.py holds the types of all plugs.
+The objective keeps the prompt away from the meaning of a text. The types of plugs are in pez_fast/engine/protocols.py.
 """
 
 from __future__ import annotations

@@ -25,8 +25,8 @@ def pad_rows(batch: Tensor, least: int = ROW_MULTIPLE) -> Tensor:
 def run_alike(batch: Tensor, run: Callable[[Tensor], Tensor]) -> Tensor:
     """Returns run(batch), in which a row of the batch (R, …) depends on no other row and not on R, to the bit.
 
-    `run` gets a number of rows that rounds alike. A CPU's products of float64 round by how its threads share the rows,
-    so there `run` gets `ROW_MULTIPLE` rows each time.
+    `run` gets a number of rows that rounds alike. A CPU's float64 products round by how threads share the rows, so
+    there `run` gets `ROW_MULTIPLE` rows each time.
     """
     if batch.dtype == torch.float64 and batch.device.type == "cpu":
         parts = batch.split(ROW_MULTIPLE)

@@ -136,7 +136,7 @@ class SentenceEncoder(EmbeddedModel):
         dtype: that it is run in, by default its own; another one needs a copy, which is kept.
 
         Raises:
-            ValueError: prompt_len is no positive integer; the whole prompt does not fit into the context; the tokenizer does
+            ValueError: prompt_len is no positive integer; the prompt does not fit into the context; the tokenizer does
                 not read a token as itself beside the fixed texts; the model looks at ids beside their embeddings.
         """
         check_prompt_len(prompt_len)
@@ -176,8 +176,8 @@ class SentenceEncoder(EmbeddedModel):
 class BoundSentence:
     """A sentence encoder around learned tokens: "features" (R, D) of unit length; see `BoundModel`.
 
-    The model runs as it is, over the tokens of the template alone: without padding its mask is all ones. A hook on the
-    module that makes the embeddings puts in the learned ones. A row's features do not depend on the others, to the bit: see
+    The model runs as it is, over the template's own tokens: without padding its mask is all ones. A hook on the module
+    that makes the embeddings puts in the learned ones. A row's features do not depend on the others, to the bit: see
     `run_alike`.
 
     Args:

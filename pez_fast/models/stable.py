@@ -15,7 +15,7 @@ Survive = Callable[[Sequence[Sequence[int]]], list[bool]]  # of rows of tokens: 
 
 
 def joined(words: dict[int, str], spanning: Sequence[str]) -> set[int]:
-    """Returns the tokens to leave out so that no two others are read as a token that reaches over the space between them.
+    """Returns the tokens to leave out so that no two others are read as one over the space between.
 
     Args:
         words: the texts of tokens, each one word.

@@ -27,7 +27,7 @@ _STABLE: dict[tuple, list[int]] = {}
 
 
 class Vocabulary:
-    """The tokens of open_clip's own `SimpleTokenizer`, or of a tokenizer from transformers, also in open_clip's wrapper.
+    """The tokens of open_clip's own `SimpleTokenizer`, or of a tokenizer from transformers.
 
     Attributes:
         lead: what a text of learned tokens begins with. "" for most tokenizers; " " where a word's token carries the
@@ -61,7 +61,7 @@ class Vocabulary:
         return self._encode_all([text])[0]
 
     def decode(self, ids: Sequence[int]) -> str:
-        """Returns the text of ids. A space at its beginning belongs to the first token, which needs it to be read as itself."""
+        """Returns the text of ids. A space at its beginning belongs to the first token."""
         before, text = self._written(ids)
         return before + text
 

@@ -24,7 +24,7 @@ SWATCHES = (("best so far", LINE, 22, 3), ("each step", SOFT, 22, 2), ("refined"
 
 @dataclass(frozen=True)
 class Axes:
-    """What all charts of a sheet share: `gap` between two ticks of the score, `refined` whether refining raised a score."""
+    """What all charts of a sheet share: `gap` between score ticks, `refined` whether refining raised a score."""
 
     low: float
     high: float

@@ -45,7 +45,7 @@ def check_writable(path: Path) -> None:
 def write_sheet(
     path: Path, names: Sequence[str], images: Sequence[Sequence[Image.Image]], results: Sequence[PromptResult]
 ) -> bool:
-    """Draws a sheet of results into a PNG file, over one that may be there; draws nothing (False) without a prompt."""
+    """Draws a sheet of results into a PNG file; draws nothing (False) without a prompt."""
     learned = [result for result in results if not result.error]
     if learned:
         steps, first = max(result.steps for result in learned), learned[0]
