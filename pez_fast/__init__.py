@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from pez_fast.tasks import distill as distill
     from pez_fast.tasks import invert as invert
     from pez_fast.tasks import invert_batch as invert_batch
+    from pez_fast.tasks import score as score
 
 _HOME = {
     "TokenTable": "table",
@@ -36,6 +37,7 @@ _HOME = {
     "invert": "tasks",
     "invert_batch": "tasks",
     "distill": "tasks",
+    "score": "tasks",
     "PromptResult": "result",
     "SearchConfig": "config",
     "info": "information",

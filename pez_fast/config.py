@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import inspect
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, fields
 from functools import wraps
-from typing import Any, Literal, TypedDict, TypeVar
+from operator import index
+from typing import Any, Literal, TypedDict, TypeVar, get_args
 
 LEARNING_RATE, WEIGHT_DECAY = 0.1, 0.1  # of AdamW, as in the paper
 DTYPES = ("float32", "bfloat16", "float16", "float64")
@@ -113,22 +114,49 @@ class SearchConfig:
 
     def __post_init__(self) -> None:
         for name in ("prompt_len", "steps", "restarts", "top_k", "every", "patience", "batch_size"):
-            value = getattr(self, name)
-            if name in ("patience", "batch_size") and value is None:
-                continue
-            if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-                raise ValueError(f"{name} must be a positive integer; got {value!r}")
-        if not isinstance(self.refine, int) or isinstance(self.refine, bool) or self.refine < 0:
-            raise ValueError(f"refine must be an integer, not negative; got {self.refine!r}")
-        self._check_plugs()
-        if self.dtype is not None and self.dtype not in DTYPES:
-            raise ValueError(f"dtype must be one of {', '.join(DTYPES)}, or None; got {self.dtype!r}")
-        if not isinstance(self.seed, int) or not 0 <= self.seed < 2**63:
+            if getattr(self, name) is not None or name not in ("patience", "batch_size"):
+                self._set_integer(name, 1, "a positive integer")
+        self._set_integer("refine", 0, "an integer, not negative")
+        self._set_integer("seed", 0, "an integer from 0 to 2**63 - 1")
+        if self.seed >= 2**63:
             raise ValueError(f"seed must be an integer from 0 to 2**63 - 1; got {self.seed!r}")
-        for name, minimum in (("lr", 0.0), ("weight_decay", 0.0)):
+        for name in ("lr", "weight_decay"):
             value = getattr(self, name)
-            if not isinstance(value, (int, float)) or not math.isfinite(value) or value < minimum:
+            if isinstance(value, bool) or not hasattr(value, "__float__") or not 0 <= float(value) < math.inf:
                 raise ValueError(f"{name} must be a finite number, not negative; got {value!r}")
+            object.__setattr__(self, name, float(value))
+        for name in ("prefix", "suffix", "init"):
+            value = getattr(self, name)
+            if not isinstance(value, str) and not (name == "init" and value is None):
+                raise ValueError(f"{name} must be a text; got {value!r}")
+        if self.vocabulary not in get_args(Vocabulary):
+            raise ValueError(f"vocabulary must be one of {', '.join(get_args(Vocabulary))}; got {self.vocabulary!r}")
+        if self.callback is not None and not callable(self.callback):
+            raise ValueError(f"callback must be a function, or None; got {self.callback!r}")
+        if self.dtype is not None:
+            object.__setattr__(self, "dtype", str(self.dtype).removeprefix("torch."))
+            if self.dtype not in DTYPES:
+                raise ValueError(f"dtype must be one of {', '.join(DTYPES)}, or None; got {self.dtype!r}")
+        if not isinstance(self.compile, bool):
+            raise ValueError(f"compile must be True or False; got {self.compile!r}")
+        self._check_banned()
+        self._check_plugs()
+
+    def _set_integer(self, name: str, least: int, kind: str) -> None:
+        """Makes a plain int of an option, which may be an integer of numpy's."""
+        value = getattr(self, name)
+        if isinstance(value, bool) or not hasattr(value, "__index__") or index(value) < least:
+            raise ValueError(f"{name} must be {kind}; got {value!r}")
+        object.__setattr__(self, name, index(value))
+
+    def _check_banned(self) -> None:
+        if isinstance(self.banned, (str, bytes)) or not isinstance(self.banned, Iterable):
+            raise ValueError(f"banned must be a list of words and ids; got {self.banned!r}")
+        for entry in self.banned:
+            if isinstance(entry, bool) or not (isinstance(entry, str) or hasattr(entry, "__index__")):
+                raise ValueError(f"banned must hold words and ids; got {entry!r}")
+        plain = tuple(entry if isinstance(entry, str) else index(entry) for entry in self.banned)
+        object.__setattr__(self, "banned", plain)
 
     def _check_plugs(self) -> None:
         """Checks that `stages` pairs methods with numbers of steps, and `terms` weights with objectives."""

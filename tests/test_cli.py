@@ -173,16 +173,21 @@ def test_info():
 
 
 def test_sheet_overwrites_and_a_failed_check_leaves_nothing(monkeypatch: pytest.MonkeyPatch, tiny):
-    target = Path("sheet.png")
-    target.write_bytes(b"old")
-    result = run("invert", "--each", "a.png", "broken.png", "--steps", 3, "--prompt-len", 2, "--sheet", target, code=1)
-    assert result.stderr.splitlines()[-1] == "sheet written to sheet.png"
+    target, arguments = Path("sheet.png"), ("--steps", 3, "--prompt-len", 2, "--sheet", "sheet.png")
+    for _ in range(2):
+        result = run("invert", "--each", "a.png", "broken.png", *arguments, code=1)
+        assert result.stderr.splitlines()[-1] == "sheet written to sheet.png"
     with Image.open(target) as image:
         assert image.format == "PNG" and image.width == sheet.WIDTH
-    target.write_bytes(b"old")
+    before = target.read_bytes()
     assert complaint("invert", "a.png", "--sheet", target, "--prompt-len", 99).startswith("prompt_len")
     assert complaint("invert", "a.png", "--sheet", "new.png", "--prompt-len", 99).startswith("prompt_len")
-    assert target.read_bytes() == b"old" and not Path("new.png").exists()
+    assert target.read_bytes() == before and not Path("new.png").exists()
+    for name in ("a.png", "b.png"):  # an input, and a file of the user's own
+        before = Path(name).read_bytes()
+        assert "a.png" in complaint("invert", "--each", "--sheet", name, "a.png") or name == "b.png"
+        assert complaint("invert", "--each", "a.png", "--sheet", name).startswith("the ")
+        assert Path(name).read_bytes() == before
 
 
 def test_json_is_valid_in_any_encoding(tiny):
@@ -235,3 +240,27 @@ def test_demo_on_the_bundled_model(here: Path):
     assert result.stderr.splitlines()[-1] == "sheet written to demo.png"
     with Image.open("demo.png") as image:
         assert image.format == "PNG" and image.height > len(rows) * sheet.THUMB
+
+
+def test_score_shows_every_image_with_every_prompt(here, tiny):
+    rows = json.loads(run("score", "a.png", "b.png", "a red cat", "the sea", "--json").stdout)
+    assert [(row["image"], row["prompt"]) for row in rows if row["image"] == "a.png"] in (
+        [("a.png", "a red cat"), ("a.png", "the sea")],
+        [("a.png", "the sea"), ("a.png", "a red cat")],
+    )
+    scores = pez_fast.score(["a.png", "b.png"], ["a red cat", "the sea"], tiny).tolist()
+    told = {(row["image"], row["prompt"]): row["cosine"] for row in rows}
+    assert told["b.png", "the sea"] == scores[1][1] == pez_fast.score(["b.png"], ["the sea"], tiny).item()
+    for image in ("a.png", "b.png"):
+        own = [row["cosine"] for row in rows if row["image"] == image]
+        assert own == sorted(own, reverse=True) and len(own) == 2
+    shown = run("score", "a.png", "a red cat").stdout
+    assert "a red cat" in shown and f"{scores[0][0]:.3f}" in shown
+    assert "score needs at least one image file and one prompt; got 1 and 0" in complaint("score", "a.png")
+    assert "score needs at least one image file and one prompt; got 0 and 1" in complaint("score", "words")
+    assert "image none.png does not exist" in complaint("score", "none.png", "words")
+
+
+def test_python_m(here):
+    done = subprocess.run([sys.executable, "-m", "pez_fast", "--version"], capture_output=True, text=True, check=True)
+    assert done.stdout == f"pez-fast {pez_fast.__version__}\n"

@@ -99,3 +99,22 @@ def test_wrapped_lines_fit_and_lose_nothing():
     assert all(chart.length(line, 19) <= 300 for line in lines)
     assert "".join(lines).replace(" ", "") == text.replace(" ", "")
     assert chart.plain("café 😀 ok") == "caf\\xe9 [grinning face] ok"
+
+
+def test_a_sheet_is_written_over_a_sheet_alone(images, tmp_path):
+    photo, sheet_file = tmp_path / "photo.png", tmp_path / "sheet.png"
+    images[0].save(photo)
+    before = photo.read_bytes()
+    for path, inputs, sentence in (
+        (photo, [], "is no sheet of pez_fast, so it is left as it is"),
+        (photo, [tmp_path / "x" / ".." / "photo.png"], "would be written over an image that it is made from"),
+    ):
+        with pytest.raises(ValueError, match=sentence):
+            sheet.check_writable(path, inputs)
+    assert photo.read_bytes() == before
+    result = PromptResult(prompt="a", ids=[1], ids_score=0.5, text_score=0.5, steps=1, history=[0.1, 0.5])
+    for _ in range(2):
+        sheet.check_writable(sheet_file, [photo])
+        assert sheet.write_sheet(sheet_file, ["x"], [images[:1]], [result])
+    with pytest.raises(ValueError, match="would be written over an image"):
+        sheet.check_writable(sheet_file, [sheet_file])

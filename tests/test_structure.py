@@ -31,6 +31,7 @@ FLOORS = {
     **dict.fromkeys(["compat", "dataset"], 11),
     "ray": 12,
     "cli": 13,
+    "__main__": 14,
 }
 FACES = 11  # from this floor on, users call the modules
 # Pairs that may import one another on one floor: none. Within a folder, all modules may.

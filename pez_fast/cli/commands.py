@@ -10,15 +10,40 @@ import typer
 
 from pez_fast import __version__
 from pez_fast.cli.errors import FAILED, INTERRUPTED, Group
-from pez_fast.cli.options import Backend, Json, Log, PromptLen, SearchFlags, Seed, Steps, Top, option, with_search
+from pez_fast.cli.options import (
+    PAPER_MODEL,
+    Backend,
+    Device,
+    Json,
+    Log,
+    Model,
+    Pretrained,
+    PromptLen,
+    SearchFlags,
+    Seed,
+    Steps,
+    Top,
+    option,
+    with_search,
+)
 from pez_fast.config import SearchConfig
-from pez_fast.report.console import LiveProgress, PlainProgress, print_info, print_json, say, show_many, show_one
+from pez_fast.report.console import (
+    LiveProgress,
+    PlainProgress,
+    print_info,
+    print_json,
+    print_scores,
+    say,
+    show_many,
+    show_one,
+)
 from pez_fast.report.tensorboard import TensorBoard, watch
 
 if TYPE_CHECKING:
     from pez_fast.result import PromptResult
 
 DEMO_LENGTH, DEMO_RESTARTS = 8, 8
+IMAGE_SUFFIXES = frozenset(".png .jpg .jpeg .webp .gif .bmp .tif .tiff .ppm .avif .jp2 .heic".split())
 
 app = typer.Typer(
     cls=Group,
@@ -96,7 +121,7 @@ def invert(
         raise ValueError(f"--weight must be given once for each of the {len(images)} images; got {len(weight)}")
     opened = [_image_or_path(path) if each else load_image(path) for path in images]
     if sheet is not None:
-        check_writable(sheet)
+        check_writable(sheet, images)
     readable = [path for path, image in zip(images, opened, strict=True) if image is not path]
     names = images if each else [images[0] if len(images) == 1 else f"{len(images)} images"]
     watching = watch(readable if each else names, search.steps, tensorboard)
@@ -182,6 +207,32 @@ def distill(
         result = distill_text(text, clip, ratio, **options | {"prompt_len": prompt_len}, **_watched(progress))
     show_one(result, search.as_json)
     _finish([result], search.steps)
+
+
+@app.command()
+def score(
+    items: Annotated[
+        list[str],
+        typer.Argument(
+            help="Image files and prompts; all that is no file is a prompt", metavar="IMAGE|TEXT", show_default=False
+        ),
+    ],
+    model: Model = PAPER_MODEL,
+    pretrained: Pretrained = None,
+    device: Device = None,
+    as_json: Json = False,
+) -> None:
+    """Show the cosine of each image with each prompt. Cosines of different models cannot be compared."""
+    from pez_fast.images import load_image
+    from pez_fast.tasks import score as score_all
+
+    files = [item for item in items if Path(item).is_file() or Path(item).suffix.lower() in IMAGE_SUFFIXES]
+    prompts = [item for item in items if item not in files]
+    if not files or not prompts:
+        raise ValueError(f"score needs at least one image file and one prompt; got {len(files)} and {len(prompts)}")
+    images = [load_image(path) for path in files]
+    clip = SearchFlags(model=model, pretrained=pretrained, device=device).load()
+    print_scores(files, prompts, score_all(images, prompts, clip).tolist(), as_json)
 
 
 @app.command()

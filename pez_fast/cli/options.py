@@ -52,6 +52,9 @@ def option(text: str, *names: str, **more: Any) -> Any:
     return typer.Option(*names, help=text, **more)
 
 
+Model = Annotated[str, option("A name of open_clip's, hf-hub:owner/repo, a folder, or emoji: the bundled one.")]
+Pretrained = Annotated[str | None, option(f"Tag or file of its weights; {PAPER_WEIGHTS} for {PAPER_MODEL}.")]
+Device = Annotated[str | None, option("A device of torch, such as cpu. Default: cuda if there is one.")]
 Steps = Annotated[int, option(explanation("steps"))]
 Seed = Annotated[int, option(explanation("seed"))]
 PromptLen = Annotated[int, option(explanation("prompt_len"))]
@@ -64,11 +67,9 @@ Log = Annotated[Path | None, option("Record the search for TensorBoard in a fold
 class SearchFlags:
     """The options that invert, batch and distill share."""
 
-    model: Annotated[str, option("A name of open_clip's, hf-hub:owner/repo, a folder, or emoji: the bundled one.")] = (
-        PAPER_MODEL
-    )
-    pretrained: Annotated[str | None, option(f"Tag or file of its weights; {PAPER_WEIGHTS} for {PAPER_MODEL}.")] = None
-    device: Annotated[str | None, option("A device of torch, such as cpu. Default: cuda if there is one.")] = None
+    model: Model = PAPER_MODEL
+    pretrained: Pretrained = None
+    device: Device = None
     ban: Annotated[list[str] | None, option("A word that must not be learned; can be repeated.")] = None
     as_json: Json = False
     config: dict[str, Any] = field(default_factory=dict)  # the values of the options in SHARED

@@ -143,6 +143,7 @@ class SearchState:
             score: (A,), their scores.
         """
         rows, complete, at = self.rows, len(self.rows) == len(self.steps), self.step_device
+        score = score.to(self.scores.dtype)  # that of a tower in another dtype
         kept_ids, kept = (self.best_ids, self.best_score) if complete else (self.best_ids[rows], self.best_score[rows])
         worst, place = kept.min(1, keepdim=True)
         better = score[:, None] > worst

@@ -43,7 +43,17 @@ class PEZMethod:
     def step(self, state: PEZState, evaluate: Evaluate, update: bool) -> Evaluation:
         """Evaluates the nearest tokens and, with `update`, makes one step of AdamW; see `Method`."""
         soft = [opt.prompts.detach() for opt in state.optimizers]
-        ids, _ = nearest_token(torch.cat(soft) if len(soft) > 1 else soft[0], evaluate.table, self.impl)
+        joined = torch.cat(soft) if len(soft) > 1 else soft[0]
+        try:
+            ids, _ = nearest_token(joined, evaluate.table, self.impl)
+        except ValueError as error:
+            if joined.isfinite().all():
+                raise
+            made = max(int(opt.state[opt.prompts]["step"]) for opt in state.optimizers)
+            settings = f"lr={self.lr!r} and weight_decay={self.weight_decay!r}"
+            raise ValueError(
+                f"the search diverged with {settings}: soft prompts are not finite after {made} updates"
+            ) from error
         evaluation = evaluate(ids, gradient=update)
         if evaluation.gradient is not None:  # straight through: the soft prompts take the gradient at the tokens
             gradients = evaluation.gradient.to(soft[0].dtype).split([len(s) for s in soft])

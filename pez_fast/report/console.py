@@ -197,6 +197,25 @@ def print_json(value: Any, indent: int | None = None) -> None:
     print(json.dumps(finite_or_none(value), ensure_ascii=not unicode, allow_nan=False, indent=indent))
 
 
+def print_scores(
+    images: Sequence[str], prompts: Sequence[str], scores: Sequence[Sequence[float]], as_json: bool
+) -> None:
+    """Prints the cosine (N, M) of each image with each prompt on stdout, the best prompt of each image first."""
+    rows = [
+        {"image": image, "prompt": prompt, "cosine": cosine}
+        for image, own in zip(images, scores, strict=True)
+        for cosine, prompt in sorted(zip(own, prompts, strict=True), key=lambda pair: -pair[0])
+    ]
+    if as_json:
+        print_json(rows)
+        return
+    console, table = _stdout(), _table("image", "prompt", "cosine")
+    for row in rows:
+        image, prompt = (Text(one_line(row[name], console.encoding)) for name in ("image", "prompt"))
+        table.add_row(image, prompt, f"{row['cosine']:.3f}")
+    console.print(table)
+
+
 def print_info(facts: dict[str, Any]) -> None:
     """Prints the facts of `pez_fast.info` as a table on stdout."""
     console, table = _stdout(), Table(box=None, show_header=False, padding=(0, 2, 0, 0))

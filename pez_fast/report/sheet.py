@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from PIL import Image, ImageDraw, ImageOps
+from PIL.PngImagePlugin import PngInfo
 
 from pez_fast.report import chart
 from pez_fast.report.chart import BACK, FAINT, FINE, GRAY, INK, length, plain, write
@@ -18,6 +19,7 @@ THUMB = chart.HEIGHT
 SCORE = 96
 TEXT = WIDTH - 2 * MARGIN - THUMB - chart.WIDTH - SCORE - 3 * GAP
 MOST = 200  # rows of a sheet
+SOFTWARE = "pez_fast sheet"  # how a sheet is known again
 
 
 @dataclass(frozen=True)
@@ -29,11 +31,20 @@ class Row:
     result: PromptResult
 
 
-def check_writable(path: Path) -> None:
-    """Raise ValueError, before anything is searched, if a sheet could not be written there."""
+def check_writable(path: Path, inputs: Sequence[str | Path] = ()) -> None:
+    """Raise ValueError, before anything is searched, if a sheet could not be written there, or must not.
+
+    A sheet is written over another sheet, but over no other file, and never over one of `inputs`.
+    """
     if path.suffix.lower() != ".png":
         raise ValueError(f"the sheet must be a .png file; got {str(path)!r}")
+    if any(path.resolve() == Path(other).resolve() for other in inputs):
+        raise ValueError(f"the sheet {path} would be written over an image that it is made from; give it another name")
     new = not path.exists()
+    if not new and path.is_file() and not _is_sheet(path):
+        raise ValueError(
+            f"the file {path} is no sheet of pez_fast, so it is left as it is; give the sheet another name"
+        )
     try:
         path.open("ab").close()
     except OSError as error:
@@ -51,8 +62,21 @@ def write_sheet(
         steps, first = max(result.steps for result in learned), learned[0]
         subtitle = f"model {first.model}, seed {first.seed}, {steps} steps, {first.seconds:.1f} s"
         rows = [Row(*row) for row in zip(names, images, results, strict=True)]
-        draw_sheet(rows, "Prompts learned from images", subtitle).save(path, format="PNG")
+        mark = PngInfo()
+        mark.add_text("Software", SOFTWARE)
+        draw_sheet(rows, "Prompts learned from images", subtitle).save(path, format="PNG", pnginfo=mark)
     return bool(learned)
+
+
+def _is_sheet(path: Path) -> bool:
+    """Whether a file is a sheet that `write_sheet` wrote, or is empty."""
+    if not path.stat().st_size:
+        return True
+    try:
+        with Image.open(path, formats=("PNG",)) as image:
+            return image.info.get("Software") == SOFTWARE
+    except (OSError, ValueError, Image.DecompressionBombError):
+        return False
 
 
 def draw_sheet(rows: Sequence[Row], title: str, subtitle: str) -> Image.Image:
