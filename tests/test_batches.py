@@ -196,3 +196,17 @@ def test_a_target_without_finite_scores_is_an_error_of_its_own(tiny_clip, images
         assert [k for k, r in enumerate(results) if r.error] == wrong and results[wrong[0]].error == NOT_FINITE
     found = pez_fast.search(Similarity(targets), tiny_clip, **options)
     assert [outcomes([r]) for r in found[::2]] == [outcomes([r]) for r in whole[::2]]
+
+
+def test_the_states_of_the_prompts_must_fit_into_memory(tiny_clip, images, monkeypatch):
+    """Scores of all steps, kept ids and the optimiser's vectors, for as many prompts as begin together."""
+    state = memory.state_bytes(4, 32, 50_000, 4, 4)
+    assert state > 2 * 4 * 50_000
+    monkeypatch.setattr(memory, "free_bytes", lambda device: 4 * 3 * state)
+    options = {"prompt_len": 4, "steps": 50_000, "callback": lambda progress: True}
+    sentence = r"restarts must be at most 3, as many as fit into the free memory with 0\.3\d MiB each; got 4"
+    with pytest.raises(ValueError, match=sentence):
+        pez_fast.invert(images[0], tiny_clip, **options, restarts=4)
+    assert pez_fast.invert(images[0], tiny_clip, **options, restarts=3).stop_reason == "callback"
+    search = PromptSearch(tiny_clip, SearchConfig(**options, batch_size=1000))
+    assert search.limit.rows == 3

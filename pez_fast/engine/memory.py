@@ -25,3 +25,12 @@ def transformer_bytes(blocks: int, positions: int, width: int, bytes_each: int) 
         bytes_each: bytes of one value.
     """
     return SAVED_VALUES * blocks * positions * width * bytes_each
+
+
+def state_bytes(prompt_len: int, width: int, num_steps: int, top_k: int, bytes_each: int) -> int:
+    """Returns what one prompt takes as long as it is learned, whether it is evaluated or waits for its chunk.
+
+    These are its scores and their copy for the result, the kept ids, five vectors for each token (the soft embedding,
+    its gradient, two moments and the projection) and a target.
+    """
+    return 2 * bytes_each * (num_steps + 1) + 8 * prompt_len * (top_k + 1) + bytes_each * width * (5 * prompt_len + 1)

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from pez_fast.config import SearchConfig, SearchOptions, config_from, takes_config
 from pez_fast.engine import BatchLimit, Joined, Objective, Outputs, PromptModel, Request, Scheduler, SearchState, Stage
-from pez_fast.engine.memory import max_batch_size
+from pez_fast.engine.memory import max_batch_size, state_bytes
 from pez_fast.methods import GCGMethod, PEZMethod
 from pez_fast.models.precision import search_dtype
 from pez_fast.objectives import WeightedSum
@@ -90,14 +90,32 @@ class PromptSearch:
         template = (config.prompt_len, config.prefix, config.suffix)
         self.bound = model.bind(*template, dtype=self.dtype)
         self.scoring_model = self.bound if self.dtype == model.dtype else model.bind(*template)
-        self.init_ids = _init_ids(self.table.allowed, model, config).to(model.device)
-        rows = config.batch_size or max_batch_size(model.device, self.bound.bytes_per_prompt)
+        self.stages = _stages(config)
+        rows = self._max_rows()
         if max_targets is not None:
             rows = min(rows, max_targets * config.restarts)
         self.limit = BatchLimit.of(rows, model.device)
-        self.stages = _stages(config)
+        self.init_ids = _init_ids(self.table.allowed, model, config).to(model.device)
         self.stop_reason: str | None = None
         self.started = time.monotonic()
+
+    def _max_rows(self) -> int:
+        """Returns how many prompts are learned at once: as asked for, or as fit; their states must fit in any case.
+
+        Raises:
+            ValueError: the states of one target's prompts do not fit.
+        """
+        config, device, width = self.config, self.model.device, self.table.dim
+        num_steps, top_k = max(s.num_steps for s in self.stages), max(s.top_k for s in self.stages)
+        state = state_bytes(config.prompt_len, width, num_steps, top_k, max(4, self.table.dtype.itemsize))
+        fit = max_batch_size(device, 2 * state)  # half of what evaluations may take
+        if config.restarts > fit:
+            raise ValueError(
+                f"restarts must be at most {fit}, as many as fit into the free memory with {state / 2**20:.2f} MiB each; "
+                f"got {config.restarts}"
+            )
+        rows = config.batch_size or max_batch_size(device, self.bound.bytes_per_prompt)
+        return min(rows, fit)
 
     def stream(
         self,
