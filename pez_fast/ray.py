@@ -16,7 +16,7 @@ from pez_fast.config import SearchConfig, config_from
 from pez_fast.dataset.arrow import arrow
 from pez_fast.dataset.job import Job, Summary
 from pez_fast.dataset.learning import learn_all, prefetch, read
-from pez_fast.dataset.manifest import check_manifest, ensure_manifest, model_part
+from pez_fast.dataset.manifest import check_manifest, ensure_manifest, fingerprint_of, model_part
 from pez_fast.dataset.progress import last_prompt, watch_batch
 from pez_fast.dataset.rows import bytes_or_path
 from pez_fast.dataset.shards import Row, columns, completed_ids, exclusive_lock, write_shard
@@ -129,7 +129,7 @@ class _ShardActor:
                 for item, row in zip(items, learn_all(pixels, self.clip, self.options), strict=True)
             ]
             ensure_manifest(self.out, self.expected, self.clip.name)
-            write_shard(path, rows)
+            write_shard(path, rows, fingerprint_of(self.expected))
         return {"images": [len(rows)], "last": [last_prompt(rows)]}
 
 
@@ -165,7 +165,8 @@ def run_on_ray(job: Job, model: str, weights: str | None, device: str | None, ac
         with exclusive_lock(job.out, stem):
             expected = job.configuration | model_part(clip, job.options, device.partition(":")[0])
             check_manifest(job.out, expected)
-            remaining = job.remaining()
+            fingerprint = fingerprint_of(expected)
+            remaining = job.remaining(fingerprint)
             try:
                 arguments = (model, weights, device, job.options, expected, str(job.out.resolve()), stem, job.workers)
                 with watch_batch(len(job.items), len(job.items) - len(remaining)) as progress:
@@ -175,7 +176,7 @@ def run_on_ray(job: Job, model: str, weights: str | None, device: str | None, ac
                         progress.add([{"prompt": done["last"]}] * done["images"])
             except KeyboardInterrupt:
                 interrupted = True
-            return job.summary(completed_ids(job.out), begun, interrupted)
+            return job.summary(completed_ids(job.out, fingerprint), begun, interrupted)
     finally:
         if started_here:
             ray.shutdown()

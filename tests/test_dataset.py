@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 import os
 import tarfile
 from itertools import islice
@@ -224,11 +225,13 @@ def test_leftovers_are_tidied_up(capsys: pytest.CaptureFixture, folder: Path, un
     for name in (first.name, "part-00004-of-00007-000000.parquet"):
         (tmp_path / f".{name}.0123456789ab.tmp").write_bytes(whole[:100])
     both = pq.read_table(second).to_pylist()
-    shards.write_shard(second, [*both, *pq.read_table(first).to_pylist()[:1], both[0]])
+    fingerprint = json.loads((tmp_path / "_manifest.json").read_text())["fingerprint"]
+    shards.write_shard(second, [*both, *pq.read_table(first).to_pylist()[:1], both[0]], fingerprint)
     assert invert_dataset(folder, tmp_path, tiny_clip, **QUICK).finished == 10
     assert rows_of(tmp_path) == undisturbed and sorted(tmp_path.glob("*.parquet")) == [first, second]
     assert not list(tmp_path.glob(".*.tmp"))
-    assert capsys.readouterr().err.count("could not be read and was removed; its images are learned again") == 3
+    assert capsys.readouterr().err.count(".unreadable, and its images are learned again") == 3
+    assert len(list(tmp_path.glob("*.unreadable"))) == 3
 
 
 def test_a_lost_shard_is_learned_again(folder: Path, undisturbed, tiny_clip, tmp_path: Path, counted: _Counted):
@@ -237,6 +240,20 @@ def test_a_lost_shard_is_learned_again(folder: Path, undisturbed, tiny_clip, tmp
     (tmp_path / "part-00001-of-00002-000000.parquet").write_bytes(b"PAR1 gone")
     invert_dataset(folder, tmp_path, tiny_clip, **QUICK)
     assert rows_of(tmp_path) == undisturbed and 8 < counted.learned < 16
+
+
+def test_shards_of_another_configuration_are_refused_without_the_manifest(folder: Path, tiny_clip, tmp_path: Path):
+    """Each shard carries what made it: a lost manifest mixes nothing, and comes back where all is as it was."""
+    invert_dataset(folder, tmp_path, tiny_clip, **QUICK)
+    (tmp_path / "_manifest.json").unlink()
+    shard = next(tmp_path.glob("*.parquet")).read_bytes()
+    with pytest.raises(ValueError, match="was made by another configuration than this run's; take another --out"):
+        invert_dataset(folder, tmp_path, tiny_clip, **{**QUICK, "seed": 9})
+    assert [p.read_bytes() for p in tmp_path.glob("*.parquet")] == [shard] and not (
+        tmp_path / "_manifest.json"
+    ).exists()
+    assert invert_dataset(folder, tmp_path, tiny_clip, **QUICK).finished == 10
+    assert [p.read_bytes() for p in tmp_path.glob("*.parquet")] == [shard] and (tmp_path / "_manifest.json").exists()
 
 
 def test_a_foreign_shard_is_refused(folder: Path, tiny_clip, tmp_path: Path):

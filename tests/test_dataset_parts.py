@@ -94,11 +94,11 @@ def test_a_file_name_of_any_bytes_becomes_an_id(tmp_path: Path, images):
 def test_shards_grow_until_they_are_full(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
     monkeypatch.setattr(shards, "_ROWS", 4)
     for begun, batches in enumerate((5, 1)):
-        writer = shards.ShardWriter(tmp_path, "part-0-of-1")
+        writer = shards.ShardWriter(tmp_path, "part-0-of-1", "x")
         for k in range(batches):
             writer.add([{"id": f"{begun}-{k}-{half}", "seed": 0, "steps": 1} for half in "ab"])
     assert [len(pq.read_table(path)) for path in sorted(tmp_path.glob("*.parquet"))] == [4, 4, 2, 2]
-    assert len(shards.completed_ids(tmp_path).ids) == 12
+    assert len(shards.completed_ids(tmp_path, "x").ids) == 12
 
 
 def test_files_are_synchronised_before_they_get_their_name(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):

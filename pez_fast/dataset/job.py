@@ -14,7 +14,7 @@ from typing import Any
 from pez_fast.config import config_from
 from pez_fast.dataset.arrow import arrow
 from pez_fast.dataset.learning import RowLearner, prefetch, read
-from pez_fast.dataset.manifest import check_manifest, configuration, ensure_manifest, model_part
+from pez_fast.dataset.manifest import check_manifest, configuration, ensure_manifest, fingerprint_of, model_part
 from pez_fast.dataset.progress import LiveBatchProgress, watch_batch
 from pez_fast.dataset.shards import Completed, ShardWriter, completed_ids, exclusive_lock
 from pez_fast.dataset.sources import Item, open_source
@@ -108,19 +108,23 @@ class Job:
         with exclusive_lock(self.out, stem):
             complete = self.configuration | model_part(model, self.options, model.device.type)
             check_manifest(self.out, complete)
-            remaining = self.remaining()
+            fingerprint = fingerprint_of(complete)
+            remaining = self.remaining(fingerprint)
+            if len(remaining) < len(self.items):  # there are shards: a lost manifest comes back
+                ensure_manifest(self.out, complete, model.name)
             try:
                 self._learn(model, remaining, len(self.items) - len(remaining), stem, complete)
                 interrupted = False
             except KeyboardInterrupt:
                 interrupted = True
-            return self.summary(completed_ids(self.out), begun, interrupted)
+            return self.summary(completed_ids(self.out, fingerprint), begun, interrupted)
 
-    def remaining(self) -> list[Item]:
+    def remaining(self, fingerprint: str) -> list[Item]:
         """Returns the items of this shard that the folder does not hold."""
-        found = completed_ids(self.out)
+        found = completed_ids(self.out, fingerprint)
         for name in found.removed:
-            say(f"pez-fast: warning: {self.out / name} could not be read and was removed; its images are learned again")
+            aside = f"{self.out / name} could not be read; it is now {name}.unreadable"
+            say(f"pez-fast: warning: {aside}, and its images are learned again")
         return [item for item in self.items if item.id not in found.ids]
 
     def summary(self, found: Completed, begun: float, interrupted: bool) -> Summary:
@@ -130,7 +134,7 @@ class Job:
 
     def _learn(self, model: Any, remaining: list[Item], finished: int, stem: str, complete: dict[str, Any]) -> None:
         """Learns the items and writes their rows; the first rows also write the manifest."""
-        writer = ShardWriter(self.out, stem)
+        writer = ShardWriter(self.out, stem, fingerprint_of(complete))
         prepared = prefetch(remaining, partial(read, model=model), self.workers, self.images_at_once)
         with watch_batch(len(self.items), finished) as progress, closing(prepared):
             items = ((item.id, pixels) for item, pixels in prepared)

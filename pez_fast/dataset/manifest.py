@@ -80,16 +80,20 @@ def check_manifest(folder: Path, expected: dict[str, Any]) -> None:
         raise ValueError(f"{folder} holds results of another configuration: {'; '.join(differing)}; take another --out")
 
 
+def fingerprint_of(complete: dict[str, Any]) -> str:
+    """Returns a SHA-256 over a whole configuration; each shard carries that of what made it."""
+    return hashlib.sha256(json.dumps(complete, sort_keys=True).encode()).hexdigest()
+
+
 def ensure_manifest(folder: Path, complete: dict[str, Any], model: str) -> None:
     """Writes the manifest if the folder has none.
 
     Raises:
         ValueError: the folder has a manifest of another configuration, or one that cannot be read.
     """
-    canonical = json.dumps(complete, sort_keys=True).encode()
     value = {
         "configuration": complete,
-        "fingerprint": hashlib.sha256(canonical).hexdigest(),
+        "fingerprint": fingerprint_of(complete),
         "made with": {
             "pez_fast": __version__,
             "torch": torch.__version__,

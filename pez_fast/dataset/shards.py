@@ -21,6 +21,7 @@ except ImportError:  # Windows has no locks here: two runs of one shard are not 
 Row = dict[str, Any]
 _ROWS = 1024  # rows after which a shard is full
 _SHARD = "part-*-of-*.parquet"
+_FINGERPRINT = b"pez_fast configuration"
 
 
 def columns() -> Any:
@@ -74,18 +75,18 @@ def write_atomically(path: Path, fill: Callable[[BinaryIO], object], replace: bo
     return True
 
 
-def write_shard(path: Path, rows: Sequence[Row]) -> None:
-    """Writes rows as a shard, atomically."""
+def write_shard(path: Path, rows: Sequence[Row], fingerprint: str) -> None:
+    """Writes rows as a shard, atomically; the shard carries the fingerprint of the configuration that made it."""
     pa = arrow()
-    table = pa.Table.from_pylist(list(rows), columns())
+    table = pa.Table.from_pylist(list(rows), columns().with_metadata({_FINGERPRINT: fingerprint.encode()}))
     write_atomically(path, lambda file: pa.parquet.write_table(table, file))
 
 
 class ShardWriter:
     """Writes rows into shards named after `stem`; it rewrites the last shard as a whole until that is full."""
 
-    def __init__(self, folder: Path, stem: str) -> None:
-        self._folder, self._stem = folder, stem
+    def __init__(self, folder: Path, stem: str, fingerprint: str) -> None:
+        self._folder, self._stem, self._fingerprint = folder, stem, fingerprint
         numbers = [
             int(name[1])
             for path in folder.glob(f"{stem}-*.parquet")
@@ -99,7 +100,7 @@ class ShardWriter:
         """Writes the rows; they are on the disk when it returns."""
         self.begun = True
         self._rows += rows
-        write_shard(self._folder / f"{self._stem}-{self._number:06d}.parquet", self._rows)
+        write_shard(self._folder / f"{self._stem}-{self._number:06d}.parquet", self._rows, self._fingerprint)
         if len(self._rows) >= _ROWS:
             self._rows = []
             self._number += 1
@@ -120,14 +121,14 @@ class Completed:
     removed: list[str] = field(default_factory=list)
 
 
-def completed_ids(folder: Path) -> Completed:
+def completed_ids(folder: Path, fingerprint: str) -> Completed:
     """Returns the ids of all shards; afterwards each id is there once, and every shard can be read.
 
-    The function removes unreadable shards, which only a failing disk leaves. If two runs that did not know of one
-    another have both written an id, it keeps the first of the rows, which are equal.
+    The function sets unreadable shards aside under another name; only a failing disk leaves them. If two runs that did
+    not know of one another have both written an id, it keeps the first of the rows, which are equal.
 
     Raises:
-        ValueError: a shard was not written by this version of pez-fast batch.
+        ValueError: a shard was not written by this version of pez-fast batch, or by another configuration.
     """
     pa, found = arrow(), Completed()
     for path in sorted(folder.glob(_SHARD)):
@@ -135,6 +136,7 @@ def completed_ids(folder: Path) -> Completed:
             with pa.parquet.ParquetFile(path) as file:
                 if not file.schema_arrow.equals(columns()):
                     raise TypeError
+                made_by = (file.schema_arrow.metadata or {}).get(_FINGERPRINT, b"")
                 ids, errors = (column.to_pylist() for column in file.read(["id", "error"]).itercolumns())
         except TypeError:
             raise ValueError(f"{path} was not written by this version of pez-fast batch; take another --out") from None
@@ -143,24 +145,26 @@ def completed_ids(folder: Path) -> Completed:
         except (pa.ArrowInvalid, OSError) as error:
             if getattr(error, "errno", None) is not None:  # the error is the system's, not the Parquet reader's
                 raise
-            path.unlink(missing_ok=True)
+            path.rename(path.with_name(f"{path.name}.unreadable"))
             found.removed.append(path.name)
             continue
+        if made_by != fingerprint.encode():
+            raise ValueError(f"{path} was made by another configuration than this run's; take another --out")
         if len(set(ids)) < len(ids) or not found.ids.isdisjoint(ids):
-            _drop(path, found.ids)
+            _drop(path, found.ids, fingerprint)
         found.errors.update(k for k, error in zip(ids, errors, strict=True) if error is not None)
         found.ids.update(ids)
     return found
 
 
-def _drop(path: Path, ids: set[str]) -> None:
+def _drop(path: Path, ids: set[str], fingerprint: str) -> None:
     """Rewrites a shard without the rows of these ids and without repeated rows."""
     rows: dict[str, Row] = {}
     for row in arrow().parquet.read_table(path, partitioning=None).to_pylist():
         if row["id"] not in ids:
             rows.setdefault(row["id"], row)
     if rows:
-        write_shard(path, list(rows.values()))
+        write_shard(path, list(rows.values()), fingerprint)
     else:
         path.unlink(missing_ok=True)
 

@@ -111,8 +111,8 @@ class PromptSearch:
         fit = max_batch_size(device, 2 * state)  # half of what evaluations may take
         if config.restarts > fit:
             raise ValueError(
-                f"restarts must be at most {fit}, as many as fit into the free memory with {state / 2**20:.2f} MiB each; "
-                f"got {config.restarts}"
+                f"restarts must be at most {fit}, as many as fit into the free memory with "
+                f"{state / 2**20:.2f} MiB each; got {config.restarts}"
             )
         rows = config.batch_size or max_batch_size(device, self.bound.bytes_per_prompt)
         return min(rows, fit)
