@@ -59,13 +59,13 @@ class PromptResult:
     ids_score: float = float("nan")
     text_score: float = float("nan")
     steps: int = 0
-    history: list[float] = field(default_factory=list)
+    history: list[float] = field(default_factory=list, repr=False)
     seed: int = 0
     restart: int = 0
     model: str = ""
     seconds: float = 0.0
     stop_reason: str = ""
-    top: list[Candidate] = field(default_factory=list)
+    top: list[Candidate] = field(default_factory=list, repr=False)
     error: str | None = None
 
     def to_dict(self) -> dict[str, Any]:

@@ -264,3 +264,12 @@ def test_score_shows_every_image_with_every_prompt(here, tiny):
 def test_python_m(here):
     done = subprocess.run([sys.executable, "-m", "pez_fast", "--version"], capture_output=True, text=True, check=True)
     assert done.stdout == f"pez-fast {pez_fast.__version__}\n"
+
+
+def test_each_with_top_shows_as_many_for_each(tiny):
+    arguments = ("invert", "--each", "a.png", "b.png", "--steps", 20, "--prompt-len", 2, "--top", 3, "--refine", 0)
+    lines = run(*arguments).stdout.splitlines()
+    tops = [r["top"] for r in json.loads(run(*arguments, "--json").stdout)]
+    for top in tops:
+        assert len(top) == 3 and all(any(c["prompt"] in line for line in lines) for c in top)
+    assert sum(line.startswith(" a.png") for line in lines) == 1

@@ -41,6 +41,7 @@ PEZ_FAST = (sys.executable, "-m", "pez_fast.cli")
         (["invert", "a.png", "--sheet", "a.jpg"], "the sheet must be a .png file"),
         (["invert", "--each", "--sheet", "a.png", "a.png"], "the sheet a.png would be written over an image"),
         (["invert", "--each", "a.png", "--sheet", "b.png"], "the file b.png is no sheet of pez_fast"),
+        (["batch", ".", "--out", "o", "--actors", "2"], "--actors has an effect only with --engine ray; got 2"),
         (["demo", "--out", "a.png"], "the file a.png is no sheet of pez_fast"),
         (["demo", "--out", "no/such/folder.png"], "the sheet no/such/folder.png cannot be written"),
         (["demo", "--steps", "-1"], "steps must be a positive integer; got -1"),

@@ -115,6 +115,17 @@ def test_float64_is_a_dtype_of_the_search(tiny_clip, images):
     assert result.history[0] == pytest.approx(plain.history[0], abs=1e-6) and len(result.ids) == 3
 
 
+def test_a_start_that_holds_what_is_banned_is_refused(tiny_clip, images):
+    for banned in (["RED"], [tiny_clip.vocabulary.encode("red")[0]]):
+        with refused(ValueError, re.escape(f"init holds {banned[0]!r}, which is banned; got 'a red cat'")):
+            pez_fast.invert(images[0], tiny_clip, prompt_len=3, init="a red cat", banned=banned)
+
+
+def test_a_result_fits_on_a_screen(tiny_clip, images):
+    result = pez_fast.invert(images[0], tiny_clip, prompt_len=4, steps=30, refine=0, top_k=5)
+    assert len(repr(result)) < 500 and result.prompt in repr(result) and len(result.history) == 31
+
+
 def test_a_search_that_diverges_says_when(tiny_clip, images):
     with pytest.raises(ValueError, match=r"diverged with lr=1e\+30 .*: soft prompts are not finite after \d"):
         pez_fast.invert(images[0], tiny_clip, prompt_len=3, steps=20, lr=1e30)

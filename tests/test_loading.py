@@ -66,3 +66,25 @@ def test_a_torchvision_of_another_build_is_one_sentence(monkeypatch):
     monkeypatch.setattr(builtins, "__import__", broken)
     with pytest.raises(ImportError, match="install torch and torchvision together"):
         pez_fast.load_clip("emoji")
+
+
+BAD = [
+    ((None,), {}, "name must be the name of a model or a folder; got None"),
+    ((("ViT-B-32", "openai"),), {}, r"name must be the name of a model or a folder; got \('ViT-B-32', 'openai'\)"),
+    (("",), {}, "name must be the name of a model or a folder; got ''"),
+    (("ViT-B-32", 3), {}, "pretrained must be a tag or the path of a checkpoint; got 3"),
+    (("emoji",), {"device": "toaster"}, "device must be a device of torch, such as cuda or cpu; got 'toaster'"),
+    (("emoji",), {"device": []}, r"device must be a device of torch, such as cuda or cpu; got \[\]"),
+    (("emoji",), {"dtype": "float32"}, "dtype must be a floating-point dtype of torch; got 'float32'"),
+    (("emoji",), {"dtype": torch.int64}, "dtype must be a floating-point dtype of torch; got torch.int64"),
+]
+
+
+@pytest.mark.parametrize(("arguments", "options", "sentence"), BAD)
+def test_bad_arguments_of_load_clip_are_one_sentence(arguments, options, sentence):
+    with pytest.raises(ValueError, match=sentence):
+        pez_fast.load_clip(*arguments, **options)
+
+
+def test_a_folder_may_be_a_path(tiny_clip_dir):
+    assert pez_fast.load_clip(tiny_clip_dir, device="cpu").name == str(tiny_clip_dir)

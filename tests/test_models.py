@@ -258,8 +258,18 @@ def test_banned_words_and_ids(tiny_clip):
             "prompt_len must be at most 75: the context has 77 places and 2 are taken; got 76",
         ),
         (lambda c: c.text_encoder(74, prefix="a red"), "prompt_len must be at most 73"),
+        (
+            lambda c: c.text_encoder(4, prefix="red " * 80),
+            "prefix and suffix must leave room for the prompt: with the special tokens they take 82 of the",
+        ),
     ],
 )
 def test_bad_arguments_are_one_sentence(tiny_clip, call, sentence):
     with pytest.raises(ValueError, match=sentence):
         call(tiny_clip)
+
+
+def test_a_banned_word_that_no_token_holds_is_said(tiny_clip):
+    with pytest.warns(UserWarning, match="banned holds 'zzyzxq', which no token of the stable vocabulary holds"):
+        table = tiny_clip.table("stable", ("zzyzxq", "cat"))
+    assert not table.allowed[tiny_clip.vocabulary.encode("cat")].any()

@@ -103,7 +103,7 @@ def test_several_images_are_one_target(tiny_clip, images):
 
 def test_prefix_suffix_init_and_banned(tiny_clip, images):
     result = pez_fast.invert(
-        images[0], tiny_clip, **QUICK, prefix="a red", suffix="in the rain", init="cat dog", banned=["cat"]
+        images[0], tiny_clip, **QUICK, prefix="a red", suffix="in the rain", init="bird dog", banned=["cat"]
     )
     assert result.prompt.startswith("a red ") and result.prompt.endswith(" in the rain")
     assert tiny_clip.vocabulary.encode(result.prompt)[2:6] == result.ids
@@ -186,7 +186,7 @@ def test_images_of_every_mode_are_read(tmp_path):
         ({"seed": -1}, "seed must be an integer"),
         ({"lr": float("nan")}, "lr must be a finite number, not negative; got nan"),
         ({"weight_decay": -1}, "weight_decay must be a finite number, not negative; got -1"),
-        ({"vocabulary": "all"}, "vocabulary must be 'stable' or 'full'; got 'all'"),
+        ({"vocabulary": "all"}, "vocabulary must be one of stable, full; got 'all'"),
         ({"init": "one two three four five"}, "init must be 1 to 4 tokens"),
         ({"banned": list(range(49408))}, "banned leaves no token"),
         ({"impl": "fast"}, "impl must be one of auto"),

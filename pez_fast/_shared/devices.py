@@ -20,15 +20,17 @@ def default_device() -> torch.device:
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
-def device_from(name: str) -> torch.device:
-    """The device that a user names.
+def device_from(name: str | torch.device | None) -> torch.device:
+    """The device that a user names; `default_device()` for None.
 
     Raises:
         ValueError: no device of torch has this name, or it is not here.
     """
+    if name is None:
+        return default_device()
     try:
         device = torch.device(name)
-    except RuntimeError:
+    except (RuntimeError, TypeError):
         raise ValueError(f"device must be a device of torch, such as cuda or cpu; got {name!r}") from None
     if device.type == "cuda" and not torch.cuda.is_available():
         raise ValueError(f"device {name!r} cannot be used: torch finds no CUDA device here")

@@ -168,6 +168,8 @@ def batch(
     """Learn a prompt for each image of a data set; the same command continues it."""
     from pez_fast.dataset import Job
 
+    if engine is not Backend.ray and actors != 1:
+        raise ValueError(f"--actors has an effect only with --engine ray; got {actors}")
     job = Job(source, out, search.options(prompt_len=prompt_len, batch_size=batch_size), shard, workers, column)
     if engine is Backend.ray:
         from pez_fast.ray import run_on_ray

@@ -91,7 +91,7 @@ class SearchFlags:
         from pez_fast._shared.devices import device_from
         from pez_fast.models import load_clip
 
-        device = device_from(self.device) if self.device else None
+        device = device_from(self.device) if self.device is not None else None
         say(f"loading the model {self.model}" + (f" with {self.weights}" if self.weights else ""))
         return load_clip(self.model, self.weights, device)
 

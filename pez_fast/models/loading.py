@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -12,15 +13,15 @@ from typing import Any
 
 import torch
 
-from pez_fast._shared.devices import default_device
+from pez_fast._shared.devices import device_from
 from pez_fast.models.clip import ClipEncoder
 
 BUNDLED = {"emoji": Path(__file__).parents[1] / "assets" / "emoji"}
 
 
 def load_clip(
-    name: str,
-    pretrained: str | None = None,
+    name: str | os.PathLike,
+    pretrained: str | os.PathLike | None = None,
     device: str | torch.device | None = None,
     dtype: torch.dtype = torch.float32,
 ) -> ClipEncoder:
@@ -40,8 +41,13 @@ def load_clip(
         ValueError: there is no such model, tag or file, or the weights cannot be downloaded or read.
         ImportError: open_clip cannot be imported; the message says what to install.
     """
+    name, device = checked_name(name), device_from(device)
+    if pretrained is not None and not isinstance(pretrained, (str, os.PathLike)):
+        raise ValueError(f"pretrained must be a tag or the path of a checkpoint; got {pretrained!r}")
+    pretrained = None if pretrained is None else os.fspath(pretrained)
+    if not isinstance(dtype, torch.dtype) or not dtype.is_floating_point:
+        raise ValueError(f"dtype must be a floating-point dtype of torch; got {dtype!r}")
     open_clip = _import_open_clip()
-    device = default_device() if device is None else torch.device(device)
     folder = _folder(name)
     if pretrained is not None and (folder is not None or name.startswith("hf-hub:")):
         raise ValueError(f"pretrained={pretrained!r} does not go with name={name!r}, which brings its own weights")
@@ -67,6 +73,17 @@ def load_clip(
     preprocess = open_clip.transform.image_transform_v2(settings, is_train=False)
     shown = f"{name}/{pretrained}" if pretrained else name
     return ClipEncoder(model.to(dtype), tokenizer, preprocess, shown, _known_ids(folder))
+
+
+def checked_name(name: object) -> str:
+    """Returns the name of a model or a folder as text.
+
+    Raises:
+        ValueError: it is neither a text nor a path, or is empty.
+    """
+    if not isinstance(name, (str, os.PathLike)) or not os.fspath(name):
+        raise ValueError(f"name must be the name of a model or a folder; got {name!r}")
+    return str(os.fspath(name))
 
 
 def _folder(name: str) -> Path | None:

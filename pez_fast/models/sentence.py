@@ -11,14 +11,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from pez_fast._shared.devices import default_device
+from pez_fast._shared.devices import device_from
 from pez_fast._shared.rows import ROW_MULTIPLE, run_alike
 from pez_fast.engine import Outputs
 from pez_fast.engine.memory import transformer_bytes
 from pez_fast.functional import splice
 from pez_fast.models.embedded import EmbeddedModel
 from pez_fast.models.fingerprint import text_digest, weights_digest
-from pez_fast.models.loading import first_line, quiet
+from pez_fast.models.loading import checked_name, first_line, quiet
 from pez_fast.models.text_tower import unit_features
 from pez_fast.models.vocabulary import Vocabulary, check_prompt_len, check_room
 
@@ -43,7 +43,7 @@ def load_sentence_encoder(
     except Exception as error:  # a package built for another torch raises what it likes
         hint = f"({first_line(error)}); pip install 'pez_fast[sentence]'"
         raise ImportError(f"sentence_transformers cannot be imported {hint}") from error
-    device = str(default_device() if device is None else device)
+    name, device = checked_name(name), str(device_from(device))
     if Path(name).is_dir() and not (Path(name) / "modules.json").is_file():
         raise ValueError(f"name={name!r} holds no modules.json, which every sentence encoder has")
     bars = logging.is_progress_bar_enabled()

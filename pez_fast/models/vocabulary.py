@@ -10,6 +10,7 @@ tokens show them).
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from typing import Any
 
@@ -95,7 +96,12 @@ class Vocabulary:
                 for i, text in zip(kept := allowed.nonzero()[:, 0].tolist(), self._texts(kept), strict=True):
                     texts[i] = text.lower()
             for word in words:
-                allowed &= torch.tensor([word not in text for text in texts])
+                without = torch.tensor([word not in text for text in texts])
+                if without.all():
+                    warnings.warn(
+                        f"banned holds {word!r}, which no token of the {vocabulary} vocabulary holds", stacklevel=2
+                    )
+                allowed &= without
                 if vocabulary == "full":  # pieces could make it up
                     allowed[self.encode(word)] = False
         if not allowed.any():
@@ -274,5 +280,10 @@ def check_room(prompt_len: int, used: int, context: int) -> None:
     """Raises: ValueError: the `used` places of a template, its slots included, are more than the context has."""
     if used > context:
         fixed = used - prompt_len
+        if fixed >= context:
+            raise ValueError(
+                f"prefix and suffix must leave room for the prompt: with the special tokens they take {fixed} of the "
+                f"context's {context} places"
+            )
         places = f"the context has {context} places and {fixed} are taken"
         raise ValueError(f"prompt_len must be at most {context - fixed}: {places}; got {prompt_len}")

@@ -242,7 +242,7 @@ def _init_ids(allowed: Tensor, model: PromptModel, config: SearchConfig) -> Tens
     """Returns ids (restarts, prompt_len) int64, drawn from the seed and the number of the restart alone.
 
     Raises:
-        ValueError: `init` has no token, or more than `prompt_len`.
+        ValueError: `init` has no token, more than `prompt_len`, or one that is banned.
     """
     ids = allowed.nonzero()[:, 0].cpu()
     drawn = []
@@ -252,6 +252,9 @@ def _init_ids(allowed: Tensor, model: PromptModel, config: SearchConfig) -> Tens
     init_ids = torch.stack(drawn)
     if config.init is not None:
         init = model.vocabulary.encode(config.init)
+        for entry in config.banned:
+            if entry in init if isinstance(entry, int) else entry.lower() in config.init.lower():
+                raise ValueError(f"init holds {entry!r}, which is banned; got {config.init!r}")
         if not 0 < len(init) <= config.prompt_len:
             raise ValueError(
                 f"init must be 1 to {config.prompt_len} tokens (prompt_len) long; {config.init!r} has {len(init)}"

@@ -185,9 +185,12 @@ def show_many(names: Sequence[str], results: Sequence[PromptResult], as_json: bo
         return
     console, table = _stdout(), _table("image", "learned prompt", "text cosine")
     for name, result in zip(names, results, strict=True):
-        score = "-" if result.error else f"{result.text_score:.3f}"
-        prompt = Text(one_line(result, console.encoding), style="red" if result.error else "")
-        table.add_row(Text(one_line(name, console.encoding)), prompt, score)
+        name = one_line(name, console.encoding)
+        if result.error:
+            table.add_row(Text(name), Text(one_line(result.error, console.encoding), style="red"), "-")
+        for k, candidate in enumerate([] if result.error else result.top or [result]):
+            prompt = Text(one_line(candidate.prompt, console.encoding))
+            table.add_row(Text("" if k else name), prompt, f"{candidate.text_score:.3f}")
     console.print(table)
 
 
