@@ -41,10 +41,7 @@ def load_clip(
         ValueError: there is no such model, tag or file, or the weights cannot be downloaded or read.
         ImportError: open_clip cannot be imported; the message says what to install.
     """
-    name, device = checked_name(name), device_from(device)
-    if pretrained is not None and not isinstance(pretrained, (str, os.PathLike)):
-        raise ValueError(f"pretrained must be a tag or the path of a checkpoint; got {pretrained!r}")
-    pretrained = None if pretrained is None else os.fspath(pretrained)
+    name, pretrained, device = checked_name(name), _checked_pretrained(pretrained), device_from(device)
     if not isinstance(dtype, torch.dtype) or not dtype.is_floating_point:
         raise ValueError(f"dtype must be a floating-point dtype of torch; got {dtype!r}")
     open_clip = _import_open_clip()
@@ -84,6 +81,14 @@ def checked_name(name: object) -> str:
     if not isinstance(name, (str, os.PathLike)) or not os.fspath(name):
         raise ValueError(f"name must be the name of a model or a folder; got {name!r}")
     return str(os.fspath(name))
+
+
+def _checked_pretrained(pretrained: object) -> str | None:
+    if pretrained is None:
+        return None
+    if not isinstance(pretrained, (str, os.PathLike)):
+        raise ValueError(f"pretrained must be a tag or the path of a checkpoint; got {pretrained!r}")
+    return str(os.fspath(pretrained))
 
 
 def _folder(name: str) -> Path | None:
