@@ -48,9 +48,8 @@ def load_clip(
     folder = _folder(name)
     if pretrained is not None and (folder is not None or name.startswith("hf-hub:")):
         raise ValueError(f"pretrained={pretrained!r} does not go with name={name!r}, which brings its own weights")
-    quick_gelu = False
-    if folder is None and not name.startswith("hf-hub:"):
-        quick_gelu = _check_name(open_clip, name, pretrained)
+    named = folder is None and not name.startswith("hf-hub:")
+    quick_gelu = _check_name(open_clip, name, pretrained) if named else False
     source = name if folder is None else f"local-dir:{folder}"
     try:
         with quiet():

@@ -188,7 +188,8 @@ def show_many(names: Sequence[str], results: Sequence[PromptResult], as_json: bo
         name = one_line(name, console.encoding)
         if result.error:
             table.add_row(Text(name), Text(one_line(result.error, console.encoding), style="red"), "-")
-        for k, candidate in enumerate([] if result.error else result.top or [result]):
+        best: Sequence[Any] = [] if result.error else result.top or [result]
+        for k, candidate in enumerate(best):
             prompt = Text(one_line(candidate.prompt, console.encoding))
             table.add_row(Text("" if k else name), prompt, f"{candidate.text_score:.3f}")
     console.print(table)
