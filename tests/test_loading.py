@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import io
+
 import pytest
+import safetensors.torch
 import torch
 
 import pez_fast
+from pez_fast.models.loading import BUNDLED
+from pez_fast.models.reasons import quoted
 
 
 @pytest.mark.parametrize(
@@ -88,3 +93,59 @@ def test_bad_arguments_of_load_clip_are_one_sentence(arguments, options, sentenc
 
 def test_a_folder_may_be_a_path(tiny_clip_dir):
     assert pez_fast.load_clip(tiny_clip_dir, device="cpu").name == str(tiny_clip_dir)
+
+
+def written(folder, files):
+    for name, data in files.items():
+        (folder / name).write_bytes(data)
+    return folder
+
+
+def emoji_config():
+    return (BUNDLED["emoji"] / "open_clip_config.json").read_bytes()
+
+
+def checkpoint(**tensors):
+    buffer = io.BytesIO()
+    torch.save(tensors, buffer)
+    return buffer.getvalue()
+
+
+FAILURES = {  # what a folder holds, and what is said
+    "no checkpoint": ({}, "there is no checkpoint beside its configuration"),
+    "of another model": (
+        {"open_clip_model.safetensors": safetensors.torch.save({"x": torch.ones(1)})},
+        "the checkpoint is one of another model",
+    ),
+    "damaged": ({"open_clip_model.safetensors": b"garbage"}, "the file is damaged, or no safetensors file"),
+    "holds code": (
+        {"open_clip_pytorch_model.bin": b"\x80\x02cos\nsystem\nq\x00."},
+        "the file is no checkpoint of weights alone; one that holds other objects is not opened",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", FAILURES)
+def test_what_loading_says_is_whole_and_plain(name, tmp_path):
+    files, sentence = FAILURES[name]
+    folder = written(tmp_path, {"open_clip_config.json": emoji_config(), **files})
+    with pytest.raises(ValueError) as caught:
+        pez_fast.load_clip(folder, device="cpu")
+    assert str(caught.value) == f"name={str(folder)!r} could not be downloaded or read: {sentence}"
+
+
+@pytest.mark.parametrize("arguments", [("ViT-B-32", "laion2b_s34b_b79k"), ("hf-hub:nobody/nothing",)])
+def test_without_a_network_it_is_said_at_once(arguments):
+    with pytest.raises(ValueError, match="it is not in the cache and there is no network; the bundled model 'emoji'"):
+        pez_fast.load_clip(*arguments, device="cpu")
+
+
+def test_a_checkpoint_of_another_model_is_said(tmp_path):
+    path = written(tmp_path, {"other.pt": checkpoint(a=torch.ones(2))}) / "other.pt"
+    with pytest.raises(ValueError, match="could not be downloaded or read: the checkpoint is one of another model"):
+        pez_fast.load_clip("RN50", path, device="cpu")
+
+
+def test_a_long_reason_is_cut_between_words():
+    text = quoted(RuntimeError("word " * 200))
+    assert len(text) <= 300 and text.endswith("word …") and quoted(KeyError()) == "KeyError"

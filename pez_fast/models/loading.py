@@ -15,6 +15,7 @@ import torch
 
 from pez_fast._shared.devices import device_from
 from pez_fast.models.clip import ClipEncoder
+from pez_fast.models.reasons import load_failure, quoted
 
 BUNDLED = {"emoji": Path(__file__).parents[1] / "assets" / "emoji"}
 
@@ -64,7 +65,7 @@ def load_clip(
             tokenizer = open_clip.get_tokenizer(source)
     except Exception as error:  # errors of hubs, files and networks have many classes
         tag = f" with pretrained={pretrained!r}" if pretrained else ""
-        raise ValueError(f"name={name!r}{tag} could not be downloaded or read: {first_line(error)}") from error
+        raise ValueError(f"name={name!r}{tag} could not be downloaded or read: {load_failure(error)}") from error
     settings = open_clip.transform.PreprocessCfg(**model.visual.preprocess_cfg)
     preprocess = open_clip.transform.image_transform_v2(settings, is_train=False)
     shown = f"{name}/{pretrained}" if pretrained else name
@@ -147,15 +148,9 @@ def _import_open_clip() -> Any:
                 "install torch and torchvision together from the same source, both CUDA or both CPU builds"
             ) from error
         raise ImportError(
-            f"open_clip cannot be imported ({first_line(error)}); pip install 'open_clip_torch>=3,<5'"
+            f"open_clip cannot be imported ({quoted(error)}); pip install 'open_clip_torch>=3,<5'"
         ) from error
     return open_clip
-
-
-def first_line(error: BaseException) -> str:
-    """Returns the first line of the error's message, 200 characters at most."""
-    text = str(error).strip()
-    return text.splitlines()[0][:200] if text else type(error).__name__
 
 
 @contextmanager

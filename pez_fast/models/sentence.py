@@ -18,7 +18,8 @@ from pez_fast.engine.memory import transformer_bytes
 from pez_fast.functional import splice
 from pez_fast.models.embedded import EmbeddedModel
 from pez_fast.models.fingerprint import text_digest, weights_digest
-from pez_fast.models.loading import checked_name, first_line, quiet
+from pez_fast.models.loading import checked_name, quiet
+from pez_fast.models.reasons import load_failure, quoted
 from pez_fast.models.text_tower import unit_features
 from pez_fast.models.vocabulary import Vocabulary, check_prompt_len, check_room
 
@@ -41,7 +42,7 @@ def load_sentence_encoder(
         from sentence_transformers import SentenceTransformer
         from transformers.utils import logging
     except Exception as error:  # a package built for another torch raises what it likes
-        hint = f"({first_line(error)}); pip install 'pez_fast[sentence]'"
+        hint = f"({quoted(error)}); pip install 'pez_fast[sentence]'"
         raise ImportError(f"sentence_transformers cannot be imported {hint}") from error
     name, device = checked_name(name), str(device_from(device))
     if Path(name).is_dir() and not (Path(name) / "modules.json").is_file():
@@ -52,7 +53,7 @@ def load_sentence_encoder(
         with quiet():
             model = SentenceTransformer(str(name), device=device)
     except Exception as error:  # hub, file and network errors come in many classes; all mean that it cannot be had
-        raise ValueError(f"name={name!r} could not be downloaded or read: {first_line(error)}") from error
+        raise ValueError(f"name={name!r} could not be downloaded or read: {load_failure(error)}") from error
     finally:
         (logging.enable_progress_bar if bars else logging.disable_progress_bar)()
     try:
