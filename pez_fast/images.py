@@ -12,6 +12,7 @@ from typing import Any, TypeVar, overload
 import numpy as np
 from PIL import Image, ImageOps, features
 
+SUFFIXES = frozenset(".png .jpg .jpeg .webp .gif .bmp .tif .tiff .ppm .pgm .pbm".split())
 FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "AVIF", "JPEG2000")
 MAX_PIXELS = 89_478_485  # Pillow's own limit: 256 MiB as RGB
 _OPTIONAL = {"WEBP": "webp", "AVIF": "avif", "JPEG2000": "jpg_2000", "TIFF": "libtiff"}  # parts of Pillow

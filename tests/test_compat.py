@@ -242,3 +242,13 @@ def test_a_tokenizer_of_any_kind_begins_a_prompt(tiny_clip):
         found.append(compat.initialize_prompt(tokenizer, layer, args, "cpu"))
     assert all(torch.equal(a, b) for a, b in zip(*found, strict=True))
     assert found[0][2][0, :7].tolist() == [49406, -1, -1, -1, -1, 49407, 0]
+
+
+def test_memory_that_runs_out_is_the_error_that_torch_raised(tiny_clip, images, monkeypatch):
+    def full(*_):
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr("pez_fast.compat.optimize.TextEncoder.__call__", full)
+    with pytest.raises(torch.OutOfMemoryError):
+        args = {**CONFIG, "prompt_bs": 3}
+        compat.optimize_prompt(tiny_clip.model, tiny_clip.preprocess, args, "cpu", target_images=images[:1])

@@ -14,7 +14,6 @@ pytest.importorskip("sentence_transformers")
 from sentences import (  # noqa: E402, F401
     DTYPES,
     MODELS,
-    SIZE,
     TEXTS,
     TOLERANCE,
     bert,

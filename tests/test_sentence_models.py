@@ -13,20 +13,7 @@ import pez_fast
 from pez_fast.models import SentenceEncoder
 
 pytest.importorskip("sentence_transformers")
-from sentences import (  # noqa: E402, F401
-    DTYPES,
-    MODELS,
-    SIZE,
-    TEXTS,
-    TOLERANCE,
-    bert,
-    folders,
-    library,
-    load,
-    save,
-    some_ids,
-    wordpiece,
-)
+from sentences import MODELS, TEXTS, folders, library, load, save, some_ids, wordpiece  # noqa: E402, F401
 
 
 def test_the_models_own_prompt_is_put_before_every_text(tmp_path):

@@ -43,7 +43,6 @@ if TYPE_CHECKING:
     from pez_fast.result import PromptResult
 
 DEMO_LENGTH, DEMO_RESTARTS = 8, 8
-IMAGE_SUFFIXES = frozenset(".png .jpg .jpeg .webp .gif .bmp .tif .tiff .ppm .avif .jp2 .heic".split())
 
 app = typer.Typer(
     cls=Group,
@@ -225,10 +224,11 @@ def score(
     as_json: Json = False,
 ) -> None:
     """Show the cosine of each image with each prompt. Cosines of different models cannot be compared."""
-    from pez_fast.images import load_image
+    from pez_fast.images import SUFFIXES, load_image
     from pez_fast.tasks import score as score_all
 
-    files = [item for item in items if Path(item).is_file() or Path(item).suffix.lower() in IMAGE_SUFFIXES]
+    suffixes = SUFFIXES | {".avif", ".jp2", ".heic"}
+    files = [item for item in items if Path(item).is_file() or Path(item).suffix.lower() in suffixes]
     prompts = [item for item in items if item not in files]
     if not files or not prompts:
         raise ValueError(f"score needs at least one image file and one prompt; got {len(files)} and {len(prompts)}")

@@ -39,6 +39,13 @@ class _DrawnTargets:
         return loss, (targets @ features.detach().T).mean(0)
 
 
+class _AllAtOnce(BatchLimit):
+    """All prompts are evaluated together, since a step's targets are drawn once; memory that runs out is an error."""
+
+    def halve(self, rows: int, gradient: bool) -> bool:
+        return False
+
+
 def optimize_prompt_loop(
     model: Any, tokenizer: Any, token_embedding: nn.Embedding, all_target_features: Tensor, args: Any, device: Any
 ) -> str:
@@ -56,8 +63,8 @@ def optimize_prompt_loop(
     evaluate = Evaluator(
         opt.table,
         lambda embeds, ids: {"features": encoder(embeds)},
-        objective,  # type: ignore[arg-type]  # its rows cannot be selected: all prompts are evaluated at once
-        BatchLimit(len(prompt_embeds), len(prompt_embeds)),
+        objective,  # type: ignore[arg-type]  # its rows cannot be selected
+        _AllAtOnce(len(prompt_embeds), len(prompt_embeds)),
     )
     method, state = PEZMethod(args.lr, args.weight_decay), PEZState([opt])
     for step in range(args.iter):  # the projection after the last update is never scored

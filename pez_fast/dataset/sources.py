@@ -12,8 +12,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from pez_fast.dataset.rows import RowItem, parquet_items
-
-IMAGES = frozenset(".png .jpg .jpeg .webp .gif .bmp .tif .tiff .ppm .pgm .pbm".split())
+from pez_fast.images import SUFFIXES
 
 
 @dataclass(frozen=True)
@@ -171,7 +170,7 @@ def _key(name: str) -> str:
 
 def _is_image(name: str) -> bool:
     """Returns whether the name has the suffix of an image."""
-    return PurePosixPath(name).suffix.lower() in IMAGES
+    return PurePosixPath(name).suffix.lower() in SUFFIXES
 
 
 def _text(name: str) -> str:
