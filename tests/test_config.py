@@ -15,7 +15,7 @@ from inputs import refused
 from typer.main import get_command
 
 import pez_fast
-from pez_fast.cli.commands import app
+from pez_fast.cli import app
 from pez_fast.cli.options import SHARED
 from pez_fast.config import POSITIONAL, SearchConfig, SearchOptions, config_from, explanation
 

@@ -1,5 +1,15 @@
-"""The command line."""
+"""The command `pez-fast`. It prints results on stdout and all else on stderr, and imports torch only if it must."""
 
-from pez_fast.cli.commands import app, main
+import pez_fast.cli.learning  # the help lists the commands in the order of these imports
+
+# isort: split
+import pez_fast.cli.batch
+import pez_fast.cli.looking  # noqa: F401
+from pez_fast.cli.app import app
 
 __all__ = ["app", "main"]
+
+
+def main() -> None:
+    """Runs the command line."""
+    app()
