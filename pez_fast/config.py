@@ -1,7 +1,7 @@
 """The options of a search and what a callback sees of it.
 
 `SearchConfig` is the only home of the options' defaults and explanations: the signatures and docstrings of the tasks,
-the options of the command line and README's table are made from it.
+the options of the command line and the table in docs/options.md are made from it.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from typing import Any, Literal, TypedDict, TypeVar, get_args
 
 LEARNING_RATE, WEIGHT_DECAY = 0.1, 0.1  # of AdamW, as in the paper
 DTYPES = ("float32", "bfloat16", "float16", "float64")
-Vocabulary = Literal["stable", "full"]
+Vocabulary = Literal["stable", "words", "full"]
 POSITIONAL = ("prompt_len", "steps", "seed")  # options that may also be passed by position
 R = TypeVar("R")
 
@@ -86,8 +86,8 @@ class SearchConfig:
     banned: Sequence[str | int] = setting((), "Words and ids that must not be learned.")
     vocabulary: Vocabulary = setting(
         "stable",
-        "Which tokens may be learned: stable (tokens that survive being written out and read again) or "
-        "full (all but special tokens).",
+        "Which tokens may be learned: stable (tokens that survive being written out and read again), words (those of "
+        "them that are whole English words) or full (all but special tokens).",
     )
     patience: int | None = setting(None, "A prompt's stage ends after so many steps without improvement.")
     callback: Callable[[Progress], object] | None = setting(

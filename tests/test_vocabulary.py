@@ -19,8 +19,11 @@ from tokenizers import (
     trainers,
 )
 
+import pez_fast
+from pez_fast.models.allowed import allowed
 from pez_fast.models.stable import in_any_company, joined
 from pez_fast.models.vocabulary import Vocabulary
+from pez_fast.models.words import english
 
 MARKS = list(",.;:!?'-")
 FIXED = ["the", "a", "of", "cat", "cats", "dog", "house", "do", "not", "n't", "don't", "it's", "we're", "red", "blue"]
@@ -211,7 +214,7 @@ def test_pieces_of_words_are_not_stable():
     for name, piece in (("wordpiece", "##s"), ("unigram", "s"), ("byte level", "s"), ("gemma", "s")):
         words = vocabulary(name)
         assert words._inner.convert_tokens_to_ids(piece) not in words.stable()
-    whole = {name: set(map(str.strip, vocabulary(name)._texts(vocabulary(name).stable()))) for name in FAMILIES}
+    whole = {name: set(map(str.strip, vocabulary(name).texts(vocabulary(name).stable()))) for name in FAMILIES}
     for name in ("wordpiece", "unigram", "byte level", "gemma"):
         assert {"the", "cat", "of", "not"} <= whole[name]
     assert "Bo" not in whole["wordpiece"] and any(word[0].isupper() for word in whole["wordpiece, cased"])
@@ -220,7 +223,7 @@ def test_pieces_of_words_are_not_stable():
 def test_tokens_over_spaces_are_looked_for():
     assert vocabulary("tokens over spaces")._spanning() == ["of the", "a red", "cat ", "s not"]
     words = vocabulary("tokens over spaces")
-    whole = {text.strip() for text in words._texts(words.stable())}
+    whole = {text.strip() for text in words.texts(words.stable())}
     assert len({"of", "the"} & whole) == len({"a", "red"} & whole) == 1
     assert vocabulary("gemma")._spanning() == [] and vocabulary("added words")._spanning() == ["blue house"]
 
@@ -251,5 +254,29 @@ def test_a_tokenizer_without_whole_words_says_so():
     tokenizer.pre_tokenizer = pre_tokenizers.Split("", "isolated")
     words = Vocabulary(fast(tokenizer, unk_token="[UNK]"))
     with pytest.raises(ValueError, match="no token of this tokenizer is read again as it was written"):
-        words.allowed("stable", (), 3)
-    assert words.allowed("full", (), 3).tolist() == [False, True, True]
+        allowed(words, "stable", (), 3)
+    assert allowed(words, "full", (), 3).tolist() == [False, True, True]
+
+
+def test_the_words_are_whole_english_words_of_the_stable_tokens(tiny_clip):
+    words, stable = (tiny_clip.table(which).allowed for which in ("words", "stable"))
+    assert 15_000 < words.sum() < stable.sum() and not (words & ~stable).any()
+    texts = tiny_clip.vocabulary.texts(words.nonzero()[:, 0].tolist())
+    assert {"apple", "colour", "watercolor", "i", "a", "picasso", "kangaroo"} < set(texts)
+    assert not {"ning", "ter", "fying", "quered", "tically", "ders", "ing", "th", "int", "!", "5", "b"} & set(texts)
+    assert {"quered", "ter", "!"} < set(tiny_clip.vocabulary.texts(stable.nonzero()[:, 0].tolist()))
+
+
+def test_a_tokenizer_without_english_words_says_so():
+    tokenizer = Tokenizer(models.WordLevel({"[UNK]": 0, "xq": 1, "zzv": 2}, unk_token="[UNK]"))
+    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
+    words = Vocabulary(fast(tokenizer, unk_token="[UNK]"))
+    with pytest.raises(ValueError, match="vocabulary='words' leaves no token"):
+        allowed(words, "words", (), 3)
+    assert allowed(words, "stable", (), 3).tolist() == [False, True, True]
+
+
+def test_prompts_of_words_hold_words_alone(tiny_clip, images):
+    known = english()
+    for result in pez_fast.invert_batch(images[:2], tiny_clip, prompt_len=6, steps=10, refine=3, vocabulary="words"):
+        assert len(result.prompt.split()) == 6 and set(result.prompt.split()) <= known

@@ -7,7 +7,8 @@ from collections.abc import Sequence
 import torch
 from torch import nn
 
-from pez_fast.models.vocabulary import Vocabulary, embedding_table
+from pez_fast.models.allowed import embedding_table
+from pez_fast.models.vocabulary import Vocabulary
 from pez_fast.table import TokenTable
 
 
@@ -37,8 +38,8 @@ class EmbeddedModel:
         """Returns the tokens that may be learned, as what the embedding module puts out for them.
 
         Args:
-            vocabulary: "stable": tokens that survive being written out and read again; "full": all but the special
-                tokens.
+            vocabulary: "stable": tokens that survive being written out and read again; "words": those of them that are
+                whole English words; "full": all but the special tokens.
             banned: ids and words (a word bans every token that contains it).
 
         Raises:

@@ -10,16 +10,13 @@ tokens show them).
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Sequence
 from typing import Any
 
 import torch
-from torch import Tensor, nn
 
 from pez_fast.models.stable import in_any_company, joined
 from pez_fast.models.text_tower import Template
-from pez_fast.table import TokenTable
 
 _TOGETHER = 8  # words tried at once while looking for whole ones
 _SAMPLE = 4096  # tokens that decide on the lead
@@ -71,42 +68,6 @@ class Vocabulary:
         before, text = self._written(ids)
         whole = " ".join(part for part in (prefix.strip(), text, suffix.strip()) if part)
         return whole if prefix.strip() else before + whole
-
-    def allowed(self, vocabulary: str, banned: Sequence[str | int], size: int) -> Tensor:
-        """(size,) bool: see `ClipEncoder.table`."""
-        if vocabulary not in ("stable", "full"):
-            raise ValueError(f"vocabulary must be 'stable' or 'full'; got {vocabulary!r}")
-        if isinstance(banned, str):
-            raise ValueError(f"banned must be a list of words and ids; got the text {banned!r}")
-        allowed = torch.zeros(size, dtype=torch.bool)
-        allowed[list(range(min(self.size, size))) if vocabulary == "full" else self.stable()] = True
-        allowed[[i for i in self.special if i < size]] = False
-        texts: list[str] | None = None
-        for entry in banned:
-            if isinstance(entry, int):
-                if not 0 <= entry < size:
-                    raise ValueError(f"banned holds the id {entry}, which is not in the vocabulary of {size}")
-                allowed[entry] = False
-                continue
-            words = entry.lower().split()
-            if not words:
-                raise ValueError(f"banned holds an empty word: {entry!r}")
-            if texts is None:
-                texts = [""] * size
-                for i, text in zip(kept := allowed.nonzero()[:, 0].tolist(), self._texts(kept), strict=True):
-                    texts[i] = text.lower()
-            for word in words:
-                without = torch.tensor([word not in text for text in texts])
-                if without.all():
-                    warnings.warn(
-                        f"banned holds {word!r}, which no token of the {vocabulary} vocabulary holds", stacklevel=2
-                    )
-                allowed &= without
-                if vocabulary == "full":  # pieces could make it up
-                    allowed[self.encode(word)] = False
-        if not allowed.any():
-            raise ValueError(f"banned leaves no token of the {vocabulary} vocabulary")
-        return allowed
 
     def stable(self) -> list[int]:
         """The ids that survive decode and encode in any order and number, ascending.
@@ -178,7 +139,7 @@ class Vocabulary:
             found += self._inner(part, add_special_tokens=False, verbose=False)["input_ids"]
         return found
 
-    def _texts(self, ids: Sequence[int]) -> list[str]:
+    def texts(self, ids: Sequence[int]) -> list[str]:
         """The text of each of ids alone."""
         if self._inner is None:
             return [self.tokenizer.decode([i]) for i in ids]
@@ -203,7 +164,7 @@ class Vocabulary:
         """The texts of those tokens that are one word, without the space before it."""
         if self._inner is None:  # a piece that does not end a word joins the next one
             ids = [i for i in ids if self.tokenizer.decoder[i].endswith("</w>")]
-        return {i: text.strip() for i, text in zip(ids, self._texts(ids), strict=True) if len(text.split()) == 1}
+        return {i: text.strip() for i, text in zip(ids, self.texts(ids), strict=True) if len(text.split()) == 1}
 
     def _whole(self, words: dict[int, str], lead: str, together: int = _TOGETHER) -> list[int]:
         """Returns those that are read as themselves as the first word and after a word; so many are tried together."""
@@ -251,23 +212,10 @@ class Vocabulary:
         if self._inner is None:  # open_clip's reads each word alone
             return []
         ids = self._candidates()
-        texts = {i: text.lstrip() for i, text in zip(ids, self._texts(ids), strict=True) if " " in text.lstrip()}
+        texts = {i: text.lstrip() for i, text in zip(ids, self.texts(ids), strict=True) if " " in text.lstrip()}
         tried = [start + text + end for text in texts.values() for start in ("", " ", "x") for end in ("", "x")]
         come_up = texts.keys() & {i for read in self._encode_all(tried) for i in read}
         return list(texts.values()) if come_up else []
-
-
-def embedding_table(
-    embedding: nn.Embedding, vocabulary: Vocabulary, which: str, banned: Sequence[str | int]
-) -> TokenTable:
-    """The tokens that may be learned, as what the embedding module puts out for them; see `ClipEncoder.table`."""
-    device = embedding.weight.device
-    with torch.no_grad():
-        ids = torch.arange(embedding.num_embeddings, device=device)
-        weight = torch.cat([embedding(part) for part in ids.split(8192)])
-    if torch.equal(weight, embedding.weight):
-        weight = embedding.weight
-    return TokenTable(weight, ~vocabulary.allowed(which, banned, len(weight)).to(device))
 
 
 def check_prompt_len(prompt_len: int) -> None:
