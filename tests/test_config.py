@@ -1,4 +1,4 @@
-"""`SearchConfig` is the only home of the options; signatures, docstrings, command line and README agree with it."""
+"""`SearchConfig` is the only home of the options; signatures, docstrings, command line and docs agree with it."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from pez_fast.cli import app
 from pez_fast.cli.options import SHARED
 from pez_fast.config import POSITIONAL, SearchConfig, SearchOptions, config_from, explanation
 
-README = Path(__file__).parents[1] / "README.md"
+PAGE = Path(__file__).parents[1] / "docs" / "options.md"
 NAMES = [f.name for f in fields(SearchConfig)]
 TASKS = [pez_fast.invert, pez_fast.invert_batch, pez_fast.distill]
 
@@ -28,10 +28,10 @@ def shown(value: object) -> str:
     return "" if value is None or value == () or value == "" else f"`{value}`"
 
 
-def test_the_table_of_options_in_the_readme():
+def test_the_table_of_options():
     lines = [f"| `{f.name}` | {shown(f.default)} | {f.metadata['help']} |" for f in fields(SearchConfig)]
     table = "\n".join(["| option | default | |", "|---|---|---|", *lines])
-    assert table in README.read_text(encoding="utf-8"), f"README needs this table:\n{table}"
+    assert table in PAGE.read_text(encoding="utf-8"), f"docs/options.md needs this table:\n{table}"
 
 
 def test_type_checkers_see_the_same_options():

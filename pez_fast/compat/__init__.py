@@ -2,7 +2,8 @@
 
     from pez_fast.compat import *   # in place of: from optim_utils import *
 
-They work on stock open_clip models; no modified copy is needed. They draw random numbers in the original's order from
+They work on stock open_clip models; no modified copy is needed, and the original's own copy in a folder `open_clip`
+beside the script does no harm. They draw random numbers in the original's order from
 torch's global generator, so a seed gives the prompt that it gave there, up to rounding: one pass of the tower over the
 prompt's own tokens replaces two passes over the whole context.
 

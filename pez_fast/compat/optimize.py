@@ -12,7 +12,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from pez_fast.compat.utilities import decode_ids, get_target_feature, initialize_prompt, read_json, table_of
+from pez_fast.compat.utilities import (
+    decode_ids,
+    get_target_feature,
+    initialize_prompt,
+    read_json,
+    stock_tokenizer,
+    table_of,
+)
 from pez_fast.engine import BatchLimit, Evaluator, Outputs
 from pez_fast.methods.pez import PEZMethod, PEZState
 from pez_fast.models.text_tower import Template, TextEncoder
@@ -67,22 +74,22 @@ def optimize_prompt_loop(
         _AllAtOnce(len(prompt_embeds), len(prompt_embeds)),
     )
     method, state = PEZMethod(args.lr, args.weight_decay), PEZState([opt])
-    for step in range(args.iter):  # the projection after the last update is never scored
-        with _frozen(model):
+    with _frozen(model):
+        for step in range(args.iter):  # the projection after the last update is never scored
             evaluation = method.step(state, evaluate, update=True)
-        ids, scores = evaluation.ids, evaluation.score
-        best = int(scores.argmax())
-        score = float(scores[best])
-        better = best_sim * args.loss_weight < score * args.loss_weight
-        printing = args.print_step is not None and (step % args.print_step == 0 or step == args.iter - 1)
-        text = decode_ids(ids[best : best + 1], tokenizer)[0] if better or printing else ""
-        if printing:
-            line = f"step: {step}, lr: {opt.param_groups[0]['lr']}"
-            print(line if args.print_new_best else f"\n{line}, cosim: {score:.3f}, text: {text}")
-        if better:
-            best_sim, best_text = score, text
-            if args.print_new_best:
-                print(f"new best cosine sim: {best_sim}\nnew best prompt: {best_text}")
+            ids, scores = evaluation.ids, evaluation.score
+            best = int(scores.argmax())
+            score = float(scores[best])
+            better = best_sim * args.loss_weight < score * args.loss_weight
+            printing = args.print_step is not None and (step % args.print_step == 0 or step == args.iter - 1)
+            text = decode_ids(ids[best : best + 1], tokenizer)[0] if better or printing else ""
+            if printing:
+                line = f"step: {step}, lr: {opt.param_groups[0]['lr']}"
+                print(line if args.print_new_best else f"\n{line}, cosim: {score:.3f}, text: {text}")
+            if better:
+                best_sim, best_text = score, text
+                if args.print_new_best:
+                    print(f"new best cosine sim: {best_sim}\nnew best prompt: {best_text}")
     if args.print_step is not None:
         print(f"\nbest cosine sim: {best_sim}\nbest prompt: {best_text}")
     return best_text
@@ -118,12 +125,11 @@ def optimize_prompt(
 
     Raises:
         ValueError: a key is missing or (in a dict or file) unknown, a value is out of range, or there is no target.
+        ImportError: a folder `open_clip` that is none hides the installed open_clip; the sentence names it.
     """
-    import open_clip
-
     args = _config(args)
-    tokenizer = open_clip.tokenizer._tokenizer
-    targets = get_target_feature(model, preprocess, tokenizer, device, target_images, target_prompts)
+    tokenizer, tokenize = stock_tokenizer()
+    targets = get_target_feature(model, preprocess, tokenize, device, target_images, target_prompts)
     return optimize_prompt_loop(model, tokenizer, model.token_embedding, targets, args, device)
 
 

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import random
 import weakref
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from importlib import import_module
 from io import BytesIO
 from typing import Any
@@ -76,6 +77,28 @@ def table_of(layer: nn.Embedding) -> TokenTable:
     if layer not in _tables or _tables[layer][0] != state:
         _tables[layer] = (state, TokenTable(weight))
     return _tables[layer][1]
+
+
+def stock_tokenizer() -> tuple[Any, Callable[[Any], Tensor]]:
+    """Returns open_clip's tokenizer, and what turns texts into ids (N, 77).
+
+    A folder `open_clip` beside the script, as in the original's repository, hides the installed open_clip. An old copy
+    does as well: its tokenizer cannot be called, and its function `tokenize` takes that place.
+
+    Raises:
+        ImportError: what is imported as open_clip has no such tokenizer; the sentence names its folder.
+    """
+    open_clip = import_module("open_clip")
+    tokenizer = getattr(getattr(open_clip, "tokenizer", None), "_tokenizer", None)
+    tokenize = tokenizer if callable(tokenizer) else getattr(open_clip, "tokenize", None)
+    if tokenizer is None or tokenize is None:
+        file = getattr(open_clip, "__file__", None)
+        folder = os.path.dirname(file) if file else ", ".join(getattr(open_clip, "__path__", ["?"]))
+        raise ImportError(
+            f"open_clip was imported from {folder}, which has no tokenizer and hides the installed open_clip; "
+            "rename or remove that folder, or run the script from another one"
+        )
+    return tokenizer, tokenize
 
 
 def decode_ids(input_ids: Tensor, tokenizer: Any, by_token: bool = False) -> list[str]:
