@@ -1,6 +1,7 @@
-"""Kills `pez-fast batch` (SIGKILL) at random moments and starts it again.
+"""Kills `pez-fast batch` (SIGKILL) at random moments and starts it again, while its data set grows.
 
-Afterwards every id must be there once, with the values of one undisturbed run.
+After half of the kills, images are added and changed, and a damaged one is mended. At the end every id must be there
+once, with the values of one undisturbed run over the data set as it is then.
 
     python benchmarks/kill_batch.py                     20 kills over the 200 held-out images and 5 damaged ones
     python benchmarks/kill_batch.py --kills 3 --images 24 --damaged 2
@@ -46,36 +47,25 @@ def main() -> int:
 
 def compare(folder: Path, args: argparse.Namespace, rng: random.Random) -> int:
     """Makes an undisturbed and a killed run, compares them and prints the table; returns the exit code."""
-    names = make_images(folder / "images", args.images, args.damaged)
-    command = [
-        sys.executable,
-        "-m",
-        "pez_fast.cli",
-        "batch",
-        str(folder / "images"),
-        "--model",
-        "emoji",
-        "--device",
-        "cpu",
-        "--steps",
-        str(args.steps),
-        "--refine",
-        "2",
-        "--prompt-len",
-        str(args.prompt_len),
-    ]
-    finish([*command, "--out", str(folder / "calm"), "--batch-size", "16"], failing=args.damaged > 0)
+    make_images(folder / "images", args.images - args.images // 4, args.damaged)
+    options = f"--model emoji --device cpu --steps {args.steps} --refine 2 --prompt-len {args.prompt_len}"
+    command = [sys.executable, "-m", "pez_fast.cli", "batch", str(folder / "images"), *options.split()]
     # Small batches leave work until the last kill.
-    size = max(1, len(names) // (2 * args.kills))
+    size = max(1, (args.images + args.damaged) // (2 * args.kills))
     disturbed = [*command, "--out", str(folder / "killed"), "--batch-size", str(size)]
     lines: list[tuple[Any, ...]] = [("start", "killed while", "after", "images finished", "files left half-written")]
-    kills = 0
-    while kills < args.kills and (end := killed(disturbed, folder / "killed", rng)) is not None:
+    kills, damaged, names = 0, args.damaged, []
+    while kills < args.kills:
+        if kills == args.kills // 2:
+            damaged, names = grow(folder / "images", args.images, args.damaged)
+        if (end := killed(disturbed, folder / "killed", rng)) is None:
+            break
         kills += 1
         lines.append(
             (kills, end[0], f"{end[1]:.2f} s", len(rows_of(folder / "killed")), len(temporary(folder / "killed")))
         )
-    finish(disturbed, failing=args.damaged > 0)
+    finish(disturbed, failing=damaged > 0)
+    finish([*command, "--out", str(folder / "calm"), "--batch-size", "16"], failing=damaged > 0)
     calm, rows = rows_of(folder / "calm"), rows_of(folder / "killed")
     lines.append(("last", "-", "-", len(rows), len(temporary(folder / "killed"))))
     ids = [row["id"] for row in rows]
@@ -84,7 +74,7 @@ def compare(folder: Path, args: argparse.Namespace, rng: random.Random) -> int:
         f"each of {len(names)} ids once": sorted(ids) == names,
         "the undisturbed run too": sorted(row["id"] for row in calm) == names,
         "equal values": sorted(rows, key=by_id) == sorted(calm, key=by_id),
-        f"{args.damaged} error rows": sum(row["error"] is not None for row in rows) == args.damaged,
+        f"{damaged} error rows": sum(row["error"] is not None for row in rows) == damaged,
         "different prompts": len({row["prompt"] for row in rows}) > args.images // 2,
         "no temporary files": not temporary(folder / "killed"),
     }
@@ -96,8 +86,8 @@ def compare(folder: Path, args: argparse.Namespace, rng: random.Random) -> int:
     return 0 if all(checks.values()) else 1
 
 
-def make_images(folder: Path, images: int, damaged: int) -> list[str]:
-    """Writes held-out images and damaged ones into two folders; returns their ids, sorted."""
+def make_images(folder: Path, images: int, damaged: int) -> None:
+    """Writes held-out images and damaged ones into two folders."""
     files = sorted(HELDOUT.glob("*.png"))[:images]
     for half in ("a", "b"):
         (folder / half).mkdir(parents=True)
@@ -106,7 +96,19 @@ def make_images(folder: Path, images: int, damaged: int) -> list[str]:
     for k in range(damaged):
         data = files[k].read_bytes()
         (folder / "ab"[k % 2] / f"{k:03d}-damaged.png").write_bytes((data[: len(data) // 2], b"", b"no image")[k % 3])
-    return sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*.png"))
+
+
+def grow(folder: Path, images: int, damaged: int) -> tuple[int, list[str]]:
+    """Adds the other images, changes two and mends one; returns the number of damaged ones and all ids, sorted."""
+    files = sorted(HELDOUT.glob("*.png"))[:images]
+    for k, file in enumerate(files):
+        if not (target := folder / "ab"[k % 2] / file.name).exists():
+            shutil.copy(file, target)
+    for k in (0, 1):
+        shutil.copy(files[-1 - k], folder / "ab"[k] / files[k].name)
+    for path in sorted(folder.rglob("*damaged.png"))[: damaged // 2]:
+        shutil.copy(files[2], path)
+    return damaged - damaged // 2, sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*.png"))
 
 
 def killed(command: list[str], out: Path, rng: random.Random) -> tuple[str, float] | None:

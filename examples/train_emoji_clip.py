@@ -125,9 +125,12 @@ def train_step(model: open_clip.CLIP, optimiser: torch.optim.Optimizer, batch: B
 
 
 @torch.no_grad()
-def update_average(average: open_clip.CLIP, model: open_clip.CLIP, step: int) -> None:
-    """Moves the parameters of `average` towards the model's, and copies the model's buffers."""
-    decay = min(0.998, step / (step + 10))
+def update_average(average: open_clip.CLIP, model: open_clip.CLIP, step: int, most: float = 0.998) -> None:
+    """Moves the parameters of `average` towards the model's, and copies the model's buffers.
+
+    `most` is the largest share that stays.
+    """
+    decay = min(most, step / (step + 10))
     torch._foreach_lerp_(list(average.parameters()), list(model.parameters()), 1 - decay)
     for kept, buffer in zip(average.buffers(), model.buffers(), strict=True):
         kept.copy_(buffer)

@@ -4,13 +4,21 @@ from __future__ import annotations
 
 import io
 import os
+import re
+import time
 import warnings
 from collections.abc import Callable
+from http.client import HTTPException
 from pathlib import Path
 from typing import Any, TypeVar, overload
+from urllib import request
+from urllib.error import HTTPError, URLError
+from urllib.parse import quote
 
 import numpy as np
 from PIL import Image, ImageOps, features
+
+from pez_fast.version import __version__
 
 SUFFIXES = frozenset(".png .jpg .jpeg .webp .gif .bmp .tif .tiff .ppm .pgm .pbm".split())
 FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "AVIF", "JPEG2000")
@@ -18,6 +26,18 @@ MAX_PIXELS = 89_478_485  # Pillow's own limit: 256 MiB as RGB
 _OPTIONAL = {"WEBP": "webp", "AVIF": "avif", "JPEG2000": "jpg_2000", "TIFF": "libtiff"}  # parts of Pillow
 _ANIMATIONS = ("GIF", "WEBP", "PNG", "AVIF")
 _CHANNELS = (1, 3, 4)
+MAX_DOWNLOAD = 100_000_000  # bytes of an image from the web
+_ANSWER_SECONDS, _ALL_SECONDS = 20, 120  # for the server's next bytes, and for the whole image
+_ADDRESS = re.compile(r"([a-z][a-z0-9+.-]+)://", re.IGNORECASE)
+_HANDLERS: tuple[type[request.BaseHandler], ...] = (
+    request.ProxyHandler,
+    request.HTTPHandler,
+    request.HTTPSHandler,
+    request.HTTPRedirectHandler,
+    request.HTTPDefaultErrorHandler,
+    request.HTTPErrorProcessor,
+    request.UnknownHandler,
+)
 T = TypeVar("T")
 
 
@@ -28,11 +48,12 @@ def load_image(source: Any) -> Image.Image:
     animation, and a warning says so.
 
     Args:
-        source: a PIL image, a path, an open binary file, the bytes of a file, or an array or tensor of shape (H, W),
-            (H, W, C) or (C, H, W) with 1, 3 or 4 channels, uint8 or floats from 0 to 1.
+        source: a PIL image, a path, an http or https address, an open binary file, the bytes of a file, or an array or
+            tensor of shape (H, W), (H, W, C) or (C, H, W) with 1, 3 or 4 channels, uint8 or floats from 0 to 1.
 
     Raises:
-        ValueError: the image cannot be read, is truncated, or has more pixels than PEZ_FAST_MAX_PIXELS (89,478,485).
+        ValueError: the image cannot be downloaded or read, is truncated, or has more pixels than PEZ_FAST_MAX_PIXELS
+            (89,478,485).
         TypeError: `source` has another type.
     """
     if isinstance(source, Image.Image):
@@ -44,12 +65,64 @@ def load_image(source: Any) -> Image.Image:
     if hasattr(source, "read"):
         source = source.read()
     if not isinstance(source, (str, os.PathLike, bytes)):
-        kinds = "a PIL image, a path, an open file, bytes, or an array or tensor of pixels"
+        kinds = "a PIL image, a path, an address, an open file, bytes, or an array or tensor of pixels"
         raise TypeError(f"image must be {kinds}; got {type(source).__name__}")
     name = "the given bytes" if isinstance(source, bytes) else str(source)
-    if not isinstance(source, bytes) and not Path(source).is_file():
-        raise ValueError(f"image {name} does not exist or is no file")
-    return _decoded(io.BytesIO(source) if isinstance(source, bytes) else source, name)
+    if isinstance(source, str) and _ADDRESS.match(source) and not _exists(source):
+        source = _downloaded(source)
+    if not isinstance(source, bytes):
+        if not _exists(source):
+            kind = "is a folder, not a file" if name and os.path.isdir(source) else "does not exist or is no file"
+            raise ValueError(f"image {name or repr(name)} {kind}")
+        return _decoded(source, name)
+    if not source:
+        raise ValueError(f"image {name} is empty: 0 bytes")
+    return _decoded(io.BytesIO(source), name)
+
+
+def _exists(path: str | os.PathLike) -> bool:
+    try:
+        return Path(path).is_file()
+    except (OSError, ValueError):  # a name that no file can have
+        return False
+
+
+def _downloaded(address: str) -> bytes:
+    """Returns what lies at an http or https address.
+
+    Raises:
+        ValueError: it cannot be had; one sentence says why.
+    """
+    scheme = address.split(":")[0].lower()
+    if scheme not in ("http", "https"):
+        hint = "give the file's path" if scheme == "file" else "save it as a file"
+        raise ValueError(
+            f"image {address} has an address of the kind {scheme}://; http and https are read, else {hint}"
+        )
+    opener = request.OpenerDirector()  # one that follows no link to a file or to ftp
+    for kind in _HANDLERS:
+        opener.add_handler(kind())
+    parts, end = bytearray(), time.monotonic() + _ALL_SECONDS
+    try:
+        escaped = quote(address.split("#")[0], safe="%/:=&?~+!$,;'@()*[]")
+        asked = request.Request(escaped, headers={"User-Agent": f"pez_fast/{__version__}"})
+        with opener.open(asked, timeout=_ANSWER_SECONDS) as answer:
+            while part := answer.read1(1 << 16):
+                parts += part
+                if len(parts) > MAX_DOWNLOAD:
+                    raise OSError(f"it has more than {MAX_DOWNLOAD // 10**6} MB")
+                if time.monotonic() > end:
+                    raise OSError(f"it takes more than {_ALL_SECONDS} seconds")
+            if answer.length:
+                raise OSError("the connection ended too early")
+    except HTTPError as error:
+        phrase = str(error.reason).split("\n")[0]
+        raise ValueError(f"image {address} cannot be downloaded: the server says {error.code} {phrase}") from None
+    except (OSError, HTTPException, ValueError) as error:
+        reason = error.reason if isinstance(error, URLError) else error
+        reason = getattr(reason, "strerror", None) or reason or type(reason).__name__
+        raise ValueError(f"image {address} cannot be downloaded: {reason}") from None
+    return bytes(parts)
 
 
 @overload
@@ -81,7 +154,7 @@ def _decoded(file: Any, name: str) -> Image.Image:
         raise ValueError(_too_large(name, limit)) from None
     except Image.UnidentifiedImageError:
         raise ValueError(f"image {name} is {_unreadable(file)}") from None
-    except OSError as error:
+    except (OSError, ValueError) as error:  # a damaged header can have values that Pillow refuses
         raise ValueError(f"image {name} cannot be read: {error}") from None
     with opened:
         if opened.width * opened.height > limit:

@@ -12,14 +12,16 @@ from typing import Any
 
 import numpy as np
 
+from pez_fast._shared.installation import install_hint
 from pez_fast.config import SearchConfig, config_from
 from pez_fast.dataset.arrow import arrow
 from pez_fast.dataset.job import Job, Summary
 from pez_fast.dataset.learning import learn_all, prefetch, read
-from pez_fast.dataset.manifest import check_manifest, ensure_manifest, fingerprint_of, model_part
+from pez_fast.dataset.locks import exclusive_lock
+from pez_fast.dataset.manifest import ensure_manifest, fingerprint_of, model_part
 from pez_fast.dataset.progress import last_prompt, watch_batch
 from pez_fast.dataset.rows import bytes_or_path
-from pez_fast.dataset.shards import Row, columns, completed_ids, exclusive_lock, write_shard
+from pez_fast.dataset.shards import FullDiskError, Row, columns, write_shard
 from pez_fast.dataset.sources import digest
 from pez_fast.images import image_or_error
 from pez_fast.models import load_clip
@@ -76,7 +78,7 @@ def _with_columns(batch: Any, rows: Sequence[Row]) -> Any:
 
     The columns have fixed types, since Ray cannot join blocks whose inferred types differ.
     """
-    fields = [field for field in columns() if field.name != "id"]
+    fields = [field for field in columns() if field.name not in ("id", "stamp")]
     learned = {field.name: arrow().array([row.get(field.name) for row in rows], field.type) for field in fields}
     if hasattr(batch, "column_names"):  # pyarrow.Table
         kept = {name: batch[name] for name in batch.column_names}
@@ -123,10 +125,11 @@ class _ShardActor:
         try:
             rows = arrow().parquet.read_table(path, partitioning=None).to_pylist()
         except FileNotFoundError:
-            pixels = [p for _, p in prefetch(items, partial(read, model=self.clip), self.workers, len(items))]
+            prepared = [found for _, found in prefetch(items, partial(read, model=self.clip), self.workers, len(items))]
+            learned = learn_all([pixels for pixels, _ in prepared], self.clip, self.options)
             rows = [
-                {**row, "id": item.id}
-                for item, row in zip(items, learn_all(pixels, self.clip, self.options), strict=True)
+                {**row, "id": item.id, "stamp": stamp}
+                for item, row, (_, stamp) in zip(items, learned, prepared, strict=True)
             ]
             ensure_manifest(self.out, self.expected, self.clip.name)
             write_shard(path, rows, fingerprint_of(self.expected))
@@ -164,9 +167,7 @@ def run_on_ray(job: Job, model: str, weights: str | None, device: str | None, ac
         clip = load_clip(model, weights, "cpu")
         with exclusive_lock(job.out, stem):
             expected = job.configuration | model_part(clip, job.options, device.partition(":")[0])
-            check_manifest(job.out, expected)
-            fingerprint = fingerprint_of(expected)
-            remaining = job.remaining(fingerprint)
+            remaining = job.prepare(expected, clip.name, stem)
             try:
                 arguments = (model, weights, device, job.options, expected, str(job.out.resolve()), stem, job.workers)
                 with watch_batch(len(job.items), len(job.items) - len(remaining)) as progress:
@@ -176,7 +177,7 @@ def run_on_ray(job: Job, model: str, weights: str | None, device: str | None, ac
                         progress.add([{"prompt": done["last"]}] * done["images"])
             except KeyboardInterrupt:
                 interrupted = True
-            return job.summary(completed_ids(job.out, fingerprint), begun, interrupted)
+            return job.summary(fingerprint_of(expected), stem, begun, interrupted)
     finally:
         if started_here:
             ray.shutdown()
@@ -203,7 +204,7 @@ def _learned(ray: Any, items: Sequence[Any], images_at_once: int, arguments: tup
         cause: BaseException | None = error
         while cause is not None:
             inner = getattr(cause, "cause", None) or cause.__cause__
-            if type(cause) in (ValueError, TypeError, ImportError):
+            if type(cause) in (ValueError, TypeError, ImportError, FullDiskError):
                 raise type(cause)(str(cause)) from None
             cause = inner if isinstance(inner, BaseException) else None
         raise
@@ -215,5 +216,5 @@ def _import_ray() -> Any:
         import ray
         import ray.data
     except ImportError:
-        raise ImportError("ray cannot be imported; pip install 'pez_fast[data,ray]'") from None
+        raise ImportError(f"ray cannot be imported; {install_hint('data,ray')}") from None
     return ray

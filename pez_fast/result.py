@@ -23,7 +23,7 @@ class Candidate:
     """One of the best prompts of a target.
 
     Attributes:
-        prompt, ids, ids_score, text_score, restart: as in `PromptResult`.
+        prompt, ids, ids_score, text_score, restart, tokens: as in `PromptResult`.
     """
 
     prompt: str
@@ -31,6 +31,7 @@ class Candidate:
     ids_score: float
     text_score: float
     restart: int
+    tokens: list[str] = field(default_factory=list, repr=False)
 
 
 @dataclass
@@ -49,6 +50,8 @@ class PromptResult:
         model: the model's name.
         seconds: from the beginning of the call to this result; the prompts of a batch share this time.
         stop_reason: why the search ended: "steps", "patience", "callback" or "interrupt".
+        note: "", or one sentence on what to keep in mind, such as that the model does not know images of this kind.
+        tokens: the text of each learned token alone, without spaces around it.
         top: the best different prompts, this one first, then by falling `text_score`: `top_k` of them, or fewer if the
             search met fewer.
         error: None, or one sentence that says why there is no prompt.
@@ -65,6 +68,8 @@ class PromptResult:
     model: str = ""
     seconds: float = 0.0
     stop_reason: str = ""
+    note: str = ""
+    tokens: list[str] = field(default_factory=list, repr=False)
     top: list[Candidate] = field(default_factory=list, repr=False)
     error: str | None = None
 

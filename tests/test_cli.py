@@ -74,7 +74,7 @@ def test_invert_prints_the_prompt_alone(tiny):
     expected = pez_fast.invert(["a.png", "b.png"], tiny, prompt_len=4, steps=12, seed=3)
     assert result.stdout == expected.prompt + "\n"
     lines = result.stderr.splitlines()
-    assert lines[0].startswith("loading the model ViT-H-14 with laion2b")
+    assert lines[0].startswith("loading the model small (ViT-B-32 laion2b_s34b_b79k)")
     assert (
         lines[1].startswith("step 0/12  best ")
         and lines[-6].startswith("step 12/12  best ")
@@ -84,6 +84,7 @@ def test_invert_prints_the_prompt_alone(tiny):
         "refine 32  best "
     )
     assert lines[-1].startswith(f"text cosine {expected.text_score:.4f}")
+    assert lines[-1].endswith(f"(cosines of {tiny.name}; those of another model cannot be compared)")
 
 
 def test_the_lines_of_progress_are_a_tenth_apart(tiny):
@@ -92,9 +93,11 @@ def test_the_lines_of_progress_are_a_tenth_apart(tiny):
 
 
 def test_invert_as_json_is_the_result(tiny):
-    value = json.loads(run("invert", "a.png", "--steps", 2, "--prompt-len", 2, "--json").stdout)
-    expected = pez_fast.invert("a.png", tiny, prompt_len=2, steps=2).to_dict()
-    assert {**value, "seconds": 0} == {**expected, "seconds": 0}
+    arguments = ("invert", "a.png", "--steps", 2, "--prompt-len", 2, "--json")
+    value, whole = (json.loads(run(*arguments, *more).stdout) for more in ((), ("--history",)))
+    expected = pez_fast.invert("a.png", tiny, prompt_len=2, steps=2).to_dict() | {"seconds": 0}
+    assert {**whole, "seconds": 0} == expected and len(expected.pop("history")) == 3
+    assert {**value, "seconds": 0} == expected
 
 
 def test_options_reach_the_library(monkeypatch: pytest.MonkeyPatch, tiny):
@@ -132,11 +135,17 @@ def test_model_and_weights_reach_load_clip(monkeypatch: pytest.MonkeyPatch, here
         raise ValueError("stop")
 
     monkeypatch.setattr("pez_fast.models.load_clip", load)
-    for flags in ([], ["--model", "emoji"], ["--model", "RN50", "--pretrained", "openai", "--device", "cpu"]):
+    for flags in (
+        [],
+        ["--model", "emoji"],
+        ["--model", "ViT-H-14"],
+        ["--model", "RN50", "--pretrained", "openai", "--device", "cpu"],
+    ):
         assert complaint("invert", "a.png", *flags) == "stop"
     assert seen == [
-        ("ViT-H-14", "laion2b_s32b_b79k", None),
+        ("small", None, None),
         ("emoji", None, None),
+        ("ViT-H-14", "laion2b_s32b_b79k", None),
         ("RN50", "openai", torch.device("cpu")),
     ]
 
@@ -198,7 +207,7 @@ def test_json_is_valid_in_any_encoding(tiny):
 
 
 def test_json_has_null_for_what_is_no_number(capsys: pytest.CaptureFixture):
-    console.show_one(PromptResult(history=[0.5, float("nan")], ids_score=float("-inf")), as_json=True)
+    console.show_one(PromptResult(history=[0.5, float("nan")], ids_score=float("-inf")), as_json=True, history=True)
     value = json.loads(capsys.readouterr().out)
     assert value["history"] == [0.5, None] and value["ids_score"] is None and value["text_score"] is None
 

@@ -189,3 +189,11 @@ def test_a_folder_beside_the_script_is_what_the_star_import_gives(tmp_path):
     )
     assert done.returncode == 0, done.stderr
     assert Path(done.stdout.strip()) == tmp_path / "open_clip" / "__init__.py"
+
+
+def test_load_clip_names_the_old_copy(monkeypatch, tmp_path):
+    old = ModuleType("open_clip")
+    old.SimpleTokenizer, old.__file__ = OldTokenizer, str(tmp_path / "open_clip" / "__init__.py")
+    monkeypatch.setitem(sys.modules, "open_clip", old)
+    with pytest.raises(ImportError, match="an old copy that hides the installed one; rename that folder"):
+        pez_fast.load_clip("emoji")

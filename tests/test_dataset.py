@@ -13,7 +13,7 @@ import pytest
 from inputs import refused
 
 import pez_fast
-from pez_fast.dataset import learning, shards
+from pez_fast.dataset import learning, locks, shards
 from pez_fast.engine import Scheduler
 
 pa = pytest.importorskip("pyarrow")
@@ -68,13 +68,14 @@ def test_rows_are_what_invert_gives(folder: Path, undisturbed, tiny_clip):
         "sub/empty.JPG",
     }
     for name, row in undisturbed.items():
-        assert list(row) == ["id", "prompt", "ids", "ids_score", "text_score", "seed", "steps", "error"]
+        assert list(row) == ["id", "prompt", "ids", "ids_score", "text_score", "seed", "steps", "error", "stamp"]
         if name in ("broken.png", "sub/empty.JPG"):
             assert row["error"].startswith(f"image {folder / name} is in none of the formats") and row["steps"] == 0
             assert row["prompt"] is row["ids"] is row["ids_score"] is row["text_score"] is None
         else:
             single = pez_fast.invert(folder / name, tiny_clip, **QUICK)
-            assert row == {"id": name, "error": None} | {k: getattr(single, k) for k in row if k not in ("id", "error")}
+            own = {"id": name, "error": None, "stamp": row["stamp"]}
+            assert row == own | {k: getattr(single, k) for k in row if k not in own}
     assert len({row["prompt"] for row in undisturbed.values()}) > 5
 
 
@@ -90,11 +91,14 @@ def test_a_reader_of_the_whole_folder_sees_only_the_rows(folder: Path, tiny_clip
 
 @pytest.mark.parametrize("batch_size", [1, 3, 7])
 def test_batches_and_shards_change_no_value(folder: Path, undisturbed, tiny_clip, tmp_path: Path, batch_size: int):
+    sizes: list[int] = []
     for number in (2, 0, 1):
         summary = invert_dataset(
             folder, tmp_path, tiny_clip, f"{number}/3", workers=batch_size, batch_size=batch_size, **QUICK
         )
-        assert summary.images == summary.finished == (4, 3, 3)[number]
+        sizes.append(summary.images)
+        assert summary.images == summary.finished
+    assert sum(sizes) == 10 and all(sizes)
     assert rows_of(tmp_path) == undisturbed
     assert len(list(tmp_path.glob("*.parquet"))) == 3
     assert {path.name[:19] for path in tmp_path.glob("*.parquet")} == {f"part-0000{k}-of-00003"[:19] for k in range(3)}
@@ -145,7 +149,8 @@ def test_every_source_gives_the_same_rows(folder: Path, undisturbed, tiny_clip, 
     for name, (identity, row) in zip(names, result.items(), strict=True):
         expected = undisturbed[name]
         assert (row["error"] is None) == (expected["error"] is None)
-        assert {**row, "id": 0, "error": 0} == {**expected, "id": 0, "error": 0}, identity
+        own = {"id": 0, "error": 0, "stamp": 0}
+        assert {**row, **own} == {**expected, **own}, identity
 
 
 def test_a_row_without_an_image_is_an_error_row(tiny_clip, tmp_path: Path):
@@ -168,8 +173,8 @@ class _Counted(learning.PromptSearch):
             yield found
 
 
-@pytest.fixture
-def counted(monkeypatch: pytest.MonkeyPatch) -> type[_Counted]:
+@pytest.fixture(name="counted")
+def counted_images(monkeypatch: pytest.MonkeyPatch) -> type[_Counted]:
     monkeypatch.setattr(learning, "PromptSearch", _Counted)
     monkeypatch.setattr(_Counted, "learned", 0)
     return _Counted
@@ -247,7 +252,7 @@ def test_shards_of_another_configuration_are_refused_without_the_manifest(folder
     invert_dataset(folder, tmp_path, tiny_clip, **QUICK)
     (tmp_path / "_manifest.json").unlink()
     shard = next(tmp_path.glob("*.parquet")).read_bytes()
-    with pytest.raises(ValueError, match="was made by another configuration than this run's; take another --out"):
+    with pytest.raises(ValueError, match="was made by another configuration than this run's, or from another"):
         invert_dataset(folder, tmp_path, tiny_clip, **{**QUICK, "seed": 9})
     assert [p.read_bytes() for p in tmp_path.glob("*.parquet")] == [shard] and not (
         tmp_path / "_manifest.json"
@@ -259,22 +264,20 @@ def test_shards_of_another_configuration_are_refused_without_the_manifest(folder
 def test_a_foreign_shard_is_refused(folder: Path, tiny_clip, tmp_path: Path):
     foreign = tmp_path / "part-00000-of-00001-000000.parquet"
     pq.write_table(pa.table({"x": [1]}), foreign)
-    with pytest.raises(
-        ValueError, match="000000.parquet was not written by this version of pez-fast batch; take another --out"
-    ):
+    with pytest.raises(ValueError, match="000000.parquet was not written by this version of pez-fast batch; move it"):
         invert_dataset(folder, tmp_path, tiny_clip, **QUICK)
     assert pq.read_table(foreign).num_rows == 1
 
 
 def test_a_shard_that_is_being_written_is_refused_to_others(folder: Path, tiny_clip, tmp_path: Path):
-    with shards.exclusive_lock(tmp_path, "part-00000-of-00002"):
+    with locks.exclusive_lock(tmp_path, "part-00000-of-00002"):
         with pytest.raises(ValueError, match="another run is writing part-00000-of-00002 into"):
             invert_dataset(folder, tmp_path, tiny_clip, shard="0/2", **QUICK)
         temporary = tmp_path / ".part-00000-of-00002-000000.parquet.0123456789ab.tmp"
         temporary.touch()
-        assert invert_dataset(folder, tmp_path, tiny_clip, shard="1/2", **QUICK).finished == 5
+        finished = invert_dataset(folder, tmp_path, tiny_clip, shard="1/2", **QUICK).finished
         assert temporary.exists()  # its run is alive
-    assert invert_dataset(folder, tmp_path, tiny_clip, shard="0/2", **QUICK).finished == 5
+    assert finished + invert_dataset(folder, tmp_path, tiny_clip, shard="0/2", **QUICK).finished == 10
     assert not temporary.exists()
 
 

@@ -18,6 +18,7 @@ pytest.importorskip("pyarrow.parquet")
 
 from test_dataset import QUICK, as_list, folder_of_images, rows_of, undisturbed_rows  # noqa: E402, F401
 
+from pez_fast._shared.installation import install_hint
 from pez_fast.dataset import Job, invert_dataset  # noqa: E402
 from pez_fast.models.fingerprint import weights_digest  # noqa: E402
 
@@ -47,7 +48,7 @@ def test_other_options_are_refused_before_the_model_is_asked(
 def test_another_source_or_model_is_refused(folder: Path, tiny_clip, tiny_clip64, tmp_path: Path):
     out = tmp_path / "out"
     invert_dataset(folder, out, tiny_clip, **QUICK)
-    with pytest.raises(ValueError, match=r"source's kind 'folder' there, 'list' here; source's digest '\w{16}' there"):
+    with pytest.raises(ValueError, match=r"source's kind 'folder' there, 'list' here; source's place '/.*' there"):
         Job(as_list(folder, [f"{k}.png" for k in range(10)], tmp_path), out, QUICK)
     with pytest.raises(
         ValueError,
@@ -117,8 +118,9 @@ def test_the_command(monkeypatch: pytest.MonkeyPatch, folder: Path, undisturbed,
         lines[1] == "0/10 images finished"
         and lines[-1] == f"10 of 10 images finished in {tmp_path / 'out'}, 2 of them unreadable"
     )
-    assert [line.split()[0] for line in lines[2:-1]] == ["4/10", "10/10"]
-    assert all("images/s" in line and "left" in line and line.endswith('"') for line in lines[2:-1])
+    assert [line.split()[0] for line in lines[2:-1]] == ["4/10", "10/10", "broken.png:", "sub/empty.JPG:"]
+    assert all("images/s" in line and "left" in line and line.endswith('"') for line in lines[2:-3])
+    assert all(" is in none of the formats " in line for line in lines[-3:-1])
     value = json.loads(run(*arguments, "--json", code=1).stdout)
     assert (value["images"], value["finished"], value["errors"], value["interrupted"]) == (10, 10, 2, False)
     assert complaint(*arguments, "--seed", 1).startswith(
@@ -146,7 +148,7 @@ def test_ctrl_c_ends_the_command_as_it_does_others(
         (["list.txt"], "Missing option '--out'"),
         (["list.txt", "--out", "list.txt"], "the folder list.txt cannot be made"),
         (["list.txt", "--out", "o", "--batch-size", "0"], "batch_size must be a positive integer; got 0"),
-        (["list.txt", "--out", "o", "--workers", "0"], "workers must be a positive integer; got 0"),
+        (["list.txt", "--out", "o", "--workers", "0"], "workers must be an integer from 1 to 1024; got 0"),
         (["list.txt", "--out", "o", "--shard", "4/4"], "shard must be i/n"),
         (["list.txt", "--out", "o", "--steps", "0"], "steps must be a positive integer; got 0"),
         (["list.txt", "--out", "o", "--engine", "spark"], "Invalid value for '--engine'"),
@@ -166,13 +168,13 @@ def test_without_pyarrow_one_sentence_says_what_to_install(
     monkeypatch: pytest.MonkeyPatch, folder: Path, tmp_path: Path
 ):
     monkeypatch.setitem(sys.modules, "pyarrow", None)
-    assert complaint("batch", folder, "--out", tmp_path / "out").endswith("pip install 'pez_fast[data]'")
+    assert complaint("batch", folder, "--out", tmp_path / "out").endswith(install_hint("data"))
     assert not (tmp_path / "out").exists()
 
 
 def test_without_ray_one_sentence_says_what_to_install(monkeypatch: pytest.MonkeyPatch, folder: Path, tmp_path: Path):
     monkeypatch.setitem(sys.modules, "ray", None)
-    assert complaint("batch", folder, "--out", tmp_path, "--engine", "ray").endswith("pip install 'pez_fast[data,ray]'")
+    assert complaint("batch", folder, "--out", tmp_path, "--engine", "ray").endswith(install_hint("data,ray"))
 
 
 def test_killed_at_random_moments():

@@ -14,6 +14,7 @@ from test_cli import _Terminal
 from test_dataset import as_parquet
 
 from pez_fast.dataset import learning, open_source, progress, rows, shards
+from pez_fast.dataset.held import scan
 from pez_fast.images import image_or_error
 from pez_fast.report import console
 
@@ -98,7 +99,7 @@ def test_shards_grow_until_they_are_full(monkeypatch: pytest.MonkeyPatch, tmp_pa
         for k in range(batches):
             writer.add([{"id": f"{begun}-{k}-{half}", "seed": 0, "steps": 1} for half in "ab"])
     assert [len(pq.read_table(path)) for path in sorted(tmp_path.glob("*.parquet"))] == [4, 4, 2, 2]
-    assert len(shards.completed_ids(tmp_path, "x").ids) == 12
+    assert len(scan(tmp_path, "x").rows) == 12
 
 
 def test_files_are_synchronised_before_they_get_their_name(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
@@ -192,7 +193,7 @@ def test_a_struct_is_its_bytes_else_its_path():
 @pytest.mark.parametrize(
     ("line", "home"),
     [
-        ("isatty()", "report/console.py"),
+        ("stderr.isatty()", "report/console.py"),
         ('get("bytes")', "dataset/rows.py"),
         ('in reversed(rows) if row.get("prompt")', "dataset/progress.py"),
     ],

@@ -17,7 +17,7 @@ from pez_fast.images import image_or_error, load_image
 SENTENCES = {
     "missing.png": "image missing.png does not exist or is no file",
     b"no image": "image the given bytes is in none of the formats PNG, JPEG, ",
-    3: "image must be a PIL image, a path, an open file, bytes, or an array or tensor of pixels; got int",
+    3: "image must be a PIL image, a path, an address, an open file, bytes, or an array or tensor of pixels; got int",
 }
 
 
@@ -163,7 +163,7 @@ ODD = {
     "int64": (np.zeros((4, 4, 3), np.int64), "image must be a uint8 or float array"),
     "HEIF": (b"\0\0\0\x18ftypheic" + bytes(40), "image the given bytes is in the format HEIF"),
     "empty": (np.zeros((0, 4, 3), np.uint8), "image the given array is empty: 4 x 0 pixels"),
-    "a closed door": (b"", "image the given bytes is in none of the formats PNG"),
+    "a closed door": (b"", "image the given bytes is empty: 0 bytes"),
 }
 
 

@@ -16,7 +16,7 @@ from pez_fast.models.reasons import quoted
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
-        (("no-such-model",), "name='no-such-model' is no model of open_clip"),
+        (("no-such-model",), "name='no-such-model' is no short name, no model of open_clip and no folder"),
         (("vit-b-32-q",), "did you mean ViT-B-32-quickgelu"),
         (("ViT-B-32",), "pretrained must be given for ViT-B-32: .*laion2b_s34b_b79k.*; got None"),
         (("ViT-B-32", "no-such-tag"), "pretrained='no-such-tag' is neither a file nor a tag of ViT-B-32"),
@@ -48,6 +48,7 @@ def test_a_checkpoint_file_is_loaded(tmp_path):
 def test_quickgelu_is_set_from_the_tag(monkeypatch):
     import open_clip
 
+    monkeypatch.setattr("pez_fast.models.loading.can_be_reached", lambda: True)
     seen = {}
     monkeypatch.setattr(
         open_clip, "create_model", lambda *a, **k: seen.update(k) or (_ for _ in ()).throw(RuntimeError("enough"))

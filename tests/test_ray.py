@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import logging
 import os
+import pickle
 import signal
 import subprocess
 import sys
@@ -58,6 +59,10 @@ def held(out: Path) -> list[dict]:
     return sorted(rows, key=lambda row: row["id"])
 
 
+def ids_of(path: Path) -> list[str]:
+    return pq.read_table(path)["id"].to_pylist()
+
+
 def check_rows(rows: list[dict], clip) -> None:
     """Asserts that each row holds what `invert` learns from its file; the file of the last row cannot be read."""
     for row in rows[:-1]:
@@ -92,8 +97,10 @@ def test_a_batch_gets_the_columns_of_invert(emoji, layout: str, column: str):
     assert type(learned) is type(batch)
     columns = shards.columns()
     held = as_arrow(learned, layout)
-    assert sorted(held.column_names) == sorted({"file", "image", "struct", *columns.names} - {"id"})
-    assert all(held.schema.field(name).type == columns.field(name).type for name in columns.names if name != "id")
+    assert sorted(held.column_names) == sorted({"file", "image", "struct", *columns.names} - {"id", "stamp"})
+    assert all(
+        held.schema.field(name).type == columns.field(name).type for name in set(columns.names) - {"id", "stamp"}
+    )
     check_rows(held.to_pylist(), emoji)
 
 
@@ -109,6 +116,26 @@ def test_what_cannot_be_used_is_refused(emoji, tmp_path: Path):
     known = model_part(emoji, job.options, "cpu") | {"model's weights": "0"}
     with refused(ValueError, r"an actor has another model than the run: model's weights 0 there, \w{16} here$"):
         _ShardActor("emoji", None, "cpu", job.options, known, str(tmp_path), "part-ray-00000-of-00001", 1)
+
+
+def test_an_actor_writes_what_a_run_in_one_process_continues(emoji, tmp_path: Path):
+    """Its shards carry stamps: a data set that has grown is continued, and only what is new or changed is learned."""
+    listed, out = tmp_path / "list.txt", tmp_path / "out"
+    listed.write_text("\n".join([*map(str, HELDOUT[:2]), "missing.png"]))
+    stem = "part-ray-00000-of-00001"
+    for _ in range(2):
+        job = Job(listed, out, QUICK)
+        expected = job.configuration | model_part(emoji, job.options, "cpu")
+        items = job.prepare(expected, "emoji", stem)
+        actor = _ShardActor("emoji", None, "cpu", job.options, expected, str(out), stem, 1)
+        actor({"item": [pickle.dumps(item) for item in items]})
+        if not (tmp_path / "missing.png").exists():
+            (tmp_path / "missing.png").write_bytes(HELDOUT[2].read_bytes())
+        listed.write_text("\n".join([*map(str, HELDOUT[:2]), "missing.png", str(HELDOUT[3])]))
+    assert sorted(map(len, (ids_of(path) for path in out.glob("*.parquet")))) == [2, 2]
+    invert_dataset(listed, tmp_path / "calm", emoji, **QUICK)
+    invert_dataset(listed, out, emoji, **QUICK)
+    assert held(out) == held(tmp_path / "calm")
 
 
 def workers(driver: int) -> list[int]:

@@ -4,6 +4,7 @@ import pez_fast.cli.learning  # the help lists the commands in the order of thes
 
 # isort: split
 import pez_fast.cli.batch
+import pez_fast.cli.export
 import pez_fast.cli.looking  # noqa: F401
 from pez_fast.cli.app import app
 

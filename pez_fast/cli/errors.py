@@ -11,6 +11,7 @@ import typer
 from typer.core import TyperGroup
 
 from pez_fast.report.console import say
+from pez_fast.report.output import flush
 
 FAILED, USAGE, INTERRUPTED = 1, 2, 130
 
@@ -39,7 +40,7 @@ class Group(TyperGroup):
             raise typer.Exit(INTERRUPTED) from None
         finally:
             if sys.stdout is not None:
-                sys.stdout.flush()  # flush here, where typer still ends quietly if nobody reads stdout
+                flush()  # here, where typer still ends quietly, with FAILED, if nobody reads stdout
 
 
 def complain(error: Exception) -> int:
@@ -47,7 +48,11 @@ def complain(error: Exception) -> int:
     usage = getattr(error, "format_message", None)  # only typer's own errors have it
     sentence = " ".join(str(usage() if usage else error).split())
     is_foreseen = usage is not None or isinstance(error, (ValueError, TypeError, ImportError))
-    if not is_foreseen or not sentence:
+    if isinstance(error, OSError) and error.strerror:
+        error = OSError(f"{error.filename}: {error.strerror}" if error.filename else error.strerror)
+        sentence = " ".join(str(error).split())
+    is_told = isinstance(error, OSError) and error.errno is None  # a sentence of our own
+    if not (is_foreseen or is_told) or not sentence:
         sentence = f"{type(error).__name__}: {sentence}" if sentence else type(error).__name__
     say(f"pez-fast: error: {sentence}")
     return USAGE if is_foreseen else FAILED

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
 from pez_fast.cli.app import app, finish, watched
-from pez_fast.cli.options import Json, Log, PromptLen, SearchFlags, Seed, Steps, Top, option, with_search
+from pez_fast.cli.inputs import Unreadable, read_images
+from pez_fast.cli.options import History, Json, Log, PromptLen, SearchFlags, Seed, Steps, Top, option, with_search
 from pez_fast.config import SearchConfig
 from pez_fast.report.console import say, show_many, show_one
 from pez_fast.report.tensorboard import watch
@@ -22,6 +23,7 @@ def demo(
     seed: Seed = SearchConfig.seed,
     out: Annotated[Path, option("File of the sheet.", metavar="FILE.png")] = Path("pez_fast_demo.png"),
     as_json: Json = False,
+    history: History = False,
 ) -> None:
     """Learn a prompt for each of the example images with the small bundled model, and draw a sheet of them."""
     from pez_fast.images import load_image
@@ -31,6 +33,7 @@ def demo(
 
     search = SearchFlags(model="emoji", config={"steps": steps, "seed": seed, "restarts": DEMO_RESTARTS})
     options = search.options(prompt_len=DEMO_LENGTH)
+    check_history(history, as_json)
     check_writable(out)
     files = sorted((BUNDLED["emoji"] / "images").glob("*.png"))
     if not files:
@@ -39,7 +42,7 @@ def demo(
     clip = search.load()
     with watch(names, steps) as progress:
         results = invert_batch(images, clip, **options, **watched(progress))
-    show_many(names, results, as_json)
+    show_many(names, results, as_json, history)
     if write_sheet(out, names, [[image] for image in images], results):
         say(f"sheet written to {out}")
     finish(results, steps)
@@ -48,7 +51,10 @@ def demo(
 @app.command()
 @with_search
 def invert(
-    images: Annotated[list[str], typer.Argument(help="Image files.", metavar="IMAGE", show_default=False)],
+    images: Annotated[
+        list[str],
+        typer.Argument(help="Image files, http(s) addresses, or - for stdin.", metavar="IMAGE", show_default=False),
+    ],
     search: SearchFlags,
     each: Annotated[bool, option("Learn a prompt for each image, in place of one for all.", "--each")] = False,
     prompt_len: PromptLen = SearchConfig.prompt_len,
@@ -60,22 +66,23 @@ def invert(
         Path | None, option("Draw images, prompts and scores into this PNG file.", metavar="FILE.png")
     ] = None,
     tensorboard: Log = None,
+    history: History = False,
 ) -> None:
     """Learn a prompt from images: one for all that they share, or with --each one for each."""
-    from pez_fast.images import load_image
     from pez_fast.report.sheet import check_writable, write_sheet
     from pez_fast.tasks import invert as invert_all
     from pez_fast.tasks import invert_batch
 
     options = search.options(prompt_len=prompt_len, top_k=top)
+    check_history(history, search.as_json)
     if weight and each:
         raise ValueError("--weight and --each exclude each other")
     if weight and len(weight) != len(images):
         raise ValueError(f"--weight must be given once for each of the {len(images)} images; got {len(weight)}")
-    opened = [_image_or_path(path) if each else load_image(path) for path in images]
     if sheet is not None:
         check_writable(sheet, images)
-    readable = [path for path, image in zip(images, opened, strict=True) if image is not path]
+    opened = read_images(images, each)
+    readable = [path for path, image in zip(images, opened, strict=True) if not isinstance(image, Unreadable)]
     names = images if each else [images[0] if len(images) == 1 else f"{len(images)} images"]
     watching = watch(readable if each else names, search.steps, tensorboard)
     clip = search.load()
@@ -85,11 +92,11 @@ def invert(
         else:
             results = [invert_all(opened, clip, weights=weight, **options, **watched(progress))]
     if each:
-        show_many(names, results, search.as_json)
+        show_many(names, results, search.as_json, history)
     else:
-        show_one(results[0], search.as_json)
+        show_one(results[0], search.as_json, history)
     if sheet is not None:
-        drawn = [[i] if i is not path else [] for i, path in zip(opened, images, strict=True)] if each else [opened]
+        drawn = [[] if isinstance(image, Unreadable) else [image] for image in opened] if each else [opened]
         if write_sheet(sheet, [Path(name).name for name in names], drawn, results):
             say(f"sheet written to {sheet}")
     finish(results, search.steps)
@@ -104,26 +111,24 @@ def distill(
     prompt_len: Annotated[int | None, option("Number of tokens, in place of a ratio.")] = None,
     top: Top = SearchConfig.top_k,
     tensorboard: Log = None,
+    history: History = False,
 ) -> None:
     """Learn a shorter prompt that means the same to the model."""
     from pez_fast.tasks import distill as distill_text
 
     options = search.options(prompt_len=1 if prompt_len is None else prompt_len, top_k=top)
+    check_history(history, search.as_json)
     if ratio is not None and prompt_len is not None:
         raise ValueError("--ratio and --prompt-len exclude each other")
     watching = watch([text], search.steps, tensorboard)
     clip = search.load()
     with watching as progress:
         result = distill_text(text, clip, ratio, **options | {"prompt_len": prompt_len}, **watched(progress))
-    show_one(result, search.as_json)
+    show_one(result, search.as_json, history)
     finish([result], search.steps)
 
 
-def _image_or_path(path: str) -> Any:
-    """Returns the image, or its path if it cannot be read; the task then makes the result that says why."""
-    from pez_fast.images import load_image
-
-    try:
-        return load_image(path)
-    except ValueError:
-        return path
+def check_history(history: bool, as_json: bool) -> None:
+    """Raises ValueError if the history is asked for where it is not shown."""
+    if history and not as_json:
+        raise ValueError("--history has an effect only with --json")

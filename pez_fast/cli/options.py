@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any, get_args, get_type_hints
 
 import typer
 
+from pez_fast._shared.catalog import DEFAULT_MODEL, entry_of, find, size_of, tag_of
 from pez_fast.config import SearchConfig, Vocabulary, explanation
 from pez_fast.report.console import say
 
@@ -34,7 +35,10 @@ SHARED = (
     "compile",
     "impl",
 )  # fields of SearchConfig that are options of invert, batch and distill
-PAPER_MODEL, PAPER_WEIGHTS = "ViT-H-14", "laion2b_s32b_b79k"
+# Presets, by benchmarks/results/quality_cpu.json: 200 steps and the refinement reach what 400 and it do; the refinement
+# is worth more than any number of steps, and restarts the least.
+FAST = {"steps": 200}
+BEST = {"steps": 3000, "restarts": 4, "refine": 128}
 
 
 class Backend(str, Enum):
@@ -52,14 +56,17 @@ def option(text: str, *names: str, **more: Any) -> Any:
     return typer.Option(*names, help=text, **more)
 
 
-Model = Annotated[str, option("A name of open_clip's, hf-hub:owner/repo, a folder, or emoji: the bundled one.")]
-Pretrained = Annotated[str | None, option(f"Tag or file of its weights; {PAPER_WEIGHTS} for {PAPER_MODEL}.")]
+Model = Annotated[
+    str, option("A short name that `pez-fast models` lists, a name of open_clip's, hf-hub:owner/repo, or a folder.")
+]
+Pretrained = Annotated[str | None, option("Tag or file of its weights, for a name of open_clip's.")]
 Device = Annotated[str | None, option("A device of torch, such as cpu. Default: cuda if there is one.")]
 Steps = Annotated[int, option(explanation("steps"))]
 Seed = Annotated[int, option(explanation("seed"))]
 PromptLen = Annotated[int, option(explanation("prompt_len"))]
 Top = Annotated[int, option("How many different prompts to print, best first.", metavar="K")]
 Json = Annotated[bool, option("Print JSON, and only that, on stdout.", "--json")]
+History = Annotated[bool, option("With --json: also the score at every step.", "--history")]
 Log = Annotated[Path | None, option("Record the search for TensorBoard in a folder of its own.", metavar="DIR")]
 
 
@@ -67,7 +74,7 @@ Log = Annotated[Path | None, option("Record the search for TensorBoard in a fold
 class SearchFlags:
     """The options that invert, batch and distill share."""
 
-    model: Model = PAPER_MODEL
+    model: Model = DEFAULT_MODEL
     pretrained: Pretrained = None
     device: Device = None
     ban: Annotated[list[str] | None, option("A word that must not be learned; can be repeated.")] = None
@@ -88,17 +95,21 @@ class SearchFlags:
 
     def load(self) -> ClipEncoder:
         """Loads the model, and says so first, since that can take a minute."""
-        from pez_fast._shared.devices import device_from
         from pez_fast.models import load_clip
+        from pez_fast.models.loading import checked_device
 
-        device = device_from(self.device) if self.device is not None else None
-        say(f"loading the model {self.model}" + (f" with {self.weights}" if self.weights else ""))
-        return load_clip(self.model, self.weights, device)
+        device = checked_device(self.device) if self.device is not None else None
+        entry, weights = entry_of(self.model, self.weights), self.weights
+        shown = entry.where if entry is not None and find(self.model) else ""
+        name = f"{self.model} ({shown})" if shown not in ("", self.model) else self.model
+        size = "" if entry is None or entry.is_here() else f"; about {size_of(entry.download_bytes)} to download first"
+        say(f"loading the model {name}" + (f" with {weights}" if weights else "") + size)
+        return load_clip(self.model, weights, device)
 
     @property
     def weights(self) -> str | None:
-        """The value of `pretrained`, or its default."""
-        return PAPER_WEIGHTS if self.model == PAPER_MODEL and self.pretrained is None else self.pretrained
+        """The value of `pretrained`; without one, the weights that the catalogue names for a name of open_clip's."""
+        return tag_of(self.model) if self.pretrained is None and find(self.model) is None else self.pretrained
 
 
 def parameter(name: str) -> inspect.Parameter:
@@ -108,6 +119,26 @@ def parameter(name: str) -> inspect.Parameter:
         hint, default = Tokens, Tokens[default]
     annotation = Annotated[hint, option(explanation(name))]  # type: ignore[valid-type]
     return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, annotation=annotation, default=default)
+
+
+def flag(name: str, values: dict[str, int]) -> inspect.Parameter:
+    """Returns the flag of a preset."""
+    told = " ".join(f"--{option_name} {value}" for option_name, value in values.items())
+    annotation = Annotated[bool, option(f"Short for {told}; an option that is given stays.", f"--{name}")]
+    return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, annotation=annotation, default=False)
+
+
+def preset(fast: bool, best: bool, given: Callable[[str], bool]) -> dict[str, int]:
+    """Returns the values of a preset for the options that are not given."""
+    if fast and best:
+        raise ValueError("--fast and --best exclude each other")
+    return {name: value for name, value in (FAST if fast else BEST if best else {}).items() if not given(name)}
+
+
+def is_given(context: typer.Context, name: str) -> bool:
+    """Whether an option stands on the command line."""
+    source = context.get_parameter_source(name)
+    return source is not None and source.name == "COMMANDLINE"
 
 
 def with_search(command: Callable[..., None]) -> Callable[..., None]:
@@ -120,14 +151,17 @@ def with_search(command: Callable[..., None]) -> Callable[..., None]:
         if f.name != "config"
     ]
     shared = [parameter(name) for name in SHARED]
+    context = inspect.Parameter("context", inspect.Parameter.KEYWORD_ONLY, annotation=typer.Context)
 
     @wraps(command)
-    def run(**given: Any) -> None:
+    def run(context: typer.Context, **given: Any) -> None:
         config = {name: given.pop(name) for name in SHARED}
+        config |= preset(given.pop("fast"), given.pop("best"), lambda name: is_given(context, name))
         command(search=SearchFlags(**{p.name: given.pop(p.name) for p in first}, config=config), **given)
 
     rest = [p.replace(kind=inspect.Parameter.KEYWORD_ONLY) for p in command_parameters.values() if p.name != "search"]
-    parameters = rest + first[:3] + shared + first[3:]
+    flags = [flag("fast", FAST), flag("best", BEST)]
+    parameters = [context, *rest, *first[:3], *flags, *shared, *first[3:]]
     run.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
     run.__annotations__ = {p.name: p.annotation for p in parameters}
     return run

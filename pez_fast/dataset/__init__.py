@@ -5,7 +5,19 @@ A run can be killed at any moment and continued.
 
 from __future__ import annotations
 
+from pez_fast.dataset.export import Export, export_rows
 from pez_fast.dataset.job import Job, Summary, invert_dataset
+from pez_fast.dataset.shards import FullDiskError
 from pez_fast.dataset.sources import Item, Source, open_source
 
-__all__ = ["Item", "Job", "Source", "Summary", "invert_dataset", "open_source"]
+__all__ = [
+    "Export",
+    "FullDiskError",
+    "Item",
+    "Job",
+    "Source",
+    "Summary",
+    "export_rows",
+    "invert_dataset",
+    "open_source",
+]

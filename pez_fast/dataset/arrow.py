@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from pez_fast._shared.installation import install_hint
+
 
 def arrow() -> Any:
     """Returns the module pyarrow, with `pyarrow.parquet` imported.
@@ -16,6 +18,6 @@ def arrow() -> Any:
         import pyarrow.parquet
     except ImportError:
         raise ImportError(
-            "data sets are written as Parquet, by pyarrow, which cannot be imported; pip install 'pez_fast[data]'"
+            f"data sets are written as Parquet, by pyarrow, which cannot be imported; {install_hint('data')}"
         ) from None
     return pyarrow

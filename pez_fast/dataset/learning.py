@@ -12,6 +12,7 @@ from torch import Tensor
 
 from pez_fast.config import SearchConfig
 from pez_fast.dataset.shards import Row
+from pez_fast.dataset.stamps import stamp_of
 from pez_fast.engine import SearchState, Stage
 from pez_fast.images import image_or_error
 from pez_fast.objectives import Similarity
@@ -23,13 +24,18 @@ T = TypeVar("T")
 U = TypeVar("U")
 
 
-def read(item: Any, model: Any) -> Tensor | str:
-    """Returns an item's pixels (3, H, W) from the model's `preprocess`, or one sentence if the item cannot be read."""
+def read(item: Any, model: Any) -> tuple[Tensor | str, str]:
+    """Returns an item's pixels (3, H, W) from the model's `preprocess`, and its stamp.
+
+    One sentence stands in the place of the pixels if the item cannot be read. The stamp is made first, so that an image
+    that changes meanwhile does not fit its stamp, and the next run learns it again.
+    """
     try:
         source = item.read()
     except ValueError as error:
-        return str(error)
-    return image_or_error(source, model.preprocess)
+        return str(error), stamp_of(item, None)
+    stamp = stamp_of(item, source)
+    return image_or_error(source, model.preprocess), stamp
 
 
 def prefetch(

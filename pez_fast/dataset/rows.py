@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import threading
 from collections import deque
 from collections.abc import Iterator
@@ -11,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from pez_fast.dataset.arrow import arrow
+from pez_fast.dataset.stamps import file_state
 
 NAMES = (
     "image",
@@ -52,19 +52,23 @@ class RowItem:
         """Returns the image's bytes or its path.
 
         Raises:
-            ValueError: the row holds no image.
+            ValueError: the row holds no image, or the file cannot be read.
         """
-        value = bytes_or_path(_reader(self.path, self.column).value(self.group, self.row))
+        try:
+            value = bytes_or_path(_reader(self.path, self.column).value(self.group, self.row))
+        except (arrow().ArrowException, OSError, IndexError, StopIteration) as error:
+            raise ValueError(f"row {self.id} of {self.path} cannot be read: {error or 'it is gone'}") from None
         if not value:
             raise ValueError(f"row {self.id} holds no image")
         return str(Path(self.path).parent / value) if isinstance(value, str) else value
 
+    def state(self) -> str:
+        """Returns the size and time of the Parquet file, as `file_state` does."""
+        return file_state(self.path)
 
-def parquet_items(path: Path, column: str | None) -> tuple[dict[str, Any], list[RowItem]]:
-    """Returns facts that identify a Parquet file, and its rows as items.
 
-    The facts are the column and a digest of the file's size and footer, which holds the sizes and statistics of all
-    columns.
+def parquet_items(path: Path, column: str | None) -> tuple[str, list[RowItem]]:
+    """Returns the name of a Parquet file's column of images, and its rows as items.
 
     Raises:
         ValueError: the file is damaged, or has no such column of images.
@@ -77,13 +81,8 @@ def parquet_items(path: Path, column: str | None) -> tuple[dict[str, Any], list[
             groups = [metadata.row_group(g).num_rows for g in range(metadata.num_row_groups)]
     except pa.ArrowInvalid as error:
         raise ValueError(f"the source {path} is damaged or no Parquet file: {error}") from None
-    size = path.stat().st_size
-    with path.open("rb") as raw:
-        raw.seek(max(0, size - metadata.serialized_size - 8))
-        footer = hashlib.sha256(raw.read() + str(size).encode()).hexdigest()[:16]
     places = ((g, row) for g, count in enumerate(groups) for row in range(count))
-    items = [RowItem(str(k), str(path), column, g, row) for k, (g, row) in enumerate(places)]
-    return {"digest": footer, "column": column}, items
+    return column, [RowItem(str(k), str(path), column, g, row) for k, (g, row) in enumerate(places)]
 
 
 def _column(schema: Any, column: str | None, path: Path) -> str:
@@ -142,14 +141,14 @@ class _Reader:
             return values[row - start].as_py()
 
 
-_readers: dict[tuple[str, str], _Reader] = {}
+_readers: dict[tuple[str, str, str], _Reader] = {}
 _readers_lock = threading.Lock()
 
 
 def _reader(path: str, column: str) -> _Reader:
     """Returns the reader of a column, which all threads share."""
     with _readers_lock:
-        key = (path, column)
+        key = (path, column, file_state(path))  # a file that was written anew has another reader
         if key not in _readers:
             _readers.clear()  # one file at a time, so that no handles pile up
             _readers[key] = _Reader(path, column)

@@ -1,31 +1,29 @@
-"""The folder of results: Parquet shards that are whole or absent, and the ids that they hold."""
+"""The files of a folder of results: Parquet shards that are whole or absent."""
 
 from __future__ import annotations
 
+import errno
 import os
 import re
 import uuid
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO
 
 from pez_fast.dataset.arrow import arrow
 
-try:
-    import fcntl
-except ImportError:  # Windows has no locks here: two runs of one shard are not kept apart
-    fcntl = None  # type: ignore[assignment]
-
 Row = dict[str, Any]
+FINGERPRINT = b"pez_fast configuration"  # the key of a shard's metadata under which its fingerprint stands
 _ROWS = 1024  # rows after which a shard is full
-_SHARD = "part-*-of-*.parquet"
-_FINGERPRINT = b"pez_fast configuration"
+_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+
+
+class FullDiskError(OSError):
+    """The disk, or the user's share of it, is full; the message is one sentence that names the file."""
 
 
 def columns() -> Any:
-    """Returns the schema of the shards; the row of an unreadable image has only id, seed, steps and error."""
+    """Returns the schema of the shards; the row of an unreadable image has only id, seed, steps, error and stamp."""
     pa = arrow()
     text, number = pa.string(), pa.float64()
     return pa.schema(
@@ -38,6 +36,7 @@ def columns() -> Any:
             ("seed", pa.int64()),
             ("steps", pa.int32()),
             ("error", text),
+            ("stamp", text),
         ]
     )
 
@@ -51,7 +50,24 @@ def write_atomically(path: Path, fill: Callable[[BinaryIO], object], replace: bo
 
     Returns:
         Whether the file was written; without `replace`, an existing file stays.
+
+    Raises:
+        FullDiskError: the disk is full; what was there before is there still.
+        OSError: the file cannot be written for another reason.
     """
+    try:
+        return _write(path, fill, replace)
+    except OSError as error:
+        if error.errno not in _FULL:
+            raise
+        raise FullDiskError(
+            f"{path} cannot be written: {os.strerror(error.errno)}; nothing that was written before is lost: "
+            "make room there, and the same command continues"
+        ) from None
+
+
+def _write(path: Path, fill: Callable[[BinaryIO], object], replace: bool) -> bool:
+    """Does the work of `write_atomically`."""
     temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:12]}.tmp")
     try:
         with temporary.open("wb") as file:
@@ -78,8 +94,8 @@ def write_atomically(path: Path, fill: Callable[[BinaryIO], object], replace: bo
 def write_shard(path: Path, rows: Sequence[Row], fingerprint: str) -> None:
     """Writes rows as a shard, atomically; the shard carries the fingerprint of the configuration that made it."""
     pa = arrow()
-    table = pa.Table.from_pylist(list(rows), columns().with_metadata({_FINGERPRINT: fingerprint.encode()}))
-    write_atomically(path, lambda file: pa.parquet.write_table(table, file))
+    table = pa.Table.from_pylist(list(rows), columns().with_metadata({FINGERPRINT: fingerprint.encode()}))
+    write_atomically(path, lambda file: pa.parquet.write_table(table, file, write_page_checksum=True))
 
 
 class ShardWriter:
@@ -104,111 +120,6 @@ class ShardWriter:
         if len(self._rows) >= _ROWS:
             self._rows = []
             self._number += 1
-
-
-@dataclass
-class Completed:
-    """What a folder holds.
-
-    Attributes:
-        ids: the ids of all rows.
-        errors: the ids whose images could not be read.
-        removed: the names of the unreadable shards that were removed.
-    """
-
-    ids: set[str] = field(default_factory=set)
-    errors: set[str] = field(default_factory=set)
-    removed: list[str] = field(default_factory=list)
-
-
-def completed_ids(folder: Path, fingerprint: str) -> Completed:
-    """Returns the ids of all shards; afterwards each id is there once, and every shard can be read.
-
-    The function sets unreadable shards aside under another name; only a failing disk leaves them. If two runs that did
-    not know of one another have both written an id, it keeps the first of the rows, which are equal.
-
-    Raises:
-        ValueError: a shard was not written by this version of pez-fast batch, or by another configuration.
-    """
-    pa, found = arrow(), Completed()
-    for path in sorted(folder.glob(_SHARD)):
-        try:
-            with pa.parquet.ParquetFile(path) as file:
-                if not file.schema_arrow.equals(columns()):
-                    raise TypeError
-                made_by = (file.schema_arrow.metadata or {}).get(_FINGERPRINT, b"")
-                ids, errors = (column.to_pylist() for column in file.read(["id", "error"]).itercolumns())
-        except TypeError:
-            raise ValueError(f"{path} was not written by this version of pez-fast batch; take another --out") from None
-        except FileNotFoundError:  # another run has removed it meanwhile
-            continue
-        except (pa.ArrowInvalid, OSError) as error:
-            if getattr(error, "errno", None) is not None:  # the error is the system's, not the Parquet reader's
-                raise
-            path.rename(path.with_name(f"{path.name}.unreadable"))
-            found.removed.append(path.name)
-            continue
-        if made_by != fingerprint.encode():
-            raise ValueError(f"{path} was made by another configuration than this run's; take another --out")
-        if len(set(ids)) < len(ids) or not found.ids.isdisjoint(ids):
-            _drop(path, found.ids, fingerprint)
-        found.errors.update(k for k, error in zip(ids, errors, strict=True) if error is not None)
-        found.ids.update(ids)
-    return found
-
-
-def _drop(path: Path, ids: set[str], fingerprint: str) -> None:
-    """Rewrites a shard without the rows of these ids and without repeated rows."""
-    rows: dict[str, Row] = {}
-    for row in arrow().parquet.read_table(path, partitioning=None).to_pylist():
-        if row["id"] not in ids:
-            rows.setdefault(row["id"], row)
-    if rows:
-        write_shard(path, list(rows.values()), fingerprint)
-    else:
-        path.unlink(missing_ok=True)
-
-
-@contextmanager
-def exclusive_lock(folder: Path, stem: str) -> Iterator[None]:
-    """Lets only one run at a time write the shards of a stem; the system lifts the lock however the run ends.
-
-    It also removes the temporary files of runs that were killed.
-
-    Raises:
-        ValueError: another run holds the lock.
-    """
-    with _lock(folder, stem) as free:
-        if not free:
-            raise ValueError(
-                f"another run is writing {stem} into {folder}; give each its own --shard i/n, or wait for it"
-            )
-        for path in folder.glob(".part-*.tmp"):
-            other = path.name.removeprefix(".").partition(".")[0].rpartition("-")[0]
-            if other == stem:
-                path.unlink(missing_ok=True)
-            else:
-                with _lock(folder, other) as unlocked:
-                    if unlocked:
-                        path.unlink(missing_ok=True)
-        yield
-
-
-@contextmanager
-def _lock(folder: Path, stem: str) -> Iterator[bool]:
-    """Yields whether the lock was free; if so, it is held inside the context."""
-    if fcntl is None:
-        yield True
-        return
-    with (folder / f".{stem}.lock").open("w") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            yield False
-        except OSError:  # a file system without locks
-            yield True
-        else:
-            yield True
 
 
 def _sync(folder: Path) -> None:

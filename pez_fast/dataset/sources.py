@@ -12,6 +12,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from pez_fast.dataset.rows import RowItem, parquet_items
+from pez_fast.dataset.stamps import file_state
 from pez_fast.images import SUFFIXES
 
 
@@ -25,6 +26,10 @@ class FileItem:
     def read(self) -> str:
         """Returns the path."""
         return self.path
+
+    def state(self) -> str:
+        """Returns the size and time of the file, as `file_state` does."""
+        return file_state(self.path)
 
 
 @dataclass(frozen=True)
@@ -40,14 +45,21 @@ class TarItem:
         """Returns the image's bytes.
 
         Raises:
-            ValueError: the tar ends before them.
+            ValueError: the tar cannot be read, or ends before them.
         """
-        with open(self.path, "rb") as file:
-            file.seek(self.offset)
-            data = file.read(self.size)
+        try:
+            with open(self.path, "rb") as file:
+                file.seek(self.offset)
+                data = file.read(self.size)
+        except OSError as error:
+            raise ValueError(f"the tar {self.path} cannot be read: {error}") from None
         if len(data) < self.size:
             raise ValueError(f"the tar {self.path} ends within {self.id}")
         return data
+
+    def state(self) -> str:
+        """Returns the size and time of the tar, as `file_state` does."""
+        return file_state(self.path)
 
 
 Item = FileItem | TarItem | RowItem
@@ -58,8 +70,8 @@ class Source:
     """A data set.
 
     Attributes:
-        identity: plain values that identify the data set in any place: its kind, the number of its images, and a digest
-            of their names and sizes.
+        identity: plain values that tell the data set from others, and stay as they are when it grows: its kind, its
+            place (an absolute path), and the column of a Parquet file.
         items: the images in a fixed order, with unique ids; any thread or process can read any item at any time.
     """
 
@@ -86,45 +98,56 @@ def open_source(path: str | os.PathLike, column: str | None = None) -> Source:
     items: Sequence[Item]
     try:
         if path.is_dir():
-            kind, facts, items = "folder", *_folder(path)
+            kind, items = "folder", _folder(path)
         elif not path.is_file():
             raise ValueError(f"the source {path} does not exist, or is neither a file nor a folder")
         elif path.suffix.lower() == ".parquet":
-            kind, facts, items = "parquet", *parquet_items(path, column)
+            kind, (column, items) = "parquet", parquet_items(path, column)
         elif path.suffix.lower() == ".tar":
-            kind, facts, items = "tar", *_tar(path)
+            kind, items = "tar", _tar(path)
         else:
-            kind, facts, items = "list", *_list(path)
+            kind, items = "list", _list(path)
     except OSError as error:
         raise ValueError(f"the source {path} cannot be read: {error}") from None
     if not items:
         raise ValueError(f"the source {path} holds no images")
-    return Source({"kind": kind, "images": len(items), **facts}, items)
+    return Source({"kind": kind, "place": _text(str(path))} | ({"column": column} if column else {}), items)
 
 
-def _folder(root: Path) -> tuple[dict[str, Any], list[Item]]:
-    """Lists the files with suffixes of images in a folder and all folders below, except hidden ones."""
-    found: list[tuple[str, str, int]] = []
+def _folder(root: Path) -> list[Item]:
+    """Lists the files with suffixes of images in a folder and all folders below, except hidden ones.
+
+    Links to folders are followed after all else, and only to folders that were not met before.
+    """
+    found: list[tuple[str, str]] = []
+    linked: list[tuple[str, str]] = []
+    met: set[tuple[int, int]] = set()
 
     def list_folder(folder: str, prefix: str) -> None:
+        state = os.stat(folder)
+        if (state.st_dev, state.st_ino) in met:
+            return
+        met.add((state.st_dev, state.st_ino))
         with os.scandir(folder) as entries:
-            for entry in entries:
+            for entry in sorted(entries, key=lambda e: e.name):
                 if entry.name.startswith("."):
                     continue
                 if entry.is_dir(follow_symlinks=False):
                     list_folder(entry.path, f"{prefix}{entry.name}/")
-                elif _is_image(entry.name) and entry.is_file():
-                    found.append((_text(prefix + entry.name), entry.path, entry.stat().st_size))
+                elif os.path.isdir(entry.path):
+                    linked.append((entry.path, f"{prefix}{entry.name}/"))
+                elif _is_image(entry.name) and os.path.isfile(entry.path):
+                    found.append((_text(prefix + entry.name), entry.path))
 
     list_folder(str(root), "")
+    for folder, prefix in linked:  # grows while it is read
+        list_folder(folder, prefix)
     found.sort()
-    _refuse_twice((name for name, _, _ in found), "name", root)
-    return {"digest": digest((name, size) for name, _, size in found)}, [
-        FileItem(name, path) for name, path, _ in found
-    ]
+    _refuse_twice((name for name, _ in found), "name", root)
+    return [FileItem(name, path) for name, path in found]
 
 
-def _list(path: Path) -> tuple[dict[str, Any], list[Item]]:
+def _list(path: Path) -> list[Item]:
     """Lists the paths of a text file."""
     data = path.read_bytes()
     if b"\0" in data[:4096]:
@@ -135,12 +158,10 @@ def _list(path: Path) -> tuple[dict[str, Any], list[Item]]:
     lines = [line for line in data.decode("utf-8-sig", "surrogateescape").splitlines() if line.strip()]
     names = [_text(line) for line in lines]
     _refuse_twice(names, "line", path)
-    return {"digest": digest(names)}, [
-        FileItem(name, str(path.parent / line)) for name, line in zip(names, lines, strict=True)
-    ]
+    return [FileItem(name, str(path.parent / line)) for name, line in zip(names, lines, strict=True)]
 
 
-def _tar(path: Path) -> tuple[dict[str, Any], list[Item]]:
+def _tar(path: Path) -> list[Item]:
     """Lists the images of a tar.
 
     The ids are WebDataset's keys, the names up to the first dot; images that share a key have their whole names as ids.
@@ -158,8 +179,7 @@ def _tar(path: Path) -> tuple[dict[str, Any], list[Item]]:
     shared = {key for key, count in Counter(keys).items() if count > 1}
     ids = [_text(m.name) if key in shared else key for m, key in zip(members, keys, strict=True)]
     _refuse_twice(ids, "key", path)
-    items: list[Item] = [TarItem(name, str(path), m.offset_data, m.size) for name, m in zip(ids, members, strict=True)]
-    return {"digest": digest((_text(m.name), m.size, m.mtime) for m in members)}, items
+    return [TarItem(name, str(path), m.offset_data, m.size) for name, m in zip(ids, members, strict=True)]
 
 
 def _key(name: str) -> str:

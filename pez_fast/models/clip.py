@@ -13,6 +13,7 @@ from pez_fast.engine import Outputs
 from pez_fast.engine.memory import transformer_bytes
 from pez_fast.images import load_image
 from pez_fast.models.embedded import EmbeddedModel
+from pez_fast.models.familiar import Familiar
 from pez_fast.models.fingerprint import text_digest, weights_digest
 from pez_fast.models.precision import text_part
 from pez_fast.models.text_tower import TextEncoder, token_embedding, unit_features
@@ -31,14 +32,22 @@ class ClipEncoder(EmbeddedModel):
         name: the name that results show.
         known_ids: the tokens that the model was trained on, if they are known. The other tokens are noise to the model,
             and the "stable" vocabulary leaves them out.
+        familiar: features of its training images, if they are known; results then say which images are unlike them.
     """
 
     def __init__(
-        self, model: Any, tokenizer: Any, preprocess: Any, name: str = "custom", known_ids: Sequence[int] | None = None
+        self,
+        model: Any,
+        tokenizer: Any,
+        preprocess: Any,
+        name: str = "custom",
+        known_ids: Sequence[int] | None = None,
+        familiar: Familiar | None = None,
     ) -> None:
         super().__init__()
         self.model = model.eval().requires_grad_(False)
         self.tokenizer, self.preprocess, self.name = tokenizer, preprocess, name
+        self.familiar = familiar
         self.vocabulary = Vocabulary(tokenizer, known_ids)
         self.embedding = token_embedding(model)
         self._parts: dict[torch.dtype, Any] = {self.dtype: self.model}  # its text part in other dtypes is added

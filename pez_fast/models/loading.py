@@ -7,15 +7,18 @@ import logging
 import os
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from pez_fast._shared import catalog
 from pez_fast._shared.devices import device_from
 from pez_fast.models.clip import ClipEncoder
-from pez_fast.models.reasons import load_failure, quoted
+from pez_fast.models.familiar import Familiar
+from pez_fast.models.hub import can_be_reached, without_waiting
+from pez_fast.models.reasons import load_failure, not_here, quoted, why_no_cuda
 
 BUNDLED = {"emoji": Path(__file__).parents[1] / "assets" / "emoji"}
 
@@ -29,9 +32,11 @@ def load_clip(
     """Loads a CLIP that open_clip can build.
 
     Args:
-        name: a name of `open_clip.list_models()`, "hf-hub:owner/repo", "local-dir:folder", a folder's path, or "emoji",
-            the small model that comes with this package.
-        pretrained: for a name of open_clip's, a tag of its weights or the path of a checkpoint.
+        name: a short name that `pez-fast models` lists, such as "sd15" or "small"; "emoji" is the small model that
+            comes with this package. Or a name of `open_clip.list_models()`, "hf-hub:owner/repo", "local-dir:folder",
+            or a folder's path ("./small" where a short name is a folder too).
+        pretrained: for a name of open_clip's, a tag of its weights or the path of a checkpoint; for a short name, other
+            weights than its own.
         device: the device of the model. Default: CUDA if there is one, else the CPU.
         dtype: the dtype of the model's weights.
 
@@ -42,18 +47,32 @@ def load_clip(
         ValueError: there is no such model, tag or file, or the weights cannot be downloaded or read.
         ImportError: open_clip cannot be imported; the message says what to install.
     """
-    name, pretrained, device = checked_name(name), _checked_pretrained(pretrained), device_from(device)
+    name, pretrained, device = checked_name(name), _checked_pretrained(pretrained), checked_device(device)
+    short = catalog.find(name)
+    if short is not None and name not in BUNDLED:
+        name, pretrained = short.model, pretrained or short.pretrained
     if not isinstance(dtype, torch.dtype) or not dtype.is_floating_point:
         raise ValueError(f"dtype must be a floating-point dtype of torch; got {dtype!r}")
-    open_clip = _import_open_clip()
-    folder = _folder(name)
+    folder, listed = _folder(name), catalog.entry_of(name, pretrained)
+    if listed is not None and not listed.is_here() and not can_be_reached():  # said before open_clip, which is slow
+        raise ValueError(_failure(name, pretrained, not_here()))
+    open_clip = import_open_clip()
     if pretrained is not None and (folder is not None or name.startswith("hf-hub:")):
         raise ValueError(f"pretrained={pretrained!r} does not go with name={name!r}, which brings its own weights")
+    model, tokenizer = _built(open_clip, name, pretrained, folder, device)
+    settings = open_clip.transform.PreprocessCfg(**model.visual.preprocess_cfg)
+    preprocess = open_clip.transform.image_transform_v2(settings, is_train=False)
+    shown = f"{name}/{pretrained}" if pretrained else name
+    return ClipEncoder(model.to(dtype), tokenizer, preprocess, shown, _known_ids(folder), Familiar.load(folder))
+
+
+def _built(open_clip: Any, name: str, pretrained: str | None, folder: Path | None, device: torch.device) -> Any:
+    """Returns open_clip's model and its tokenizer."""
     named = folder is None and not name.startswith("hf-hub:")
     quick_gelu = _check_name(open_clip, name, pretrained) if named else False
     source = name if folder is None else f"local-dir:{folder}"
     try:
-        with quiet():
+        with quiet(), nullcontext() if folder is not None else without_waiting():
             model = open_clip.create_model(
                 source,
                 pretrained=pretrained,
@@ -62,14 +81,14 @@ def load_clip(
                 force_quick_gelu=quick_gelu,
                 require_pretrained=True,
             )
-            tokenizer = open_clip.get_tokenizer(source)
+            return model, open_clip.get_tokenizer(source)
     except Exception as error:  # errors of hubs, files and networks have many classes
-        tag = f" with pretrained={pretrained!r}" if pretrained else ""
-        raise ValueError(f"name={name!r}{tag} could not be downloaded or read: {load_failure(error)}") from error
-    settings = open_clip.transform.PreprocessCfg(**model.visual.preprocess_cfg)
-    preprocess = open_clip.transform.image_transform_v2(settings, is_train=False)
-    shown = f"{name}/{pretrained}" if pretrained else name
-    return ClipEncoder(model.to(dtype), tokenizer, preprocess, shown, _known_ids(folder))
+        raise ValueError(_failure(name, pretrained, load_failure(error))) from error
+
+
+def _failure(name: str, pretrained: str | None, reason: str) -> str:
+    tag = f" with pretrained={pretrained!r}" if pretrained else ""
+    return f"name={name!r}{tag} could not be downloaded or read: {reason}"
 
 
 def checked_name(name: object) -> str:
@@ -81,6 +100,28 @@ def checked_name(name: object) -> str:
     if not isinstance(name, (str, os.PathLike)) or not os.fspath(name):
         raise ValueError(f"name must be the name of a model or a folder; got {name!r}")
     return str(os.fspath(name))
+
+
+def checked_device(device: str | torch.device | None) -> torch.device:
+    """Returns the device that a user names, or the default.
+
+    Raises:
+        ValueError: no device of torch has this name, or it is not here; the sentence says why.
+    """
+    try:
+        found = device_from(device)
+    except ValueError as error:
+        raise ValueError(f"{error}: {why_no_cuda()}" if "no CUDA" in str(error) else str(error)) from None
+    if found.type == "meta":
+        raise ValueError(f"device must be one that computes; got {device!r}")
+    if found.type != "cpu":
+        count = torch.accelerator.device_count() if torch.accelerator.is_available() else 0
+        present = torch.accelerator.current_accelerator() if count else None
+        if present is None or present.type != found.type:
+            raise ValueError(f"device {str(device)!r} cannot be used: torch finds no such device here")
+        if (found.index or 0) >= count:
+            raise ValueError(f"device {str(device)!r} cannot be used: torch finds {count} of them here, from 0 on")
+    return found
 
 
 def _checked_pretrained(pretrained: object) -> str | None:
@@ -113,9 +154,9 @@ def _known_ids(folder: Path | None) -> list[int] | None:
 def _check_name(open_clip: Any, name: str, pretrained: str | None) -> bool:
     """Returns whether QuickGELU must be forced; raises ValueError where open_clip would only warn."""
     if name not in open_clip.list_models():
-        close = [m for m in open_clip.list_models() if name.lower() in m.lower()][:5]
-        hint = f"; did you mean {', '.join(close)}?" if close else "; open_clip.list_models() lists the names"
-        raise ValueError(f"name={name!r} is no model of open_clip, no folder and no bundled model{hint}")
+        close = catalog.close_names(name) + [m for m in open_clip.list_models() if name.lower() in m.lower()]
+        hint = f"; did you mean {', '.join(close[:5])}?" if close else "; `pez-fast models` lists the short names"
+        raise ValueError(f"name={name!r} is no short name, no model of open_clip and no folder{hint}")
     tags = open_clip.list_pretrained_tags_by_model(name)
     if pretrained is None:
         raise ValueError(
@@ -137,7 +178,7 @@ def _check_name(open_clip: Any, name: str, pretrained: str | None) -> bool:
     return trained
 
 
-def _import_open_clip() -> Any:
+def import_open_clip() -> Any:
     """Returns the module open_clip, or raises an ImportError that says what to install."""
     try:
         import open_clip
@@ -150,6 +191,11 @@ def _import_open_clip() -> Any:
         raise ImportError(
             f"open_clip cannot be imported ({quoted(error)}); pip install 'open_clip_torch>=3,<5'"
         ) from error
+    if "__call__" not in vars(open_clip.SimpleTokenizer):
+        raise ImportError(
+            f"open_clip was imported from {Path(open_clip.__file__).parent}, an old copy that hides the installed one; "
+            "rename that folder, or run from another one"
+        )
     return open_clip
 
 

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from pez_fast._shared.devices import device_from
+from pez_fast._shared.installation import install_hint
 from pez_fast._shared.rows import ROW_MULTIPLE, run_alike
 from pez_fast.engine import Outputs
 from pez_fast.engine.memory import transformer_bytes
@@ -42,7 +43,7 @@ def load_sentence_encoder(
         from sentence_transformers import SentenceTransformer
         from transformers.utils import logging
     except Exception as error:  # a package built for another torch raises what it likes
-        hint = f"({quoted(error)}); pip install 'pez_fast[sentence]'"
+        hint = f"({quoted(error)}); {install_hint('sentence')}"
         raise ImportError(f"sentence_transformers cannot be imported {hint}") from error
     name, device = checked_name(name), str(device_from(device))
     if Path(name).is_dir() and not (Path(name) / "modules.json").is_file():

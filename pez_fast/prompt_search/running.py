@@ -166,6 +166,8 @@ class PromptSearch:
             if not top:
                 yield key, PromptResult(seed=self.config.seed, model=self.model.name, error=NOT_FINITE)
                 continue
+            for candidate in top:
+                candidate.tokens = [self.model.vocabulary.decode([i]).strip() for i in candidate.ids]
             best = top[0]
             row = k * restarts + best.restart
             reason = last.stop_reason[k] if last is not first else first.stop_reason[row]
@@ -183,7 +185,8 @@ class PromptSearch:
                     self.model.name,
                     time.monotonic() - self.started,
                     reason if reason in ("callback", "interrupt") else first.stop_reason[row],
-                    top,
+                    tokens=best.tokens,
+                    top=top,
                 ),
             )
 

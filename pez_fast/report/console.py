@@ -16,7 +16,11 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColum
 from rich.table import Table
 from rich.text import Text
 
+from pez_fast.report.output import put, put_table, stdout
+from pez_fast.report.tokens import pieces
 from pez_fast.result import finite_or_none
+
+SHADE = "grey93 on grey30"  # of every other token; both colours are set, so that it suits any terminal
 
 if TYPE_CHECKING:
     from pez_fast.config import Progress as State
@@ -166,43 +170,81 @@ def watch(names: Sequence[str], steps: int) -> PlainProgress | LiveProgress:
     return (LiveProgress if stderr_is_terminal() else PlainProgress)(names, steps)
 
 
-def show_one(result: PromptResult, as_json: bool) -> None:
+def show_one(result: PromptResult, as_json: bool, history: bool = False) -> None:
     """Prints the prompt alone on stdout (the best ones, one per line), so that a script can take it, or JSON."""
     if as_json:
-        print_json(result.to_dict())
+        print_json(_plain(result, history))
         return
-    for prompt in [candidate.prompt for candidate in result.top] or [result.prompt]:
-        print(one_line(prompt))
+    best: Sequence[Any] = result.top or [result]
+    if stdout().is_terminal:
+        for candidate in best:
+            stdout().print(_shaded(candidate, stdout().encoding), soft_wrap=True)
+    else:
+        put("\n".join(one_line(candidate.prompt) for candidate in best))
     if len(result.top) > 1:
         say(f"text cosines {', '.join(f'{candidate.text_score:.4f}' for candidate in result.top)}")
-    say(f"text cosine {result.text_score:.4f}, {result.steps} steps in {result.seconds:.1f} s")
+    told = f"text cosine {result.text_score:.4f}, {result.steps} steps in {result.seconds:.1f} s"
+    say(f"{told} ({whose(result.model)})")
+    _say_notes([result])
 
 
-def show_many(names: Sequence[str], results: Sequence[PromptResult], as_json: bool) -> None:
+def show_many(names: Sequence[str], results: Sequence[PromptResult], as_json: bool, history: bool = False) -> None:
     """Prints a table of images, prompts (or errors) and text cosines on stdout, or a list in JSON."""
     if as_json:
-        print_json([{"image": name, **result.to_dict()} for name, result in zip(names, results, strict=True)])
+        print_json([{"image": name, **_plain(result, history)} for name, result in zip(names, results, strict=True)])
         return
-    console, table = _stdout(), _table("image", "learned prompt", "text cosine")
+    console, table = stdout(), _table("image", "learned prompt", "text cosine")
     for name, result in zip(names, results, strict=True):
         name = one_line(name, console.encoding)
         if result.error:
             table.add_row(Text(name), Text(one_line(result.error, console.encoding), style="red"), "-")
         best: Sequence[Any] = [] if result.error else result.top or [result]
         for k, candidate in enumerate(best):
-            prompt = Text(one_line(candidate.prompt, console.encoding))
+            prompt = _shaded(candidate, console.encoding)
             table.add_row(Text("" if k else name), prompt, f"{candidate.text_score:.3f}")
-    console.print(table)
+    put_table(console, table)
+    learned = [result for result in results if not result.error]
+    if learned:
+        say(whose(learned[0].model))
+    _say_notes(results, names)
+
+
+def whose(model: str) -> str:
+    """Returns the words that go with cosines."""
+    return f"cosines of {model or 'this model'}; those of another model cannot be compared"
+
+
+def _plain(result: PromptResult, history: bool) -> dict[str, Any]:
+    """Returns a result as plain values, with the score at every step only where it is asked for."""
+    values = result.to_dict()
+    if not history:
+        del values["history"]
+    return values
+
+
+def _shaded(candidate: Any, encoding: str) -> Text:
+    """Returns a prompt with every other token on a shade."""
+    text = Text()
+    for piece, number in pieces(candidate.prompt, candidate.tokens):
+        text.append(one_line(piece, encoding), SHADE if number is not None and number % 2 == 0 else None)
+    return text
+
+
+def _say_notes(results: Sequence[PromptResult], names: Sequence[str] = ()) -> None:
+    """Prints on stderr what is to be said of each result, with the image's name if there are several."""
+    for k, result in enumerate(results):
+        if result.note:
+            say(f"pez-fast: note: {f'{names[k]}: ' if names else ''}{result.note}")
 
 
 def print_json(value: Any, indent: int | None = None) -> None:
     """Prints JSON on stdout that is valid in every locale; numbers that are not finite become null."""
     unicode = "utf" in (getattr(sys.stdout, "encoding", None) or "").lower()
-    print(json.dumps(finite_or_none(value), ensure_ascii=not unicode, allow_nan=False, indent=indent))
+    put(json.dumps(finite_or_none(value), ensure_ascii=not unicode, allow_nan=False, indent=indent))
 
 
 def print_scores(
-    images: Sequence[str], prompts: Sequence[str], scores: Sequence[Sequence[float]], as_json: bool
+    images: Sequence[str], prompts: Sequence[str], scores: Sequence[Sequence[float]], as_json: bool, model: str = ""
 ) -> None:
     """Prints the cosine (N, M) of each image with each prompt on stdout, the best prompt of each image first."""
     rows = [
@@ -213,21 +255,22 @@ def print_scores(
     if as_json:
         print_json(rows)
         return
-    console, table = _stdout(), _table("image", "prompt", "cosine")
+    console, table = stdout(), _table("image", "prompt", "cosine")
     for row in rows:
         image, prompt = (Text(one_line(row[name], console.encoding)) for name in ("image", "prompt"))
         table.add_row(image, prompt, f"{row['cosine']:.3f}")
-    console.print(table)
+    put_table(console, table)
+    say(whose(model))
 
 
 def print_info(facts: dict[str, Any]) -> None:
     """Prints the facts of `pez_fast.info` as a table on stdout."""
-    console, table = _stdout(), Table(box=None, show_header=False, padding=(0, 2, 0, 0))
+    console, table = stdout(), Table(box=None, show_header=False, padding=(0, 2, 0, 0))
     for name, value in facts.items():
         for k, (inner, fact) in enumerate(value.items() if isinstance(value, dict) else [("", value)]):
             text = "usable" if fact is True else one_line(fact, console.encoding)
             table.add_row("" if k else name, inner, Text(text))
-    console.print(table)
+    put_table(console, table)
 
 
 def _table(name: str, prompt: str, score: str) -> Table:
@@ -237,7 +280,3 @@ def _table(name: str, prompt: str, score: str) -> Table:
     table.add_column(prompt, overflow="fold", ratio=1)
     table.add_column(score, justify="right", no_wrap=True)
     return table
-
-
-def _stdout() -> Console:
-    return Console(highlight=False, emoji=False, markup=False)

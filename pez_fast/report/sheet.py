@@ -12,12 +12,14 @@ from PIL.PngImagePlugin import PngInfo
 
 from pez_fast.report import chart
 from pez_fast.report.chart import BACK, FAINT, FINE, GRAY, INK, length, plain, write
+from pez_fast.report.prompt_text import draw_line, prompt_lines
 from pez_fast.result import PromptResult
 
 WIDTH, MARGIN, GAP = 1200, 48, 32
 THUMB = chart.HEIGHT
 SCORE = 96
 TEXT = WIDTH - 2 * MARGIN - THUMB - chart.WIDTH - SCORE - 3 * GAP
+BAD = "#b3261e"  # errors and notes
 MOST = 200  # rows of a sheet
 SOFTWARE = "pez_fast sheet"  # how a sheet is known again
 
@@ -38,19 +40,33 @@ def check_writable(path: Path, inputs: Sequence[str | Path] = ()) -> None:
     """
     if path.suffix.lower() != ".png":
         raise ValueError(f"the sheet must be a .png file; got {str(path)!r}")
-    if any(path.resolve() == Path(other).resolve() for other in inputs):
-        raise ValueError(f"the sheet {path} would be written over an image that it is made from; give it another name")
-    new = not path.exists()
-    if not new and path.is_file() and not _is_sheet(path):
-        raise ValueError(
-            f"the file {path} is no sheet of pez_fast, so it is left as it is; give the sheet another name"
-        )
     try:
+        place = path.resolve()
+        if any(place == _place(other) for other in inputs):
+            raise ValueError(
+                f"the sheet {path} would be written over an image that it is made from; give it another name"
+            )
+        new = not path.exists()
+        if not new and not path.is_file() and not path.is_dir():
+            raise ValueError(f"the sheet {path} cannot be written: it is no ordinary file")
+        if not new and path.is_file() and not _is_sheet(path):
+            raise ValueError(
+                f"the file {path} is no sheet of pez_fast, so it is left as it is; give the sheet another name"
+            )
         path.open("ab").close()
-    except OSError as error:
-        raise ValueError(f"the sheet {path} cannot be written: {error.strerror}") from None
+    except (OSError, RuntimeError) as error:  # RuntimeError: links that go round
+        reason = getattr(error, "strerror", None) or error
+        raise ValueError(f"the sheet {path} cannot be written: {reason}") from None
     if new:
         path.unlink()
+
+
+def _place(path: str | Path) -> Path | None:
+    """Where a path leads, or None for what is no path, such as an address."""
+    try:
+        return Path(path).resolve()
+    except (OSError, ValueError, RuntimeError):
+        return None
 
 
 def write_sheet(
@@ -64,7 +80,15 @@ def write_sheet(
         rows = [Row(*row) for row in zip(names, images, results, strict=True)]
         mark = PngInfo()
         mark.add_text("Software", SOFTWARE)
-        draw_sheet(rows, "Prompts learned from images", subtitle).save(path, format="PNG", pnginfo=mark)
+        drawn = draw_sheet(rows, "Prompts learned from images", subtitle)
+        try:
+            drawn.save(path, format="PNG", pnginfo=mark)
+        except OSError as error:
+            reason = error.strerror or error
+            raise OSError(
+                f"the sheet {path} could not be written: {reason}; the prompts are printed all the same, and the same "
+                "command with --sheet elsewhere draws it"
+            ) from None
     return bool(learned)
 
 
@@ -82,8 +106,11 @@ def _is_sheet(path: Path) -> bool:
 def draw_sheet(rows: Sequence[Row], title: str, subtitle: str) -> Image.Image:
     """The sheet of up to `MOST` rows; how many more there are is said below them."""
     shown, more = rows[:MOST], len(rows) - MOST
-    texts = [_wrap(row.result.error or row.result.prompt, 19, TEXT) for row in shown]
-    heights = [max(THUMB, 44 + 27 * len(lines)) + GAP for lines in texts]
+    texts = [prompt_lines(row.result.error or row.result.prompt, row.result.tokens, 19, TEXT) for row in shown]
+    notes = [_wrap(row.result.note, 14, TEXT) if row.result.note else [] for row in shown]
+    heights = [
+        max(THUMB, 44 + 27 * len(lines) + 19 * len(note)) + GAP for lines, note in zip(texts, notes, strict=True)
+    ]
     y = MARGIN + 118
     image = Image.new("RGB", (WIDTH, y + sum(heights) + MARGIN + (20 if more > 0 else 0)), BACK)
     pen = ImageDraw.Draw(image)
@@ -96,20 +123,23 @@ def draw_sheet(rows: Sequence[Row], title: str, subtitle: str) -> Image.Image:
     write(pen, (x_score, y - 30), "text cosine", 15, GRAY, "ra")
     axes = chart.axes_of([row.result.history for row in shown], [chart.refined_score(row.result) for row in shown])
     chart.draw_legend(image, WIDTH - MARGIN, y - 29, axes.refined)
-    for row, lines, height in zip(shown, texts, heights, strict=True):
+    for row, lines, note, height in zip(shown, texts, notes, heights, strict=True):
         pen.line([(MARGIN, y), (WIDTH - MARGIN, y)], FAINT)
         inner = y + GAP // 2
         image.paste(_thumbnail(row.images), (MARGIN, inner))
         name, *rest = _wrap(row.name, 15, TEXT - 16)
         write(pen, (x_text, inner + 2), name + ("..." if rest else ""), 15, GRAY)
         for k, line in enumerate(lines):
-            write(pen, (x_text, inner + 32 + 27 * k), line, 19, "#b3261e" if row.result.error else INK)
+            draw_line(image, (x_text, inner + 32 + 27 * k), line, 19, BAD if row.result.error else INK)
+        for k, text in enumerate(note):
+            write(pen, (x_text, inner + 36 + 27 * len(lines) + 19 * k), text, 14, BAD)
         if not row.result.error:
             write(pen, (x_score, inner + 26), f"{row.result.text_score:.3f}", 26, INK, "ra")
             image.paste(chart.draw_chart(row.result, axes), (x_chart, inner))
         y += height
     if more > 0:
         write(pen, (MARGIN, y + 8), f"and {more} more", 15, GRAY)
+    write(pen, (MARGIN, image.height - 30), "Cosines of different models cannot be compared.", 13, GRAY)
     return image
 
 

@@ -5,11 +5,14 @@ from __future__ import annotations
 import math
 import re
 import tempfile
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
+from errno import ENOTDIR
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from pez_fast._shared.installation import install_hint
 from pez_fast.report import console
 
 if TYPE_CHECKING:
@@ -46,15 +49,19 @@ class TensorBoard:
     ) -> None:
         _summary_writer()
         try:
+            if Path(folder).exists() and not Path(folder).is_dir():
+                raise NotADirectoryError(ENOTDIR, "it is a file")
             Path(folder).mkdir(parents=True, exist_ok=True)
             tempfile.TemporaryFile(dir=folder).close()
-        except OSError as error:
-            raise ValueError(f"the folder {folder} cannot be written: {error.strerror}") from None
+        except (OSError, RuntimeError, ValueError) as error:
+            reason = getattr(error, "strerror", None) or error
+            raise ValueError(f"the folder {folder} cannot be written: {reason}") from None
         self.folder, self.also = folder, also
         self.names = None if names is None else list(names)
         self._tags = _tags(self.names[:MAX_CURVES]) if self.names else []
         self._writer: SummaryWriter | None = None
         self._written: dict[str, str] = {}
+        self._failed = False
 
     @property
     def every(self) -> int:
@@ -67,14 +74,33 @@ class TensorBoard:
         return self
 
     def __exit__(self, *exception: object) -> None:
-        if self._writer is not None:
-            self._writer.close()
-            self._writer = None
+        writer, self._writer = self._writer, None
+        if writer is not None and not self._failed:
+            try:
+                writer.close()
+            except OSError as error:
+                self._give_up(error)
 
     def __call__(self, state: Progress) -> object:
-        """Writes the cosines and the changed prompts; returns the answer of `also`."""
+        """Writes the cosines and the changed prompts; returns the answer of `also`.
+
+        Where the folder takes no more (a full disk), a warning says so, and the search goes on unrecorded.
+        """
         if self.names is not None and len(self.names) != len(state.scores):
             raise ValueError(f"names must name each of the {len(state.scores)} targets; got {len(self.names)}")
+        if not self._failed:
+            try:
+                self._record(state)
+            except OSError as error:
+                self._give_up(error)
+        return self.also(state) if self.also is not None else None
+
+    def _give_up(self, error: OSError) -> None:
+        self._failed = True
+        reason = error.strerror or error
+        warnings.warn(f"the record in {self.folder} ends here: {reason}; the search goes on without it", stacklevel=3)
+
+    def _record(self, state: Progress) -> None:
         if self._writer is None:
             self._writer = _summary_writer()(str(self.folder))
         writer, at = self._writer, state.step + state.refined
@@ -92,7 +118,6 @@ class TensorBoard:
                 # TensorBoard shows indented text as it is, not as Markdown.
                 writer.add_text(f"prompt{name}", "    " + console.one_line(prompt), at)
         writer.flush()
-        return self.also(state) if self.also is not None else None
 
 
 def watch(names: Sequence[str], steps: int, folder: Path | None = None) -> AbstractContextManager[Any]:
@@ -125,7 +150,7 @@ def _summary_writer() -> Any:
         from torch.utils.tensorboard import SummaryWriter
     except ImportError:
         raise ImportError(
-            "runs are written down by tensorboard, which cannot be imported; pip install 'pez_fast[tensorboard]'"
+            f"runs are written down by tensorboard, which cannot be imported; {install_hint('tensorboard')}"
         ) from None
     return SummaryWriter
 

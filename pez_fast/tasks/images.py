@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+from torch import Tensor
+
 from pez_fast.config import SearchOptions, config_from, takes_config
 from pez_fast.images import image_or_error
 from pez_fast.objectives import Similarity, weighted_target
@@ -40,8 +42,10 @@ def invert(
     if not images:
         raise ValueError("images must hold at least one image; got an empty list")
     check_model(model, "encode_images")
-    target = weighted_target(model.encode_images(images), weights)
-    return search(Similarity(target[None]), model, **options)[0]
+    features = model.encode_images(images)
+    result = search(Similarity(weighted_target(features, weights)[None]), model, **options)[0]
+    result.note = next(filter(None, _notes(model, features)), "")
+    return result
 
 
 @takes_config
@@ -73,6 +77,13 @@ def invert_batch(images: Sequence[Any], model: Any, **options: Unpack[SearchOpti
     readable = {k: pixels for k, pixels in enumerate(loaded) if not isinstance(pixels, str)}
     if readable:
         targets = model.encode_pixels(list(readable.values()))
-        for k, result in zip(readable, search(Similarity(targets), model, **options), strict=True):
-            results[k] = result
+        found = search(Similarity(targets), model, **options)
+        for k, result, note in zip(readable, found, _notes(model, targets), strict=True):
+            results[k], result.note = result, note
     return results
+
+
+def _notes(model: Any, features: Tensor) -> list[str]:
+    """Returns what is to be said of images with unit features (N, D): a sentence each, or ""."""
+    familiar = getattr(model, "familiar", None)
+    return familiar.notes(features) if familiar is not None else [""] * len(features)
