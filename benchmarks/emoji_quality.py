@@ -11,6 +11,7 @@ time, for the same number of steps.
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import statistics
 import time
@@ -41,12 +42,12 @@ def held_out(count: int) -> tuple[list[dict], list[Image.Image]]:
     return labels, [Image.open(HELD_OUT / label["file"]).convert("RGB") for label in labels]
 
 
-def plain_traces(clip: ClipEncoder, targets: Tensor, steps: int) -> list[reference.Trace]:
+def plain_traces(clip: ClipEncoder, targets: Tensor, steps: int, prompt_len: int = 16) -> list[reference.Trace]:
     """Runs the plain port on each target of (N, D) alone, with seed k for target k, over the whole vocabulary."""
     traces = []
     for k in range(len(targets)):
         torch.manual_seed(k)
-        traces.append(reference.optimize_prompt(clip.model, targets[k : k + 1], prompt_len=16, steps=steps))
+        traces.append(reference.optimize_prompt(clip.model, targets[k : k + 1], prompt_len=prompt_len, steps=steps))
     return traces
 
 
@@ -82,7 +83,9 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=300)
     parser.add_argument("--restarts", type=int, nargs="+", default=[1])
     parser.add_argument("--refine", type=int, default=32, help="steps after the search")
-    parser.add_argument("--no-plain", action="store_true", help="leave the plain port out")
+    parser.add_argument("--prompt-len", type=int, default=16)
+    parser.add_argument("--vocabulary", nargs="+", default=["stable"], choices=["stable", "words", "full"])
+    parser.add_argument("--plain", type=int, help="images for the plain port; default: all of them")
     parser.add_argument("--out", type=Path)
     args = parser.parse_args()
 
@@ -95,14 +98,20 @@ def main() -> None:
 
     captions = [f"{label['name']} on a {label['colour']} background" for label in labels]
     rows = [summary("the true caption", captions, labels, cosines(captions), cosines(captions), 0.0)]
-    for restarts in args.restarts:
+    for restarts, vocabulary in itertools.product(args.restarts, args.vocabulary):
         begun = time.perf_counter()
         found = pez_fast.invert_batch(
-            images, clip, prompt_len=16, steps=args.steps, seed=0, restarts=restarts, refine=args.refine
+            images,
+            clip,
+            prompt_len=args.prompt_len,
+            steps=args.steps,
+            restarts=restarts,
+            refine=args.refine,
+            vocabulary=vocabulary,
         )
         rows.append(
             summary(
-                f"pez_fast, {restarts} restart{'s' * (restarts > 1)}",
+                f"pez_fast, {vocabulary}, {restarts} restart{'s' * (restarts > 1)}",
                 [r.prompt for r in found],
                 labels,
                 [r.ids_score for r in found],
@@ -112,14 +121,15 @@ def main() -> None:
         )
         for label, result in list(zip(labels, found, strict=True))[:8]:
             print(f"    {label['name']} on {label['colour']}: {result.prompt}")
-    if not args.no_plain:
+    if args.plain != 0:
+        labels, targets = labels[: args.plain], targets[: args.plain]
         begun = time.perf_counter()
-        traces = plain_traces(clip, targets, args.steps)
+        traces = plain_traces(clip, targets, args.steps, args.prompt_len)
         prompts = [clip.tokenizer.decode(trace.best_ids.tolist()) for trace in traces]
         scores = [trace.best_score for trace in traces]
         rows.append(summary("plain port", prompts, labels, scores, cosines(prompts), time.perf_counter() - begun))
     if args.out:
-        write(args.out, {"steps": args.steps, "refine": args.refine, "prompt_len": 16, "rows": rows})
+        write(args.out, {"steps": args.steps, "refine": args.refine, "prompt_len": args.prompt_len, "rows": rows})
 
 
 if __name__ == "__main__":

@@ -34,6 +34,19 @@ class Found(NamedTuple):
     ids: list[int]
 
 
+def read(files: list[Path]) -> Tensor:
+    """Returns normalised images (N, 3, SIZE, SIZE) of files of that size."""
+    pixels = [np.asarray(Image.open(file).convert("RGB"), np.float32) / 255 for file in files]
+    return normalised(torch.from_numpy(np.stack(pixels)).permute(0, 3, 1, 2))
+
+
+@torch.no_grad()
+def last_maps(model: open_clip.CLIP, pixels: Tensor) -> Tensor:
+    """Returns what enters the last layer of the image tower, (N, C, H, W)."""
+    tower = model.visual
+    return tower.layer4(tower.layer3(tower.layer2(tower.layer1(tower.stem(pixels)))))
+
+
 class Bank:
     """Scenes with the features of their images, and the tokens of their names and colours."""
 
@@ -48,25 +61,16 @@ class Bank:
         self.neutral = [encode(word) for word in NEUTRAL]
         self.colours = [encode(colour) for colour in emoji_images.COLOUR_NAMES]
 
-    @torch.no_grad()
     def _maps(self, model: open_clip.CLIP, scenes: list[emoji_images.Scene]) -> Tensor:
-        """Returns what enters the last layer of the image tower, (N, C, H, W) float16."""
-        images = emoji_images.compose(scenes, self.data.glyphs, SIZE, self.rng.choice([1, 2, 2, 4]))
-        tower = model.visual
-        x = tower.stem(normalised(images))
-        return tower.layer4(tower.layer3(tower.layer2(tower.layer1(x)))).half()
+        return last_maps(model, self.pixels(scenes)).half()
+
+    def pixels(self, scenes: list[emoji_images.Scene]) -> Tensor:
+        """Returns normalised images (N, 3, SIZE, SIZE) of scenes."""
+        return normalised(emoji_images.compose(scenes, self.data.glyphs, SIZE, self.rng.choice([1, 2, 2, 4])))
 
     def features(self, model: open_clip.CLIP, scenes: list[int]) -> Tensor:
         """Returns unit features (N, D) of the images of some scenes."""
         return F.normalize(model.visual.attnpool(self.maps[scenes].float()), dim=-1)
-
-    @torch.no_grad()
-    def maps_of(self, files: list[Path], model: open_clip.CLIP) -> Tensor:
-        """Returns the same of image files, in float32."""
-        pixels = [np.asarray(Image.open(file).convert("RGB"), np.float32) / 255 for file in files]
-        x = model.visual.stem(normalised(torch.from_numpy(np.stack(pixels)).permute(0, 3, 1, 2)))
-        tower = model.visual
-        return tower.layer4(tower.layer3(tower.layer2(tower.layer1(x))))
 
     def own(self, scene: int) -> set[int]:
         """Returns the tokens of a scene's name, small words left out."""

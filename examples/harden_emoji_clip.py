@@ -29,15 +29,14 @@ import emoji_images
 import open_clip
 import torch
 import torch.nn.functional as F
-from emoji_attacks import EOT, SMALL_WORDS, SOT, Bank, Found, attack, contexts, encode, family
-from safetensors.torch import save_file
+from emoji_attacks import EOT, SMALL_WORDS, SOT, Bank, Found, attack, contexts, encode, family, last_maps, read
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from train_emoji_clip import MODEL_CFG, Data, load_earlier, save, update_average
 
 import pez_fast
 from pez_fast.models import ClipEncoder
-from pez_fast.models.familiar import FILE
+from pez_fast.models.familiar import Familiar
 from pez_fast.objectives import Similarity
 
 HELD_OUT = Path(__file__).parents[1] / "benchmarks" / "heldout"
@@ -45,7 +44,7 @@ ALIGN = 2.0  # weight of the cosines of true captions
 SCALE = 30.0  # the largest factor of the cosines; small, so that the features of different things lie far apart
 CYCLE = 4  # steps between two searches
 SCENES = 24576
-KEPT = 1024  # features of training images that are kept with the model
+LAYER = "visual.layer3"  # where images are compared with those of the training
 
 
 def train_step(
@@ -134,18 +133,19 @@ def parse_arguments() -> argparse.Namespace:
 
 @torch.no_grad()
 def save_familiar(folder: Path, bank: Bank, model: open_clip.CLIP, held: Tensor) -> None:
-    """Saves features of training images that cover all of them, and how near held-out images are to the nearest.
-
-    Each feature that is taken is the one farthest from those taken before (Gonzalez 1985).
-    """
-    features = torch.cat([bank.features(model, list(range(k, k + 1024))) for k in range(0, SCENES, 1024)])
-    taken, nearest = [0], features @ features[0]
-    while len(taken) < KEPT:
-        taken.append(int(nearest.argmin()))
-        nearest = torch.maximum(nearest, features @ features[taken[-1]])
-    kept = features[taken].half()
-    own = (F.normalize(model.visual.attnpool(held), dim=-1) @ F.normalize(kept.float(), dim=-1).T).amax(-1)
-    save_file({"features": kept, "least": own.quantile(0.01)}, folder / FILE)
+    """Saves how the training images are distributed in a layer, and the distance that 2% of held-out images exceed."""
+    pooled: list[Tensor] = []
+    hook = model.get_submodule(LAYER).register_forward_hook(lambda _, __, out: pooled.append(out.mean((-2, -1))))
+    for start in range(0, 8192, 64):
+        model.encode_image(bank.pixels(bank.scenes[start : start + 64]))
+    hook.remove()
+    x = torch.cat(pooled).double()
+    covariance = torch.cov(x.T)
+    covariance += 1e-3 * covariance.diagonal().mean() * torch.eye(len(covariance))
+    whiten = torch.linalg.cholesky(torch.linalg.inv(covariance))
+    familiar = Familiar(LAYER, x.mean(0), whiten, math.inf)
+    familiar.most = float(familiar.distances(model, held).quantile(0.98))
+    familiar.save(folder)
 
 
 class Hardening:
@@ -159,7 +159,8 @@ class Hardening:
         self.known = sorted(self.seen - {SOT, EOT, 0})
         self.bank = Bank(self.data, self.model, SCENES, self.rng)
         self.labels = json.loads((HELD_OUT / "labels.json").read_text())
-        self.held = self.bank.maps_of([HELD_OUT / x["file"] for x in self.labels], self.model)
+        self.held_pixels = read([HELD_OUT / x["file"] for x in self.labels])
+        self.held = last_maps(self.model, self.held_pixels)
         learned = [p for n, p in self.model.named_parameters() if not n.startswith("visual.") or "attnpool" in n]
         self.optimiser = torch.optim.AdamW(learned, lr=args.lr, betas=(0.9, 0.98), weight_decay=0.01, fused=True)
         self.average = copy.deepcopy(self.model)
@@ -196,7 +197,7 @@ class Hardening:
         settings = argparse.Namespace(**{"steps": self.step, "weight_decay": 0.01, **vars(self.args)})
         log = {name: row[name] for name in ("step", "minutes", "top1", "caption", "name", "colour", "cosine")}
         save(self.average, self.seen, log, self.earlier, settings)
-        save_familiar(self.args.out, self.bank, self.average, self.held)
+        save_familiar(self.args.out, self.bank, self.average, self.held_pixels)
 
 
 def main() -> None:

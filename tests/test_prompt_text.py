@@ -10,6 +10,7 @@ from PIL import Image
 
 import pez_fast
 from pez_fast.models.familiar import Familiar
+from pez_fast.models.loading import BUNDLED
 from pez_fast.report import console, prompt_text
 from pez_fast.report.chart import BACK
 from pez_fast.report.tokens import pieces
@@ -96,20 +97,47 @@ def test_a_terminal_shows_the_tokens_and_a_pipe_the_text_alone(monkeypatch, caps
     assert "\x1b[" in terminal.getvalue().split("red")[0] and "\x1b[" not in terminal.getvalue().split("apple")[1]
 
 
-def test_images_far_from_the_training_are_said_to_be(tiny_clip, images, monkeypatch):
-    features = tiny_clip.encode_images(images[:3])
-    monkeypatch.setattr(tiny_clip, "familiar", Familiar(features[:1].half(), 0.999), raising=False)
-    known, strange = pez_fast.invert_batch(images[:2], tiny_clip, prompt_len=3, steps=2, refine=0)
-    assert known.note == "" and "unlike those that the model was trained on" in strange.note
-    assert pez_fast.invert(images[:2], tiny_clip, prompt_len=3, steps=2, refine=0).note == strange.note
-    assert Familiar(features, 0.9).nearest(features).allclose(torch.ones(3), atol=1e-5)
+def test_images_unlike_the_training_are_said_to_be(tiny_clip, images, monkeypatch):
+    layer = next(name for name, module in tiny_clip.model.named_modules() if isinstance(module, torch.nn.Conv2d))
+    pixels = torch.stack([tiny_clip.preprocess(image) for image in images[:3]])
+    channels = tiny_clip.model.get_submodule(layer).out_channels
+    own = Familiar(layer, torch.zeros(channels), torch.eye(channels), 0.0)
+    near, far = sorted(own.distances(tiny_clip.model, pixels[:2]).tolist())
+    assert near < far
+    own.most = (near + far) / 2
+    monkeypatch.setattr(tiny_clip, "familiar", own)
+    options = {"prompt_len": 3, "steps": 2, "refine": 0}
+    results = pez_fast.invert_batch([images[0], b"no image", images[1]], tiny_clip, **options)
+    assert sorted(bool(result.note) for result in results) == [False, False, True] and results[1].error
+    note = next(filter(None, (result.note for result in results)))
+    assert "unlike those that the model was trained on" in note
+    assert pez_fast.invert(images[:2], tiny_clip, **options).note == note
 
 
-def test_what_a_folder_keeps_of_the_training_is_read(tmp_path):
-    from safetensors.torch import save_file
+def test_an_open_file_is_read_once(emoji):
+    file = io.BytesIO()
+    Image.effect_noise((64, 64), 90).save(file, "PNG")
+    file.seek(0)
+    assert "unlike" in pez_fast.invert(file, emoji, prompt_len=3, steps=2, refine=0).note
 
+
+def test_the_bundled_model_knows_its_own_kind(emoji):
+    drawn = sorted((BUNDLED["emoji"] / "images").glob("*.png"))
+    assert emoji.notes([emoji.preprocess(Image.open(file).convert("RGB")) for file in drawn]) == [""] * len(drawn)
+    random = torch.Generator().manual_seed(0)
+    strange = [torch.rand(3, 64, 64, generator=random) * 4 - 2 for _ in range(3)]
+    assert all("may mean nothing" in note for note in emoji.notes(strange))
+
+
+def test_what_is_kept_of_the_training_is_read_again(tmp_path):
     assert Familiar.load(None) is None and Familiar.load(tmp_path) is None
-    save_file({"features": torch.eye(4).half(), "least": torch.tensor(0.7)}, tmp_path / "familiar.safetensors")
-    kept = Familiar.load(tmp_path)
-    assert kept is not None and round(kept.least, 6) == 0.7
-    assert kept.notes(torch.eye(4)[:1])[0] == "" and "cosine 0.50" in kept.notes(torch.full((1, 4), 0.5))[0]
+    kept = Familiar("visual.layer", torch.arange(3.0), torch.eye(3).T * 0.5, 1.25)
+    kept.save(tmp_path)
+    again = Familiar.load(tmp_path)
+    assert again is not None and (again.layer, again.most) == ("visual.layer", 1.25)
+    assert torch.equal(again.mean, kept.mean) and torch.equal(again.whiten, kept.whiten)
+
+
+@pytest.fixture(scope="module")
+def emoji():
+    return pez_fast.load_clip("emoji", device="cpu")

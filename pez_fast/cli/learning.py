@@ -14,7 +14,7 @@ from pez_fast.config import SearchConfig
 from pez_fast.report.console import say, show_many, show_one
 from pez_fast.report.tensorboard import watch
 
-DEMO_LENGTH, DEMO_RESTARTS = 8, 8
+DEMO_LENGTH, DEMO_RESTARTS, DEMO_VOCABULARY = 6, 8, "words"
 
 
 @app.command()
@@ -31,7 +31,9 @@ def demo(
     from pez_fast.report.sheet import check_writable, write_sheet
     from pez_fast.tasks import invert_batch
 
-    search = SearchFlags(model="emoji", config={"steps": steps, "seed": seed, "restarts": DEMO_RESTARTS})
+    search = SearchFlags(
+        model="emoji", config={"steps": steps, "seed": seed, "restarts": DEMO_RESTARTS, "vocabulary": DEMO_VOCABULARY}
+    )
     options = search.options(prompt_len=DEMO_LENGTH)
     check_history(history, as_json)
     check_writable(out)

@@ -32,7 +32,8 @@ class ClipEncoder(EmbeddedModel):
         name: the name that results show.
         known_ids: the tokens that the model was trained on, if they are known. The other tokens are noise to the model,
             and the "stable" vocabulary leaves them out.
-        familiar: features of its training images, if they are known; results then say which images are unlike them.
+        familiar: how its training images are distributed, if that is known; results then say which images are unlike
+            them.
     """
 
     def __init__(
@@ -66,6 +67,14 @@ class ClipEncoder(EmbeddedModel):
     def encode_pixels(self, pixels: Sequence[Tensor]) -> Tensor:
         """Returns unit features (N, D) float32 of preprocessed images, (3, H, W) each; no row depends on the others."""
         return _encoded(pixels, lambda part: self.model.encode_image(part.to(self.device, self.dtype)))
+
+    def notes(self, pixels: Sequence[Tensor]) -> list[str]:
+        """Returns a sentence for each of preprocessed images that is unlike those of the training, else ""."""
+        if self.familiar is None:
+            return [""] * len(pixels)
+        parts = (pixels[start : start + _ENCODE_BATCH] for start in range(0, len(pixels), _ENCODE_BATCH))
+        stacked = (torch.stack(list(part)).to(self.device, self.dtype) for part in parts)
+        return [note for part in stacked for note in self.familiar.notes(self.model, part)]
 
     @torch.no_grad()
     def encode_texts(self, texts: Sequence[str]) -> Tensor:

@@ -5,10 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from torch import Tensor
-
 from pez_fast.config import SearchOptions, config_from, takes_config
-from pez_fast.images import image_or_error
+from pez_fast.images import image_or_error, load_image
 from pez_fast.objectives import Similarity, weighted_target
 from pez_fast.prompt_search import search
 from pez_fast.result import PromptResult
@@ -42,9 +40,11 @@ def invert(
     if not images:
         raise ValueError("images must hold at least one image; got an empty list")
     check_model(model, "encode_images")
-    features = model.encode_images(images)
-    result = search(Similarity(weighted_target(features, weights)[None]), model, **options)[0]
-    result.note = next(filter(None, _notes(model, features)), "")
+    if hasattr(model, "notes"):
+        images = [load_image(image) for image in images]  # once: an open file can be read once
+    result = search(Similarity(weighted_target(model.encode_images(images), weights)[None]), model, **options)[0]
+    if hasattr(model, "notes"):
+        result.note = next(filter(None, model.notes([model.preprocess(image) for image in images])), "")
     return result
 
 
@@ -77,13 +77,7 @@ def invert_batch(images: Sequence[Any], model: Any, **options: Unpack[SearchOpti
     readable = {k: pixels for k, pixels in enumerate(loaded) if not isinstance(pixels, str)}
     if readable:
         targets = model.encode_pixels(list(readable.values()))
-        found = search(Similarity(targets), model, **options)
-        for k, result, note in zip(readable, found, _notes(model, targets), strict=True):
+        notes = model.notes(list(readable.values())) if hasattr(model, "notes") else [""] * len(readable)
+        for k, result, note in zip(readable, search(Similarity(targets), model, **options), notes, strict=True):
             results[k], result.note = result, note
     return results
-
-
-def _notes(model: Any, features: Tensor) -> list[str]:
-    """Returns what is to be said of images with unit features (N, D): a sentence each, or ""."""
-    familiar = getattr(model, "familiar", None)
-    return familiar.notes(features) if familiar is not None else [""] * len(features)
