@@ -76,7 +76,7 @@ def summary(
     return row
 
 
-def main() -> None:
+def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", default="emoji")
     parser.add_argument("--images", type=int, default=100)
@@ -87,8 +87,11 @@ def main() -> None:
     parser.add_argument("--vocabulary", nargs="+", default=["stable"], choices=["stable", "words", "full"])
     parser.add_argument("--plain", type=int, help="images for the plain port; default: all of them")
     parser.add_argument("--out", type=Path)
-    args = parser.parse_args()
+    return parser.parse_args()
 
+
+def main() -> None:
+    args = parse_arguments()
     labels, images = held_out(args.images)
     clip = pez_fast.load_clip(args.model)
     targets = clip.encode_images(images)
