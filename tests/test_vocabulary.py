@@ -261,10 +261,12 @@ def test_a_tokenizer_without_whole_words_says_so():
 def test_the_words_are_whole_english_words_of_the_stable_tokens(tiny_clip):
     words, stable = (tiny_clip.table(which).allowed for which in ("words", "stable"))
     assert 15_000 < words.sum() < stable.sum() and not (words & ~stable).any()
-    texts = tiny_clip.vocabulary.texts(words.nonzero()[:, 0].tolist())
-    assert {"apple", "colour", "watercolor", "i", "a", "picasso", "kangaroo"} < set(texts)
-    assert not {"ning", "ter", "fying", "quered", "tically", "ders", "ing", "th", "int", "!", "5", "b"} & set(texts)
-    assert {"quered", "ter", "!"} < set(tiny_clip.vocabulary.texts(stable.nonzero()[:, 0].tolist()))
+    texts, others = (
+        {text.strip() for text in tiny_clip.vocabulary.texts(mask.nonzero()[:, 0].tolist())} for mask in (words, stable)
+    )
+    assert {"apple", "colour", "watercolor", "i", "a", "picasso", "kangaroo"} < texts
+    assert not {"ning", "ter", "fying", "quered", "tically", "ders", "ing", "th", "!", "5", "b"} & texts
+    assert {"quered", "ter", "!"} < others
 
 
 def test_a_tokenizer_without_english_words_says_so():
