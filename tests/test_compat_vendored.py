@@ -15,23 +15,13 @@ from types import ModuleType
 import pytest
 import torch
 import torch.nn.functional as F
+from test_compat import CONFIG
 from torch import nn
 
 import pez_fast
 from pez_fast import compat, reference
 
-ARGS = {
-    "prompt_len": 4,
-    "iter": 25,
-    "lr": 0.1,
-    "weight_decay": 0.1,
-    "prompt_bs": 1,
-    "loss_weight": 1.0,
-    "print_step": None,
-    "batch_size": 1,
-    "clip_model": "old",
-    "clip_pretrain": "none",
-}
+ARGS = {**CONFIG, "prompt_len": 4, "iter": 25, "clip_model": "old"}
 START, END = "<start_of_text>", "<end_of_text>"
 
 

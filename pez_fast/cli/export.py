@@ -10,9 +10,7 @@ import typer
 from pez_fast.cli.app import app
 from pez_fast.cli.batch import refuse_full_disk
 from pez_fast.cli.options import Json, option
-from pez_fast.report.console import print_json, say
-
-_NAMES = 10  # missing images that are named
+from pez_fast.report.console import first_names, print_json, say
 
 
 @app.command()
@@ -35,6 +33,4 @@ def export(
     if written.missing is None:
         say("the source of the data set cannot be listed now, so images that are still missing cannot be counted")
     elif written.missing:
-        more = len(written.missing) - _NAMES
-        names = ", ".join(written.missing[:_NAMES]) + (f" and {more} more" if more > 0 else "")
-        say(f"{len(written.missing)} images are still missing: {names}")
+        say(f"{len(written.missing)} images are still missing: {first_names(written.missing)}")

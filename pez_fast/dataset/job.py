@@ -33,11 +33,10 @@ from pez_fast.dataset.progress import LiveBatchProgress, watch_batch
 from pez_fast.dataset.shards import ShardWriter
 from pez_fast.dataset.sources import Item, open_source
 from pez_fast.dataset.stamps import has_changed, is_as_it_was
-from pez_fast.report.console import say
+from pez_fast.report.console import first_names, say
 
 _IMAGES_AT_ONCE = 64  # images learned at once if `batch_size` is not given
 _MOST_WORKERS = 1024
-_NAMES = 10  # how many images a message names
 
 
 @dataclass(frozen=True)
@@ -197,10 +196,9 @@ class Job:
         """Says which rows are of images that the source no longer holds."""
         gone = sorted(held.rows.keys() - {item.id for item in self._all_items})
         if gone:
-            names = ", ".join(gone[:_NAMES]) + (f" and {len(gone) - _NAMES} more" if len(gone) > _NAMES else "")
             say(
                 f"pez-fast: warning: the source no longer holds {len(gone)} of the images in {self.out}; "
-                f"their rows stay and are not counted: {names}"
+                f"their rows stay and are not counted: {first_names(gone)}"
             )
 
     def summary(self, fingerprint: str, stem: str, begun: float, interrupted: bool) -> Summary:

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Sequence
+from typing import get_args
 
 import torch
 from torch import Tensor, nn
 
+from pez_fast import config
 from pez_fast.models.vocabulary import Vocabulary
 from pez_fast.models.words import are_words
 from pez_fast.table import TokenTable
 
-VOCABULARIES = ("stable", "words", "full")
+VOCABULARIES = get_args(config.Vocabulary)
 
 
 def embedding_table(

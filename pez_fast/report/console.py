@@ -43,6 +43,12 @@ def one_line(text: object, encoding: str = "utf-8") -> str:
     return "".join(map(escaped, str(text))).encode(encoding, "backslashreplace").decode(encoding)
 
 
+def first_names(names: Sequence[str], most: int = 10) -> str:
+    """Returns the first names, and how many more there are."""
+    more = len(names) - most
+    return ", ".join(names[:most]) + (f" and {more} more" if more > 0 else "")
+
+
 def say(text: object) -> None:
     """Prints one line on stderr, without colours."""
     if sys.stderr is not None:
@@ -176,9 +182,10 @@ def show_one(result: PromptResult, as_json: bool, history: bool = False) -> None
         print_json(_plain(result, history))
         return
     best: Sequence[Any] = result.top or [result]
-    if stdout().is_terminal:
+    console = stdout()
+    if console.is_terminal:
         for candidate in best:
-            stdout().print(_shaded(candidate, stdout().encoding), soft_wrap=True)
+            console.print(_shaded(candidate, console.encoding), soft_wrap=True)
     else:
         put("\n".join(one_line(candidate.prompt) for candidate in best))
     if len(result.top) > 1:

@@ -40,11 +40,13 @@ def invert(
     if not images:
         raise ValueError("images must hold at least one image; got an empty list")
     check_model(model, "encode_images")
-    if hasattr(model, "notes"):
-        images = [load_image(image) for image in images]  # once: an open file can be read once
-    result = search(Similarity(weighted_target(model.encode_images(images), weights)[None]), model, **options)[0]
-    if hasattr(model, "notes"):
-        result.note = next(filter(None, model.notes([model.preprocess(image) for image in images])), "")
+    if hasattr(model, "notes"):  # an open file can be read once
+        pixels = [model.preprocess(load_image(image)) for image in images]
+        features, notes = model.encode_pixels(pixels), model.notes(pixels)
+    else:
+        features, notes = model.encode_images(images), []
+    result = search(Similarity(weighted_target(features, weights)[None]), model, **options)[0]
+    result.note = next(filter(None, notes), "")
     return result
 
 
