@@ -16,14 +16,22 @@ if TYPE_CHECKING:
     from pez_fast.information import info as info
     from pez_fast.models import load_clip as load_clip
     from pez_fast.models import load_sentence_encoder as load_sentence_encoder
+    from pez_fast.models.language import LanguageModel as LanguageModel
+    from pez_fast.models.language import load_lm as load_lm
     from pez_fast.optimizer import PEZ as PEZ
     from pez_fast.prompt_search import search as search
+    from pez_fast.result import ClassifierResult as ClassifierResult
+    from pez_fast.result import ClassifierScores as ClassifierScores
     from pez_fast.result import PromptResult as PromptResult
     from pez_fast.table import TokenTable as TokenTable
+    from pez_fast.tasks import continuation as continuation
     from pez_fast.tasks import distill as distill
+    from pez_fast.tasks import evaluate_classifier as evaluate_classifier
     from pez_fast.tasks import invert as invert
     from pez_fast.tasks import invert_batch as invert_batch
+    from pez_fast.tasks import learn_classifier as learn_classifier
     from pez_fast.tasks import score as score
+    from pez_fast.tasks import transfer as transfer
 
 _HOME = {
     "TokenTable": "table",
@@ -33,12 +41,20 @@ _HOME = {
     "PEZ": "optimizer",
     "load_clip": "models",
     "load_sentence_encoder": "models",
+    "load_lm": "models.language",
+    "LanguageModel": "models.language",
     "search": "prompt_search",
     "invert": "tasks",
     "invert_batch": "tasks",
     "distill": "tasks",
     "score": "tasks",
+    "learn_classifier": "tasks",
+    "evaluate_classifier": "tasks",
+    "transfer": "tasks",
+    "continuation": "tasks",
     "PromptResult": "result",
+    "ClassifierResult": "result",
+    "ClassifierScores": "result",
     "SearchConfig": "config",
     "info": "information",
 }

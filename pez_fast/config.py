@@ -10,7 +10,7 @@ import inspect
 import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, fields
-from functools import wraps
+from functools import partial, wraps
 from operator import index
 from typing import Any, Literal, TypedDict, TypeVar, get_args
 
@@ -201,9 +201,9 @@ class SearchOptions(TypedDict, total=False):
     compile: bool
 
 
-def explanation(name: str) -> str:
-    """Returns the explanation of the option `name`."""
-    return SearchConfig.__dataclass_fields__[name].metadata["help"]
+def explanation(name: str, config: type = SearchConfig) -> str:
+    """Returns the explanation of the option `name` of a configuration."""
+    return config.__dataclass_fields__[name].metadata["help"]  # type: ignore[attr-defined]
 
 
 def config_from(given: dict[str, Any]) -> SearchConfig:
@@ -213,49 +213,61 @@ def config_from(given: dict[str, Any]) -> SearchConfig:
         TypeError: an option does not exist.
         ValueError: an option has a value that it cannot have.
     """
-    _check_names(given, ())
+    _check_names(given, [f.name for f in fields(SearchConfig)])
     return SearchConfig(**given)
 
 
-def _check_names(given: dict[str, Any], task_names: Sequence[str]) -> None:
+def _check_names(given: dict[str, Any], known: Sequence[str], own: Sequence[str] = ()) -> None:
     """Raises TypeError for a name that is neither an option nor one of the task's own parameters."""
-    known = [f.name for f in fields(SearchConfig)]
     for name in given:
-        if name not in known and name not in task_names:
+        if name not in known and name not in own:
             raise TypeError(f"{name!r} is not an option; the options are {', '.join(known)}")
 
 
-def takes_config(task: Callable[..., R]) -> Callable[..., R]:
+def takes_config(
+    task: Callable[..., R] | None = None, *, also: type | None = None, defaults: dict[str, Any] | None = None
+) -> Any:
     """Gives a task whose last parameter is `**options` the fields of `SearchConfig` as visible parameters.
 
     The task's signature then lists the options with their defaults, and its docstring explains them. The options in
-    `POSITIONAL` may also be passed by position. The task receives only the arguments that the caller passed. A
-    parameter of the task's own replaces the option of the same name.
+    `POSITIONAL`, and in the other configuration's `POSITIONAL`, may also be passed by position. The task receives only
+    the arguments that the caller passed, and `defaults`. A parameter of the task's own replaces the option of the same
+    name.
+
+    Args:
+        also: another configuration whose fields are options too; they come first.
+        defaults: defaults of the task's own for some options.
     """
-    task_parameters = [
-        p for p in inspect.signature(task).parameters.values() if p.kind is not inspect.Parameter.VAR_KEYWORD
-    ]
-    task_names = [p.name for p in task_parameters]
+    if task is None:
+        return partial(takes_config, also=also, defaults=defaults)
+    given_defaults = dict(defaults or {})
+    own = [p for p in inspect.signature(task).parameters.values() if p.kind is not inspect.Parameter.VAR_KEYWORD]
+    own_names = [p.name for p in own]
+    configs = [config for config in (also, SearchConfig) if config is not None]
     options = [
-        inspect.Parameter(f.name, _kind(f.name), default=f.default, annotation=f.type)
-        for f in fields(SearchConfig)
-        if f.name not in task_names
+        (config, inspect.Parameter(f.name, _kind(f.name, config), default=f.default, annotation=f.type))
+        for config in configs
+        for f in fields(config)
+        if f.name not in own_names
     ]
+    options = [(c, p.replace(default=given_defaults.get(p.name, p.default))) for c, p in options]
     kinds = inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY
-    parameters = sorted([*task_parameters, *options], key=lambda p: kinds.index(p.kind))
+    parameters = sorted([*own, *(p for _, p in options)], key=lambda p: kinds.index(p.kind))
     signature = inspect.Signature(parameters, return_annotation=inspect.signature(task).return_annotation)
+    names = [p.name for _, p in options]
 
     @wraps(task)
     def run(*arguments: Any, **given: Any) -> R:
-        _check_names(given, task_names)
-        return task(**signature.bind(*arguments, **given).arguments)
+        _check_names(given, names, own_names)
+        return task(**{**given_defaults, **signature.bind(*arguments, **given).arguments})
 
     run.__signature__ = signature  # type: ignore[attr-defined]
-    lines = [f"    {p.name}: {explanation(p.name)} Default: {p.default!r}." for p in options]
+    lines = [f"    {p.name}: {explanation(p.name, config)} Default: {p.default!r}." for config, p in options]
     run.__doc__ = "\n".join([inspect.cleandoc(task.__doc__ or ""), "", "Options:", *lines])
     return run
 
 
-def _kind(name: str) -> Any:
+def _kind(name: str, config: type) -> Any:
     """Returns how the option `name` may be passed: also by position, or by keyword only."""
-    return inspect.Parameter.POSITIONAL_OR_KEYWORD if name in POSITIONAL else inspect.Parameter.KEYWORD_ONLY
+    positional = POSITIONAL if config is SearchConfig else getattr(config, "POSITIONAL", ())
+    return inspect.Parameter.POSITIONAL_OR_KEYWORD if name in positional else inspect.Parameter.KEYWORD_ONLY

@@ -24,7 +24,7 @@ FLOORS = {
     "ops": 4,
     "table": 5,
     **dict.fromkeys(["functional", "information"], 6),
-    **dict.fromkeys(["optimizer", "engine", "images"], 7),
+    **dict.fromkeys(["optimizer", "engine", "images", "labelled"], 7),
     **dict.fromkeys(["models", "objectives", "methods"], 8),
     "prompt_search": 9,
     **dict.fromkeys(["tasks", "report"], 10),

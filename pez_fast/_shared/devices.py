@@ -53,6 +53,16 @@ def prompts_scored_at_once(device: torch.device) -> int:
     return 4096 if device.type == "cuda" else 128
 
 
+def call_cost(device: torch.device) -> float:
+    """What running a language model once more costs, as weights times tokens that take as long."""
+    return 2e12 if device.type == "cuda" else 3e7
+
+
+def tokens_at_once(device: torch.device) -> int:
+    """Tokens that a language model reads in one call."""
+    return 1 << 18 if device.type == "cuda" else 1 << 13
+
+
 def bfloat16_is_fast(device: torch.device) -> bool:
     """Whether the device multiplies bfloat16 itself, and faster than float32."""
     if device.type == "cuda":  # a CUDA device that is not here is that of another machine, and new

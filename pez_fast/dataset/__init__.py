@@ -5,6 +5,7 @@ A run can be killed at any moment and continued.
 
 from __future__ import annotations
 
+from pez_fast.dataset.classifiers import learn_classifiers, read_classifiers
 from pez_fast.dataset.export import Export, export_rows
 from pez_fast.dataset.job import Job, Summary, invert_dataset
 from pez_fast.dataset.shards import FullDiskError
@@ -19,5 +20,7 @@ __all__ = [
     "Summary",
     "export_rows",
     "invert_dataset",
+    "learn_classifiers",
     "open_source",
+    "read_classifiers",
 ]

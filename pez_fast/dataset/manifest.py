@@ -31,18 +31,21 @@ def configuration(source: Source, options: SearchConfig) -> dict[str, Any]:
 
     "data set" is a digest of the identity. It stays when the data set moves, and "source's place" follows.
     """
+    return {
+        **search_part(options),
+        **{f"source's {k}": v for k, v in source.identity.items()},
+        _DATA_SET: text_digest(repr(sorted(source.identity.items()))),
+    }
+
+
+def search_part(options: SearchConfig) -> dict[str, Any]:
+    """Returns the options that decide on results, as plain values; plugs stand as digests."""
     chosen = {
         k: v for k, v in dataclasses.asdict(replace(options, stages=None, terms=())).items() if k not in _LEFT_OUT
     }
     plugs = {name: text_digest(repr(v)) if (v := getattr(options, name)) else None for name in ("stages", "terms")}
     chosen.pop("dtype")  # it stands in the model's part
-    return {
-        **chosen,
-        **plugs,
-        "banned": list(options.banned),
-        **{f"source's {k}": v for k, v in source.identity.items()},
-        _DATA_SET: text_digest(repr(sorted(source.identity.items()))),
-    }
+    return {**chosen, **plugs, "banned": list(options.banned)}
 
 
 def model_part(model: Any, options: SearchConfig, device: str) -> dict[str, Any]:

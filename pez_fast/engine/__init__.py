@@ -10,6 +10,7 @@ from pez_fast.engine.protocols import (
     Outputs,
     PromptModel,
     State,
+    StochasticModel,
     Vocabulary,
 )
 from pez_fast.engine.scheduler import Scheduler
@@ -31,6 +32,7 @@ __all__ = [
     "SearchState",
     "Stage",
     "State",
+    "StochasticModel",
     "TensorState",
     "Vocabulary",
 ]

@@ -30,15 +30,21 @@ class Batch:
         self,
         stage: Stage,
         table: TokenTable,
-        model: Callable[[Tensor, Tensor], Outputs],
+        model: Callable[..., Outputs],
         limit: BatchLimit,
-        seed: int,
     ) -> None:
-        self.stage, self.table, self.model, self.limit, self.seed = stage, table, model, limit, seed
+        self.stage, self.table, self.model, self.limit = stage, table, model, limit
+        self._stochastic: bool = getattr(model, "stochastic", False)
+        self._held_out: Callable[..., Outputs] | None = getattr(model, "held_out", None)
         self.searches: list[SearchState] = []
         self._state: Any = None
         capturable = getattr(stage.method, "capturable", None)
-        self._capture = graphs_are_possible(table.device) and capturable is not None and capturable(table.device)
+        self._capture = (
+            graphs_are_possible(table.device)
+            and capturable is not None
+            and capturable(table.device)
+            and not self._stochastic
+        )
         self._rebuild()
 
     @property
@@ -48,7 +54,7 @@ class Batch:
 
     def add(self, search: SearchState) -> None:
         """Adds the prompts of a search behind those that are in the batch."""
-        state = self.stage.method.init(search.request.init_ids, self.table, self.seed)
+        state = self.stage.method.init(search.request.init_ids, self.table, search.request.seed)
         self._state = state if self._state is None else self._state.join(state)
         self.searches.append(search)
         self._rebuild()
@@ -63,6 +69,7 @@ class Batch:
             The searches that have no row left; the batch drops them.
         """
         flags = [flag for row_flags in active for flag in row_flags]
+        self._keep_soft(active)
         self._state = self._state.select(_indices(flags, self.table.device)) if any(flags) else None
         for search, row_flags in zip(self.searches, active, strict=True):
             search.select(_indices(row_flags, self.table.device))
@@ -71,12 +78,23 @@ class Batch:
         self._rebuild()
         return ended
 
+    def _keep_soft(self, active: list[list[bool]]) -> None:
+        """Keeps the soft prompts of the rows that end, if the method has some to keep."""
+        if not getattr(self.stage.method, "keeps_state", False):
+            return
+        soft = self._state.soft_prompts().split([len(row_flags) for row_flags in active])
+        for search, row_flags, part in zip(self.searches, active, soft, strict=True):
+            ending = _indices([not flag for flag in row_flags], self.table.device)
+            search.keep_soft(ending, part[ending])
+
     def _rebuild(self) -> None:
         """Forgets the captured step and joins the objectives anew, after the rows have changed."""
         self._graph: torch.cuda.CUDAGraph | None = None
         self._eager_steps = 0
         objective = Joined([(search.objective, len(search.rows)) for search in self.searches])
-        self._evaluate = Evaluator(self.table, self.model, objective, self.limit)
+        held_out = self._held_out is not None
+        self._evaluate = Evaluator(self.table, self.model, objective, self.limit, held_out)
+        self._score = Evaluator(self.table, self._held_out, objective, self.limit) if self._held_out else None
 
     def advance(self, steps: int) -> None:
         """Makes so many steps of every search; if all searches end with the last step, it makes no update."""
@@ -90,12 +108,25 @@ class Batch:
 
     def _step(self, update: bool = True) -> None:
         """Makes one step of all prompts and records their scores."""
-        evaluation = self.stage.method.step(self._state, self._evaluate, update)
         sizes = [len(search.rows) for search in self.searches]
-        for search, ids, score in zip(
-            self.searches, evaluation.ids.split(sizes), evaluation.score.split(sizes), strict=True
-        ):
+        if self._stochastic:
+            drawn = [[search.request.seed, search.step] for search in self.searches]
+            self._evaluate.draws = torch.tensor(drawn).repeat_interleave(torch.tensor(sizes), dim=0)
+        evaluation = self.stage.method.step(self._state, self._evaluate, update)
+        scores = evaluation.score if self._score is None else self._held_out_scores(evaluation.ids, self._score)
+        for search, ids, score in zip(self.searches, evaluation.ids.split(sizes), scores.split(sizes), strict=True):
             search.record(ids, score)
+
+    def _held_out_scores(self, ids: Tensor, score: Evaluator) -> Tensor:
+        """Returns the scores (R,) of prompts ids (R, L) on held-out examples, NaN for searches that are not due."""
+        every: int = self.model.held_out_every  # type: ignore[attr-defined]
+        due = [search.step % every == 0 or search.steps_left == 1 for search in self.searches]
+        flags = [flag for search, flag in zip(self.searches, due, strict=True) for _ in search.rows]
+        rows = _indices(flags, ids.device)
+        scores = torch.full((len(ids),), torch.nan, dtype=self.searches[0].scores.dtype, device=ids.device)
+        if len(rows):
+            scores[rows] = score(ids[rows], owner=rows).score.to(scores.dtype)
+        return scores
 
     def _replay(self) -> bool:
         """Replays one step as a CUDA graph, captured at the first call; False if memory does not suffice for it."""

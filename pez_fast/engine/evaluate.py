@@ -86,15 +86,27 @@ class Evaluator:
 
     Args:
         table: the tokens that may be learned.
-        model: a function of embeddings (R, L, d) and ids (R, L) that returns outputs.
+        model: a function of embeddings (R, L, d) and ids (R, L) that returns outputs; a `StochasticModel` also takes
+            the draws of the rows.
         objective: an objective with a row for each row of the method's state.
         limit: how many prompts are evaluated at once; shared, and halved when memory runs out.
+        held_out: whether the engine scores prompts itself, on held-out examples, so that a method need not.
+
+    Attributes:
+        draws: (R, 2) int64, the seed and the step of each row of the state, for a `StochasticModel`; else None.
     """
 
     def __init__(
-        self, table: TokenTable, model: Callable[[Tensor, Tensor], Outputs], objective: Objective, limit: BatchLimit
+        self,
+        table: TokenTable,
+        model: Callable[..., Outputs],
+        objective: Objective,
+        limit: BatchLimit,
+        held_out: bool = False,
     ) -> None:
         self.table, self.model, self.objective, self.limit = table, model, objective, limit
+        self.held_out = held_out
+        self.draws: Tensor | None = None
 
     def __call__(
         self, ids: Tensor, gradient: bool = False, owner: Tensor | None = None, embeds: Tensor | None = None
@@ -133,18 +145,12 @@ class Evaluator:
     ) -> Evaluation:
         """Evaluates the prompts in chunks of `size` rows."""
         if len(ids) <= size:
-            return self._evaluate(
-                ids, gradient, self.objective if owner is None else self.objective.select(owner), embeds
-            )
+            return self._evaluate(ids, gradient, owner, embeds)
         owner = torch.arange(len(ids), device=ids.device) if owner is None else owner
+        parts = [None] * -(-len(ids) // size) if embeds is None else embeds.split(size)
         found = [
-            self._evaluate(i, gradient, self.objective.select(rows), e)
-            for i, rows, e in zip(
-                ids.split(size),
-                owner.split(size),
-                embeds.split(size) if embeds is not None else [None] * -(-len(ids) // size),
-                strict=True,
-            )
+            self._evaluate(i, gradient, rows, e)
+            for i, rows, e in zip(ids.split(size), owner.split(size), parts, strict=True)
         ]
         return Evaluation(
             ids,
@@ -153,11 +159,15 @@ class Evaluator:
             torch.cat([f.gradient for f in found if f.gradient is not None]) if gradient else None,
         )
 
-    def _evaluate(self, ids: Tensor, gradient: bool, objective: Objective, embeds: Tensor | None) -> Evaluation:
+    def _evaluate(self, ids: Tensor, gradient: bool, owner: Tensor | None, embeds: Tensor | None) -> Evaluation:
         """Evaluates one chunk; a gradient that is not finite becomes 0."""
+        objective = self.objective if owner is None else self.objective.select(owner)
+        drawn = (
+            () if self.draws is None else (self.draws if owner is None else self.draws[owner.to(self.draws.device)],)
+        )
         with torch.set_grad_enabled(gradient):
             hard = (self.table.weight[ids] if embeds is None else embeds).detach().requires_grad_(gradient)
-            loss, score = objective(self.model(hard, ids), ids)
+            loss, score = objective(self.model(hard, ids, *drawn), ids)
         if not gradient:
             return Evaluation(ids, loss, score.detach())
         if not loss.requires_grad:

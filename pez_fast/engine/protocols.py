@@ -6,7 +6,7 @@ embeddings of d dimensions.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -91,8 +91,30 @@ class BoundModel(Protocol):
         ...
 
 
+class StochasticModel(Protocol):
+    """A `BoundModel` that runs over examples, a few at each step; it has these attributes besides.
+
+    Attributes:
+        stochastic: True. A call then takes a third argument, draws (R, 2) int64 on the CPU: each row's seed and the
+            number of its step, which alone decide on the row's examples. Without it, a row's outputs depend on the row
+            alone.
+        held_out: a function of embeddings and ids, as `BoundModel.__call__`, whose outputs on held-out examples score
+            the prompts; or None.
+        held_out_every: steps between two such scores; the first and the last step always have one.
+    """
+
+    stochastic: bool
+    held_out: Callable[[Tensor, Tensor], Outputs] | None
+    held_out_every: int
+
+    def __call__(self, embeds: Tensor, ids: Tensor, draws: Tensor | None = None) -> Outputs: ...
+
+
 class Objective(Protocol):
-    """What a search minimises: a loss for each row, so that objectives can be added (`WeightedSum`)."""
+    """What a search minimises: a loss for each row, so that objectives can be added (`WeightedSum`).
+
+    A method lowers the loss. The score chooses the prompt that is returned.
+    """
 
     def __call__(self, outputs: Outputs, ids: Tensor) -> tuple[Tensor, Tensor]:
         """Returns the loss (R,), differentiable, and the score (R,), higher is better.
@@ -114,8 +136,8 @@ class Evaluation:
 
     Attributes:
         ids: (R, L) int64, the prompts.
-        loss: (R,).
-        score: (R,), higher is better.
+        loss: (R,), which methods compare; losses of different steps need not compare.
+        score: (R,), higher is better, which chooses the prompt that is returned.
         gradient: (R, L, d), the gradient of each row's loss by its embeddings, 0 where it is not finite; None if the
             method did not request it.
     """
@@ -131,9 +153,11 @@ class Evaluate(Protocol):
 
     Attributes:
         table: the tokens that may be learned.
+        held_out: whether the engine scores prompts itself, on held-out examples, so that a method need not.
     """
 
     table: TokenTable
+    held_out: bool
 
     def __call__(
         self, ids: Tensor, gradient: bool = False, owner: Tensor | None = None, embeds: Tensor | None = None
@@ -159,7 +183,8 @@ class Method(Protocol):
 
     A method may have `capturable(device) -> bool`, which says whether its step can be captured as a CUDA graph; without
     it, no step is captured. It may have `relative_cost`, the number of PEZ steps that take as long as one of its own
-    steps (default 1), for estimates of the time left.
+    steps (default 1), for estimates of the time left. With `keeps_state = True`, its state has
+    `soft_prompts() -> (R, L, d)`, and the engine keeps those of the rows that end.
     """
 
     def init(self, ids: Tensor, table: TokenTable, seed: int) -> Any:
@@ -170,8 +195,8 @@ class Method(Protocol):
         """Evaluates one set of ids for each prompt and, with `update`, moves the state on in place.
 
         A search of n steps calls `step` n + 1 times, the last time without an update. A row must not depend on the
-        other rows, and random draws must depend only on the seed and the row's own number of steps: which prompts share
-        a batch is chance.
+        other rows, and random draws must depend only on the row's own seed and number of steps: which prompts share a
+        batch, also of other seeds, is chance. All evaluations that one step makes for a row are of the same examples.
 
         Returns:
             The `Evaluation` of the ids (R, L).

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 
 import torch
-from torch import Tensor
 
 from pez_fast._shared.devices import fetch
 from pez_fast.engine.batch import Batch
@@ -33,7 +32,6 @@ class Scheduler:
         limit: how many prompts are learned at once; at least `prompts_per_target`.
         prompts_per_target: prompts that are learned for each target.
         patience: a prompt's stage ends after so many steps without improvement; None: never.
-        seed: the seed of the methods' random draws.
         every: steps of the first stage between two calls of `on_progress`; a later stage calls it after every step.
         on_progress: a function that is called with the running searches, those of the latest stage first; True ends
             the run.
@@ -45,14 +43,13 @@ class Scheduler:
     def __init__(
         self,
         table: TokenTable,
-        model: Callable[[Tensor, Tensor], Outputs],
+        model: Callable[..., Outputs],
         next_request: NextRequest,
         stages: Sequence[Stage],
         limit: BatchLimit,
         *,
         prompts_per_target: int = 1,
         patience: int | None = None,
-        seed: int = 0,
         every: int = 50,
         on_progress: OnProgress | None = None,
     ) -> None:
@@ -63,7 +60,7 @@ class Scheduler:
             every,
             on_progress,
         )
-        self.batches = [Batch(stage, table, model, limit, seed) for stage in stages]
+        self.batches = [Batch(stage, table, model, limit) for stage in stages]
         self.stop_reason: str | None = None
         self._exhausted = False
 

@@ -36,11 +36,13 @@ class Request:
         keys: the caller's names of the T targets.
         init_ids: (R, L) int64 tokens that the prompts begin at; each target has R / T consecutive rows.
         objective: an objective with a row for each of the R rows.
+        seed: the seed of the method's random draws and of a `StochasticModel`'s.
     """
 
     keys: tuple[Any, ...]
     init_ids: Tensor
     objective: Objective
+    seed: int = 0
 
 
 class TensorState(dict[str, Tensor]):
@@ -69,6 +71,7 @@ class SearchState:
         scores: (R, num_steps + 1), the score of each evaluation; NaN where there is none.
         stop_reason: why each prompt ended; empty while it runs.
         rows: (A,) int64, the prompts that are still learned; `objective`, `improved` and `active` have a row for each.
+        soft_prompts: (R, L, d), where each row's soft prompt ended, if the method keeps it; else None.
     """
 
     def __init__(
@@ -90,6 +93,7 @@ class SearchState:
         self.stop_reason = [""] * r
         self.rows = torch.arange(r, device=device)
         self.objective = request.objective
+        self.soft_prompts: Tensor | None = None
         self.improved = torch.zeros_like(self.rows)
         self.active = torch.ones_like(self.rows, dtype=torch.bool)
 
@@ -130,7 +134,7 @@ class SearchState:
         """Returns the search of the same targets in another stage, which begins at the best prompt of each target."""
         ids, _, rows = self.best_rows()
         ids = torch.where(ids < 0, self.request.init_ids[rows], ids)  # a target without a finite score begins anew
-        request = Request(self.request.keys, ids, self.request.objective.select(rows))
+        request = Request(self.request.keys, ids, self.request.objective.select(rows), self.request.seed)
         return SearchState(request, stage, self.best_score.dtype, self.patience, self)
 
     def record(self, ids: Tensor, score: Tensor) -> None:
@@ -140,7 +144,7 @@ class SearchState:
 
         Args:
             ids: (A, L) int64, the prompts of the rows that are still learned.
-            score: (A,), their scores.
+            score: (A,), their scores; NaN where a prompt was not scored.
         """
         rows, complete, at = self.rows, len(self.rows) == len(self.steps), self.step_device
         score = score.to(self.scores.dtype)  # that of a tower in another dtype
@@ -177,6 +181,12 @@ class SearchState:
             self.steps.fill_(max(0, self.step - 1))
         for row, is_active in zip(self.rows.tolist(), active, strict=True):
             self.stop_reason[row] = "patience" if not is_active else reason or ""
+
+    def keep_soft(self, rows: Tensor, soft: Tensor) -> None:
+        """Keeps the soft prompts (A', L, d) of rows that end; `rows` (A',) int64 index `self.rows`."""
+        if self.soft_prompts is None:
+            self.soft_prompts = soft.new_zeros(len(self.steps), *soft.shape[1:])
+        self.soft_prompts[self.rows[rows]] = soft
 
     def select(self, rows: Tensor) -> None:
         """Keeps some of the prompts that are still learned; `rows` (A',) int64 index `self.rows`."""

@@ -95,7 +95,7 @@ class PromptSearch:
         if max_targets is not None:
             rows = min(rows, max_targets * config.restarts)
         self.limit = BatchLimit.of(rows, model.device)
-        self.init_ids = _init_ids(self.table.allowed, model, config).to(model.device)
+        _init_ids(self.table.allowed, model, config, config.seed)  # an `init` that cannot be used is said at once
         self.stop_reason: str | None = None
         self.started = time.monotonic()
 
@@ -119,26 +119,26 @@ class PromptSearch:
 
     def stream(
         self,
-        targets: Iterable[tuple[Sequence[K], Objective]],
+        targets: Iterable[tuple[Sequence[K], Objective] | tuple[Sequence[K], Objective, int]],
         on_progress: Callable[[Sequence[SearchState]], object] | None = None,
     ) -> Iterator[list[tuple[K, PromptResult]]]:
         """Yields the results of targets, as (key, result) in groups, when they are finished.
 
         Args:
-            targets: pairs of some targets' keys and an objective with a row for each; the search takes the next pair
-                when it has room.
+            targets: pairs of some targets' keys and an objective with a row for each; a third entry is their seed, in
+                place of the options'. The search takes the next pair when it has room.
             on_progress: as for `Scheduler`; True ends the search.
         """
-        scorer = Scorer(self.bound, self.scoring_model, self.table, self.limit, self.config.top_k)
+        scoring = getattr(self.scoring_model, "held_out", None) or self.scoring_model
+        scorer = Scorer(self.bound, scoring, self.table, self.limit, self.config.top_k)
         scheduler = Scheduler(
             self.table,
             self._compiled(),
-            _Requests(targets, self.init_ids, self.config),
+            _Requests(targets, self.model, self.table.allowed, self.config),
             self.stages,
             self.limit,
             prompts_per_target=self.config.restarts,
             patience=self.config.patience,
-            seed=self.config.seed,
             every=self.config.every,
             on_progress=on_progress,
         )
@@ -147,13 +147,14 @@ class PromptSearch:
             yield list(self._results(last, scorer))
         self.stop_reason = scheduler.stop_reason
 
-    def _compiled(self) -> Callable[[Tensor, Tensor], Outputs]:
+    def _compiled(self) -> Callable[..., Outputs]:
         """Returns the model for the search, run through torch.compile if the options say so."""
         if not self.config.compile:
             return self.bound
-        self.bound(
-            self.table.weight[self.init_ids], self.init_ids
-        )  # prepares the weights, which torch.compile cannot trace
+        if getattr(self.bound, "stochastic", False):
+            raise ValueError("compile=True is not for models that run over examples; leave it out")
+        ids = _init_ids(self.table.allowed, self.model, self.config, self.config.seed).to(self.model.device)
+        self.bound(self.table.weight[ids], ids)  # prepares the weights, which torch.compile cannot trace
         compiled = torch.compile(self.bound, dynamic=False)
         # Each number of rows is compiled anew, and only evaluations with a gradient hardly change theirs.
         return lambda embeds, ids: (compiled if embeds.requires_grad else self.bound)(embeds, ids)
@@ -164,7 +165,7 @@ class PromptSearch:
         history, steps, restarts = first.history, first.steps.tolist(), self.config.restarts
         for k, (key, top) in enumerate(zip(last.request.keys, scorer.best(last), strict=True)):
             if not top:
-                yield key, PromptResult(seed=self.config.seed, model=self.model.name, error=NOT_FINITE)
+                yield key, PromptResult(seed=last.request.seed, model=self.model.name, error=NOT_FINITE)
                 continue
             for candidate in top:
                 candidate.tokens = [self.model.vocabulary.decode([i]).strip() for i in candidate.ids]
@@ -180,13 +181,14 @@ class PromptSearch:
                     best.text_score,
                     steps[row],
                     history[row, : steps[row] + 1].tolist(),
-                    self.config.seed,
+                    last.request.seed,
                     best.restart,
                     self.model.name,
                     time.monotonic() - self.started,
                     reason if reason in ("callback", "interrupt") else first.stop_reason[row],
                     tokens=best.tokens,
                     top=top,
+                    soft_prompt=None if first.soft_prompts is None else first.soft_prompts[row].cpu(),
                 ),
             )
 
@@ -195,31 +197,46 @@ class _Requests:
     """Cuts a stream of targets into requests of at most so many prompts, `restarts` for each target."""
 
     def __init__(
-        self, targets: Iterable[tuple[Sequence[Any], Objective]], init_ids: Tensor, config: SearchConfig
+        self, targets: Iterable[tuple[Any, ...]], model: PromptModel, allowed: Tensor, config: SearchConfig
     ) -> None:
-        self._groups, self._init_ids, self._config = iter(targets), init_ids, config
-        self._left: tuple[Sequence[Any], Objective] | None = None  # the rest of a group that did not fit into the room
+        self._groups, self._model, self._allowed, self._config = iter(targets), model, allowed, config
+        self._left: tuple[Sequence[Any], Objective, int] | None = None  # what did not fit into the room
 
     def __call__(self, room: int) -> Request | None:
-        """Returns a request for the next targets, of several groups if one does not fill the room; None at the end."""
+        """Returns a request for the next targets, of several groups of one seed if one does not fill the room.
+
+        At the end it returns None.
+        """
         keys: list[Any] = []
         parts: list[tuple[Objective, int]] = []
+        seed = self._config.seed
         max_targets = max(1, room // self._config.restarts)
-        while len(keys) < max_targets and (group := self._left or next(self._groups, None)) is not None:
-            group_keys, objective = group
-            count = min(max_targets - len(keys), len(group_keys))
+        while len(keys) < max_targets and (group := self._next()) is not None:
+            group_keys, objective, group_seed = group
+            if keys and group_seed != seed:
+                self._left = group
+                break
+            seed, count = group_seed, min(max_targets - len(keys), len(group_keys))
             keys += group_keys[:count]
             parts.append((self._rows(objective, 0, count, self._config.restarts), count * self._config.restarts))
-            self._left = (
-                (group_keys[count:], self._rows(objective, count, len(group_keys))) if count < len(group_keys) else None
-            )
+            if count < len(group_keys):
+                self._left = group_keys[count:], self._rows(objective, count, len(group_keys)), seed
         if not keys:
             return None
-        return Request(tuple(keys), self._init_ids.repeat(len(keys), 1), self._with_terms(parts))
+        init_ids = _init_ids(self._allowed, self._model, self._config, seed).to(self._model.device)
+        return Request(tuple(keys), init_ids.repeat(len(keys), 1), self._with_terms(parts), seed)
+
+    def _next(self) -> tuple[Sequence[Any], Objective, int] | None:
+        """Returns the next group with its seed, or None."""
+        if self._left is not None:
+            left, self._left = self._left, None
+            return left
+        group = next(self._groups, None)
+        return None if group is None else (group[0], group[1], group[2] if len(group) > 2 else self._config.seed)
 
     def _rows(self, objective: Objective, start: int, stop: int, repeats: int = 1) -> Objective:
         """Returns the objective of the targets from `start` to `stop`, with each row repeated."""
-        return objective.select(torch.arange(start, stop, device=self._init_ids.device).repeat_interleave(repeats))
+        return objective.select(torch.arange(start, stop, device=self._model.device).repeat_interleave(repeats))
 
     def _with_terms(self, parts: list[tuple[Objective, int]]) -> Objective:
         """Returns the joined objective of the parts, with the terms of the options added."""
@@ -241,7 +258,7 @@ def _stages(config: SearchConfig) -> list[Stage]:
     ]
 
 
-def _init_ids(allowed: Tensor, model: PromptModel, config: SearchConfig) -> Tensor:
+def _init_ids(allowed: Tensor, model: PromptModel, config: SearchConfig, seed: int) -> Tensor:
     """Returns ids (restarts, prompt_len) int64, drawn from the seed and the number of the restart alone.
 
     Raises:
@@ -250,7 +267,7 @@ def _init_ids(allowed: Tensor, model: PromptModel, config: SearchConfig) -> Tens
     ids = allowed.nonzero()[:, 0].cpu()
     drawn = []
     for restart in range(config.restarts):
-        generator = torch.Generator().manual_seed((config.seed * 1_000_003 + restart) % 2**63)
+        generator = torch.Generator().manual_seed((seed * 1_000_003 + restart) % 2**63)
         drawn.append(ids[torch.randint(len(ids), (config.prompt_len,), generator=generator)])
     init_ids = torch.stack(drawn)
     if config.init is not None:

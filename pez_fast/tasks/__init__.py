@@ -1,7 +1,20 @@
-"""The tasks: inversion of images, shared styles, and distillation of texts."""
+"""Tasks: what a prompt is searched for."""
 
+from pez_fast.tasks.classify import evaluate_classifier, learn_classifier, transfer
 from pez_fast.tasks.images import invert, invert_batch
 from pez_fast.tasks.scores import score
+from pez_fast.tasks.soft_prompt import save_soft_prompt
+from pez_fast.tasks.target_text import continuation
 from pez_fast.tasks.texts import distill
 
-__all__ = ["distill", "invert", "invert_batch", "score"]
+__all__ = [
+    "continuation",
+    "distill",
+    "evaluate_classifier",
+    "invert",
+    "invert_batch",
+    "learn_classifier",
+    "save_soft_prompt",
+    "score",
+    "transfer",
+]
