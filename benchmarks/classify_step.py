@@ -33,7 +33,7 @@ from pez_fast.objectives import LabelLoss
 from pez_fast.table import TokenTable
 
 LENGTH, MINIBATCH, PADDED, WORDS = 10, 16, 128, ["w7", "w8"]
-SHAPES = {"gpt2": (768, 12, 12), "gpt2-medium": (1024, 24, 16), "gpt2-large": (1280, 36, 20)}
+SHAPES = {"tiny": (64, 2, 2), "gpt2": (768, 12, 12), "gpt2-medium": (1024, 24, 16), "gpt2-large": (1280, 36, 20)}
 
 
 def build(shape: str, device: str) -> LanguageModel:

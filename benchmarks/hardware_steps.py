@@ -181,6 +181,19 @@ def quality(s: Session) -> Pieces:
         yield impl, s.script("quality", *given, seconds=100, PEZ_FAST_IMPL=impl)
 
 
+def language(s: Session) -> Pieces:
+    """Steps of prompt learning for classification by GPT-2 shapes, beside the plain port on the same card."""
+    if s.run(sys.executable, "-c", "import transformers", seconds=60)["rc"]:
+        yield "skipped", "transformers cannot be imported"
+        return
+    for shape in ["tiny"] if s.rehearse else ["gpt2", "gpt2-large"]:
+        given: list[object] = ["--shape", shape, "--prompts", 1, 8, 64, "--dtypes", "float32", "bfloat16"]
+        given += ["--steps", 5, "--repeats", 3]
+        if s.rehearse:
+            given = ["--shape", shape, "--prompts", 1, 2, "--means", 12, "--steps", 2, "--repeats", 2]
+        yield shape, s.script("classify_step", *given, seconds=90)
+
+
 def other_baselines(s: Session) -> Pieces:
     rows = [4] if s.rehearse else [16, 1024, 4096]
     yield "baselines", baselines(s, [shape_of(s)], rows, MORE_BASELINES, 60)

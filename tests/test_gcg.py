@@ -2,24 +2,18 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 import torch
 from inputs import refused
+from moving import LENGTH, Scripted, assert_rows_move_alone, assert_scores_are_not_read, plain_loss, setting, walk
 
 import pez_fast
-from pez_fast.engine import BatchLimit, Evaluator, Request, Scheduler, Stage
+from pez_fast.engine import BatchLimit, Request, Scheduler, Stage
 from pez_fast.methods import GCGMethod
-from pez_fast.methods.gcg import top_gain_tokens
-from pez_fast.objectives import Similarity
+from pez_fast.methods.gains import top_gain_tokens
 from pez_fast.table import TokenTable
-
-LENGTH = 5
-
-
-def setting(clip, images, targets=4):
-    table = clip.table()
-    ids = table.ids[torch.randint(len(table.ids), (targets, LENGTH), generator=torch.Generator().manual_seed(0))]
-    return table, clip.bind(LENGTH), Similarity(clip.encode_images(images[:targets])), ids
 
 
 def run(clip, images, num_steps, seed=0, max_rows=64, callback=None, rows=None, table=None):
@@ -27,14 +21,13 @@ def run(clip, images, num_steps, seed=0, max_rows=64, callback=None, rows=None, 
     default_table, model, objective, ids = setting(clip, images)
     rows = torch.arange(len(ids)) if rows is None else rows
     ids = ids[rows] if table is None else table.ids[torch.zeros(len(rows), LENGTH, dtype=torch.int64)]
-    requests = [Request(tuple(rows.tolist()), ids, objective.select(rows))]
+    requests = [Request(tuple(rows.tolist()), ids, objective.select(rows), seed)]
     (found,) = Scheduler(
         default_table if table is None else table,
         model,
         lambda room: requests.pop() if requests else None,
         [Stage(GCGMethod(), num_steps)],
         BatchLimit.of(max_rows, ids.device),
-        seed=seed,
         every=1,
         on_progress=None if callback is None else lambda searches: callback(searches[0]),
     ).run()
@@ -65,24 +58,79 @@ def test_nothing_depends_on_the_batch_and_all_on_the_seed(tiny_clip, images):
     assert not torch.equal(run(tiny_clip, images, 4, seed=1)[0], whole)
 
 
-def test_a_prompt_that_joins_others_moves_as_if_alone(tiny_clip, images):
-    """Prompts at different steps share a state, and each takes the draws of its own step."""
-    table, model, objective, ids = setting(tiny_clip, images)
-    method = GCGMethod()
+def plain_walk(clip, images, row, method, seed, steps):
+    """Returns the prompts of a row after each of so many steps of GCG, in plain lines."""
+    table, _, _, ids = setting(clip, images)
+    prompt, width, prompts = ids[row].clone(), method.search_width, []
+    generator, mean = torch.Generator().manual_seed(seed), torch.zeros(LENGTH, table.dim)
+    for step in range(steps):
+        prompts.append(prompt)
+        loss, gradient = plain_loss(clip, images, row, prompt)
+        mean = method.momentum * mean + (1 - method.momentum) * gradient
+        ranks, tried = torch.randint(method.top_k, (width,), generator=generator).tolist(), []
+        for place, rank in enumerate(ranks):
+            position = (step * width + place) % LENGTH
+            gain = torch.where(table.allowed, table.weight @ -mean[position], -torch.inf)
+            gain[prompt[position]] = -torch.inf
+            tried.append(prompt.clone())
+            tried[-1][position] = gain.topk(method.top_k).indices[rank]
+        losses = [plain_loss(clip, images, row, ids)[0] for ids in tried]
+        if min(losses) < loss:
+            prompt = tried[losses.index(min(losses))]
+    return torch.stack(prompts)
 
-    def evaluate_for(rows):
-        return Evaluator(table, model, objective.select(torch.tensor(rows)), BatchLimit(64, 64))
 
-    first, alone = method.init(ids[:2], table, 0), method.init(ids[2:], table, 0)
-    for _ in range(3):
-        method.step(alone, evaluate_for([2, 3]), update=True)
-    method.step(first, evaluate_for([0, 1]), update=True)
-    joined = first.join(method.init(ids[2:], table, 0))
-    for _ in range(3):
-        method.step(joined, evaluate_for([0, 1, 2, 3]), update=True)
-    assert torch.equal(joined.ids[2:], alone.ids) and joined.steps == [4, 4, 3, 3]
-    kept = joined.select(torch.tensor([1, 3]))
-    assert torch.equal(kept.ids, joined.ids[[1, 3]]) and kept.steps == [4, 3]
+@pytest.mark.parametrize("momentum", [0.0, 0.8])
+def test_its_steps_are_those_of_a_plain_loop(tiny_clip, images, momentum):
+    method = GCGMethod(3, 20, momentum)
+    found = torch.stack([e.ids[0] for e in walk(method, tiny_clip, images, [2], seed=3, steps=12)])
+    assert torch.equal(found, plain_walk(tiny_clip, images, 2, method, 3, 12))
+    assert 3 < len(found.unique(dim=0)) < 12
+
+
+def test_momentum_changes_the_search(tiny_clip, images):
+    plain, mean = (walk(GCGMethod(8, 20, m), tiny_clip, images, [2], steps=8)[-1].ids for m in (0.0, 0.8))
+    assert not torch.equal(plain, mean)
+
+
+@pytest.mark.parametrize("momentum", [0.0, 0.8])
+def test_a_prompt_that_joins_others_moves_as_if_alone(tiny_clip, images, momentum):
+    """Prompts of other seeds and at other steps share a state, and each takes the draws of its own seed and step."""
+    assert_rows_move_alone(GCGMethod(8, 20, momentum), tiny_clip, images)
+
+
+def test_the_score_is_not_read(tiny_clip, images):
+    assert_scores_are_not_read(GCGMethod(8, 20), tiny_clip, images)
+
+
+@pytest.mark.parametrize("nan", [True, False])
+def test_nan_never_wins_and_the_first_of_equals_does(nan):
+    """Of exchanges of equal loss the first is taken; one whose loss is NaN is not, and is left for a finite one."""
+    table = TokenTable(torch.randn(9, 4, generator=torch.Generator().manual_seed(0)))
+    method, begin = GCGMethod(6, 8), torch.tensor([[0, 0, 0]])
+    tried = []
+
+    def loss(ids):
+        tried.append(ids)
+        here = torch.nan if nan else 2.0
+        return torch.where((ids == begin).all(1), here, torch.where(ids[:, 0] > 0, torch.nan, 1.0))
+
+    state = method.init(begin, table, 0)
+    method.step(state, Scripted(table, loss), update=True)
+    first = next(ids for ids in tried[1] if ids[0] == 0)
+    assert torch.equal(state.tensors["ids"][0], first)
+    method.step(state, Scripted(table, lambda ids: torch.full((len(ids),), torch.nan)), update=True)
+    assert torch.equal(state.tensors["ids"][0], first)
+
+
+BAD = [("search_width", 0, "a positive integer"), ("top_k", 1.5, "a positive integer")]
+BAD += [("momentum", -0.1, "a finite number, not negative"), ("momentum", 1.0, "below 1")]
+
+
+@pytest.mark.parametrize(("name", "value", "kind"), BAD)
+def test_bad_options(name, value, kind):
+    with refused(ValueError, re.escape(f"{name} must be {kind}; got {value!r}")):
+        GCGMethod(**{name: value})
 
 
 def test_the_callback_can_end_it(tiny_clip, images):
@@ -94,10 +142,8 @@ def test_the_callback_can_end_it(tiny_clip, images):
 def test_likely_tokens_are_those_with_the_largest_product():
     generator = torch.Generator().manual_seed(0)
     table = TokenTable(torch.randn(50, 8, generator=generator), banned=[3, 7])
-    ascent, ids = (
-        torch.randn(2, 3, 8, generator=generator),
-        table.ids[torch.randint(len(table.ids), (2, 3), generator=generator)],
-    )
+    ascent = torch.randn(2, 3, 8, generator=generator)
+    ids = table.ids[(ascent @ table.weight[table.ids].T).argmax(-1)]  # they would have the largest gain
     found = top_gain_tokens(ascent, ids, table, table.weight[table.ids], 10)
     for target in range(2):
         for position in range(3):

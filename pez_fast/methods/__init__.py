@@ -1,6 +1,16 @@
 """Methods: what moves the ids of prompts."""
 
+from pez_fast.methods.autoprompt import AutoPromptMethod, AutoPromptSGDMethod
+from pez_fast.methods.fluentprompt import FluentPromptMethod
 from pez_fast.methods.gcg import GCGMethod
 from pez_fast.methods.pez import PEZMethod
+from pez_fast.methods.soft import SoftPromptMethod
 
-__all__ = ["GCGMethod", "PEZMethod"]
+__all__ = [
+    "AutoPromptMethod",
+    "AutoPromptSGDMethod",
+    "FluentPromptMethod",
+    "GCGMethod",
+    "PEZMethod",
+    "SoftPromptMethod",
+]

@@ -14,8 +14,8 @@ from pez_fast.labelled import PRESETS, LabelConfig, Preset, Template, Verbalizer
 from pez_fast.models.language.labeller import Labeller
 from pez_fast.models.language.model import LanguageModel
 from pez_fast.models.language.task import Examples, LabelTask, label_scores
-from pez_fast.models.language.texts import closed_texts, fitted
-from pez_fast.result import ClassifierScores
+from pez_fast.models.language.texts import closed_texts, fitted, open_texts
+from pez_fast.result import ClassifierResult, ClassifierScores
 
 MOST_HELD_OUT = 500  # rows that are held out by default
 
@@ -114,7 +114,7 @@ def scores_of(
     started = time.monotonic()
     labeller = labeller or Labeller(lm, data.template, data.verbalizer.words, data.rows, calibrate)
     count = len(lm.tokenize([prompt])[0]) if prompt else 0
-    rows = fitted(lm, data.template, data.rows, lm.context_length - labeller.longest - count)
+    rows = fitted(lm, data.template, data.rows, lm.room - labeller.longest - count)
     texts = closed_texts(lm, data.template, labeller.with_empty(rows), prompt)
     scores = label_scores(labeller, texts, range(len(rows)))
     classes = torch.tensor(data.classes, device=scores.device)
@@ -134,3 +134,15 @@ def scores_of(
         [names[k] for k in found.tolist()],
         time.monotonic() - started,
     )
+
+
+def soft_accuracy(result: ClassifierResult, lm: LanguageModel, data: Labelled) -> float:
+    """Returns the accuracy of a result's soft prompt, without projection, on examples."""
+    if result.soft_prompt is None:
+        raise ValueError("result holds no soft prompt")
+    labeller = Labeller(lm, data.template, data.verbalizer.words, data.rows)
+    texts = open_texts(lm, data.template, data.rows, len(result.ids))
+    soft = result.soft_prompt.to(lm.device, lm.dtype)[None]
+    with torch.no_grad():
+        found = labeller.scores(lm.runner(), soft, texts, range(len(data.rows)))[0].argmax(-1)
+    return float((found == torch.tensor(data.classes, device=lm.device)).double().mean())

@@ -1,0 +1,67 @@
+"""What the methods share that exchange single tokens and keep an exchange if it lowers the loss."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from pez_fast.engine import Evaluate, Evaluation, TensorState
+from pez_fast.methods.draws import DrawnState, Draws
+from pez_fast.table import TokenTable
+
+# Steps of PEZ that take as long as the evaluation of one exchange without a gradient, measured.
+COST_OF_AN_EXCHANGE = 0.375
+
+
+@dataclass
+class ExchangeState(DrawnState):
+    """The state of R prompts.
+
+    Attributes:
+        tokens: (K, d) float32 or wider, the embeddings of the tokens that may be learned; the prompts share them.
+    """
+
+    tokens: Tensor
+
+    @classmethod
+    def at(cls, tensors: TensorState, table: TokenTable, seed: int, draws: Draws) -> ExchangeState:
+        """Returns the state of prompts before their first step, with their draws.
+
+        Args:
+            tensors: a row for each prompt; "ids" (R, L) int64 are the prompts.
+        """
+        tokens = table.weight[table.ids].to(torch.promote_types(table.dtype, torch.float32))
+        rows = len(tensors["ids"])
+        return cls(tensors, [seed] * rows, [0] * rows, {seed: draws}, tokens)
+
+
+def num_top(table: TokenTable, top_k: int) -> int:
+    """Returns `top_k`, or fewer if the table has fewer other tokens."""
+    return min(top_k, max(1, len(table.ids) - 1))
+
+
+def best_exchange(current: Evaluation, candidates: Tensor, evaluate: Evaluate) -> Tensor:
+    """Evaluates exchanges and returns the best of each prompt if its loss is below the prompt's own.
+
+    Of equal exchanges the first wins. A loss that is NaN counts as infinite.
+
+    Args:
+        current: the evaluation of the prompts ids (R, L), in the same step.
+        candidates: (R, C, L) int64, the prompts to try for each row.
+
+    Returns:
+        ids (R, L) int64.
+    """
+    rows, count, length = candidates.shape
+    row = torch.arange(rows, device=candidates.device)
+    losses = evaluate(candidates.view(-1, length), owner=row.repeat_interleave(count)).loss.view(rows, count)
+    best, winner = _nan_is_infinite(losses).min(1)
+    better = best < _nan_is_infinite(current.loss)
+    return torch.where(better[:, None], candidates[row, winner], current.ids)
+
+
+def _nan_is_infinite(loss: Tensor) -> Tensor:
+    """Returns losses of any shape with infinity in place of NaN."""
+    return loss.masked_fill(loss.isnan(), torch.inf)
