@@ -14,6 +14,7 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import yaml
 from typer.main import get_command
@@ -40,13 +41,21 @@ def sources() -> dict[str, Path]:
     return {name: ROOT / path for name, path in ELSEWHERE.items()} | own
 
 
+def command_names(group: Any, before: str = "") -> list[str]:
+    """Returns the commands of a group, each followed by those of its own."""
+    found = []
+    for name, command in getattr(group, "commands", {}).items():
+        found += [before + name, *command_names(command, f"{before}{name} ")]
+    return found
+
+
 def help_texts() -> str:
     """Returns a section for each command of `pez-fast` with what its `--help` prints."""
     from pez_fast.cli import app
 
     runner, parts = CliRunner(), []
     environment = {"COLUMNS": "100", "TERMINAL_WIDTH": "100", "NO_COLOR": "1", "TERM": "dumb"}
-    for name in ["", *get_command(app).commands]:  # type: ignore[attr-defined]
+    for name in ["", *command_names(get_command(app))]:
         shown = runner.invoke(app, [*name.split(), "--help"], prog_name="pez-fast", env=environment)
         if shown.exit_code:
             raise ValueError(f"pez-fast {name} --help ended with {shown.exit_code}")

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from pez_fast.tasks import invert as invert
     from pez_fast.tasks import invert_batch as invert_batch
     from pez_fast.tasks import learn_classifier as learn_classifier
+    from pez_fast.tasks import save_soft_prompt as save_soft_prompt
     from pez_fast.tasks import score as score
     from pez_fast.tasks import transfer as transfer
 
@@ -52,6 +53,7 @@ _HOME = {
     "evaluate_classifier": "tasks",
     "transfer": "tasks",
     "continuation": "tasks",
+    "save_soft_prompt": "tasks",
     "PromptResult": "result",
     "ClassifierResult": "result",
     "ClassifierScores": "result",

@@ -48,6 +48,17 @@ def setting(default: Any, explanation: str) -> Any:
     return field(default=default, metadata={"help": explanation})
 
 
+def whole_number(name: str, value: Any, least: int, kind: str) -> int:
+    """Returns an option's value as a plain int; it may be an integer of numpy's.
+
+    Raises:
+        ValueError: it is no whole number, or a smaller one than `least`; the message says that it must be `kind`.
+    """
+    if isinstance(value, bool) or not hasattr(value, "__index__") or index(value) < least:
+        raise ValueError(f"{name} must be {kind}; got {value!r}")
+    return index(value)
+
+
 @dataclass(frozen=True)
 class SearchConfig:
     """The options that every task takes.
@@ -144,10 +155,7 @@ class SearchConfig:
 
     def _set_integer(self, name: str, least: int, kind: str) -> None:
         """Makes a plain int of an option, which may be an integer of numpy's."""
-        value = getattr(self, name)
-        if isinstance(value, bool) or not hasattr(value, "__index__") or index(value) < least:
-            raise ValueError(f"{name} must be {kind}; got {value!r}")
-        object.__setattr__(self, name, index(value))
+        object.__setattr__(self, name, whole_number(name, getattr(self, name), least, kind))
 
     def _check_banned(self) -> None:
         if isinstance(self.banned, (str, bytes)) or not isinstance(self.banned, Iterable):

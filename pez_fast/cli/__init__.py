@@ -3,7 +3,11 @@
 import pez_fast.cli.learning  # the help lists the commands in the order of these imports
 
 # isort: split
+import pez_fast.cli.classify
+
+# isort: split
 import pez_fast.cli.batch
+import pez_fast.cli.classify_looking
 import pez_fast.cli.export
 import pez_fast.cli.looking  # noqa: F401
 from pez_fast.cli.app import app

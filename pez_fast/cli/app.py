@@ -10,8 +10,7 @@ import typer
 from pez_fast import __version__
 from pez_fast.cli.errors import FAILED, INTERRUPTED, Group
 from pez_fast.cli.options import option
-from pez_fast.report.console import LiveProgress, PlainProgress, say
-from pez_fast.report.tensorboard import TensorBoard
+from pez_fast.report.console import say
 
 if TYPE_CHECKING:
     from pez_fast.result import PromptResult
@@ -34,7 +33,7 @@ def root(context: typer.Context, version: Annotated[bool, option("Print the vers
         print(context.get_help())
 
 
-def watched(progress: PlainProgress | LiveProgress | TensorBoard) -> dict[str, Any]:
+def watched(progress: Any) -> dict[str, Any]:
     """Returns the options that make a search call `progress`."""
     return {"callback": progress, "every": progress.every}
 

@@ -9,28 +9,39 @@ import typer
 
 from pez_fast.cli.app import app, finish, watched
 from pez_fast.cli.inputs import Unreadable, read_images
-from pez_fast.cli.options import History, Json, Log, PromptLen, SearchFlags, Seed, Steps, Top, option, with_search
+from pez_fast.cli.options import History, Json, Log, PromptLen, SearchFlags, Seed, Top, option, with_search
 from pez_fast.config import SearchConfig
 from pez_fast.report.console import say, show_many, show_one
 from pez_fast.report.tensorboard import watch
 
-DEMO_LENGTH, DEMO_RESTARTS, DEMO_VOCABULARY = 6, 8, "words"
+DEMO_STEPS, DEMO_LENGTH, DEMO_RESTARTS, DEMO_VOCABULARY = 300, 6, 8, "words"
+LANGUAGE_STEPS = 100
 
 
 @app.command()
 def demo(
-    steps: Steps = 300,
+    steps: Annotated[
+        int | None, option(f"Updates of the search. Default: {DEMO_STEPS}, or with --language {LANGUAGE_STEPS}.")
+    ] = None,
     seed: Seed = SearchConfig.seed,
+    language: Annotated[
+        bool, option("Learn a prompt for the example reviews with the small language model.", "--language")
+    ] = False,
     out: Annotated[Path, option("File of the sheet.", metavar="FILE.png")] = Path("pez_fast_demo.png"),
     as_json: Json = False,
     history: History = False,
 ) -> None:
     """Learn a prompt for each of the example images with the small bundled model, and draw a sheet of them."""
+    if language:
+        from pez_fast.cli.classify_demo import language_demo
+
+        return language_demo(LANGUAGE_STEPS if steps is None else steps, seed, out, as_json, history)
     from pez_fast.images import load_image
     from pez_fast.models.loading import BUNDLED
     from pez_fast.report.sheet import check_writable, write_sheet
     from pez_fast.tasks import invert_batch
 
+    steps = DEMO_STEPS if steps is None else steps
     search = SearchFlags(
         model="emoji", config={"steps": steps, "seed": seed, "restarts": DEMO_RESTARTS, "vocabulary": DEMO_VOCABULARY}
     )

@@ -14,7 +14,8 @@ from pez_fast.cli.inputs import STDIN, read_images
 from pez_fast.cli.options import Device, Json, Model, Pretrained, SearchFlags, option
 from pez_fast.cli.table import entries_of, print_models
 from pez_fast.config import SearchConfig
-from pez_fast.report.console import print_info, print_json, print_scores, say
+from pez_fast.report.console import print_json, say
+from pez_fast.report.looking import print_info, print_scores
 
 
 @app.command()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from enum import Enum
 from functools import wraps
@@ -14,6 +14,7 @@ import typer
 
 from pez_fast._shared.catalog import DEFAULT_MODEL, entry_of, find, size_of, tag_of
 from pez_fast.config import SearchConfig, Vocabulary, explanation
+from pez_fast.labelled import LabelConfig
 from pez_fast.report.console import say
 
 if TYPE_CHECKING:
@@ -35,6 +36,12 @@ SHARED = (
     "compile",
     "impl",
 )  # fields of SearchConfig that are options of invert, batch and distill
+WRITTEN: dict[str, tuple[Any, ...]] = {  # type, and name if it is another one, of options as a command line has them
+    "verbalizer": (str | None, "--labels"),
+    "label": (str | None, "--label-column"),
+    "held_out": (str | None,),
+    "calibrate": (bool, "--calibrate"),
+}
 # Presets, by benchmarks/results/quality_cpu.json: 200 steps and the refinement reach what 400 and it do; the refinement
 # is worth more than any number of steps, and restarts the least.
 FAST = {"steps": 200}
@@ -61,10 +68,10 @@ Model = Annotated[
 ]
 Pretrained = Annotated[str | None, option("Tag or file of its weights, for a name of open_clip's.")]
 Device = Annotated[str | None, option("A device of torch, such as cpu. Default: cuda if there is one.")]
-Steps = Annotated[int, option(explanation("steps"))]
 Seed = Annotated[int, option(explanation("seed"))]
 PromptLen = Annotated[int, option(explanation("prompt_len"))]
 Top = Annotated[int, option("How many different prompts to print, best first.", metavar="K")]
+Ban = Annotated[list[str] | None, option("A word that must not be learned; can be repeated.")]
 Json = Annotated[bool, option("Print JSON, and only that, on stdout.", "--json")]
 History = Annotated[bool, option("With --json: also the score at every step.", "--history")]
 Log = Annotated[Path | None, option("Record the search for TensorBoard in a folder of its own.", metavar="DIR")]
@@ -77,14 +84,13 @@ class SearchFlags:
     model: Model = DEFAULT_MODEL
     pretrained: Pretrained = None
     device: Device = None
-    ban: Annotated[list[str] | None, option("A word that must not be learned; can be repeated.")] = None
-    as_json: Json = False
     config: dict[str, Any] = field(default_factory=dict)  # the values of the options in SHARED
+    ban: Ban = None
+    as_json: Json = False
 
     def options(self, **more: Any) -> dict[str, Any]:
         """Returns the options for the library's tasks, and checks them before anything slow begins."""
-        given = {name: v.value if isinstance(v, Enum) else v for name, v in self.config.items()}
-        given |= {"banned": tuple(self.ban or ()), **more}
+        given = plain_values(self.config) | {"banned": tuple(self.ban or ()), **more}
         SearchConfig(**given)
         return given
 
@@ -112,20 +118,27 @@ class SearchFlags:
         return tag_of(self.model) if self.pretrained is None and find(self.model) is None else self.pretrained
 
 
-def parameter(name: str) -> inspect.Parameter:
-    """Returns a field of `SearchConfig` as an option of a command."""
-    hint, default = get_type_hints(SearchConfig)[name], getattr(SearchConfig, name)
+def plain_values(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns the values of options with what typer's enumerations stand for."""
+    return {name: v.value if isinstance(v, Enum) else v for name, v in config.items()}
+
+
+def parameter(name: str, defaults: Mapping[str, Any] | None = None) -> inspect.Parameter:
+    """Returns a field of `SearchConfig` or `LabelConfig` as an option of a command; `defaults` can replace its own."""
+    config = LabelConfig if name in LabelConfig.__dataclass_fields__ else SearchConfig
+    hint, default = get_type_hints(config)[name], (defaults or {}).get(name, getattr(config, name))
     if hint == Vocabulary:
         hint, default = Tokens, Tokens[default]
-    annotation = Annotated[hint, option(explanation(name))]  # type: ignore[valid-type]
-    return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, annotation=annotation, default=default)
+    hint, *names = WRITTEN.get(name, (hint,))
+    annotation = Annotated[hint, option(explanation(name, config), *names)]  # type: ignore[valid-type]
+    return keyword(name, annotation, default)
 
 
 def flag(name: str, values: dict[str, int]) -> inspect.Parameter:
     """Returns the flag of a preset."""
     told = " ".join(f"--{option_name} {value}" for option_name, value in values.items())
     annotation = Annotated[bool, option(f"Short for {told}; an option that is given stays.", f"--{name}")]
-    return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, annotation=annotation, default=False)
+    return keyword(name, annotation, False)
 
 
 def preset(fast: bool, best: bool, given: Callable[[str], bool]) -> dict[str, int]:
@@ -141,27 +154,51 @@ def is_given(context: typer.Context, name: str) -> bool:
     return source is not None and source.name == "COMMANDLINE"
 
 
-def with_search(command: Callable[..., None]) -> Callable[..., None]:
-    """Gives a command the options of `SearchFlags` and SHARED; the command receives them as its argument `search`."""
-    command_parameters = inspect.signature(command, eval_str=True).parameters
-    hints = get_type_hints(SearchFlags, include_extras=True)
-    first = [
-        inspect.Parameter(f.name, inspect.Parameter.KEYWORD_ONLY, annotation=hints[f.name], default=f.default)
-        for f in fields(SearchFlags)
-        if f.name != "config"
-    ]
-    shared = [parameter(name) for name in SHARED]
-    context = inspect.Parameter("context", inspect.Parameter.KEYWORD_ONLY, annotation=typer.Context)
+def with_flags(
+    kind: type, names: Sequence[str] = (), defaults: Mapping[str, Any] | None = None, presets: bool = False
+) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Returns a decorator that gives a command the fields of a dataclass as options.
 
-    @wraps(command)
-    def run(context: typer.Context, **given: Any) -> None:
-        config = {name: given.pop(name) for name in SHARED}
-        config |= preset(given.pop("fast"), given.pop("best"), lambda name: is_given(context, name))
-        command(search=SearchFlags(**{p.name: given.pop(p.name) for p in first}, config=config), **given)
+    The command receives an object of the class as its argument `search`.
 
-    rest = [p.replace(kind=inspect.Parameter.KEYWORD_ONLY) for p in command_parameters.values() if p.name != "search"]
-    flags = [flag("fast", FAST), flag("best", BEST)]
-    parameters = [context, *rest, *first[:3], *flags, *shared, *first[3:]]
-    run.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
-    run.__annotations__ = {p.name: p.annotation for p in parameters}
-    return run
+    Args:
+        kind: the dataclass. Options of a search take the place of its field `config`, if it has one.
+        names: the fields of `SearchConfig` and `LabelConfig` that are options.
+        defaults: of those that have another default here.
+        presets: whether --fast and --best stand before them.
+    """
+    hints = get_type_hints(kind, include_extras=True)
+    added: list[inspect.Parameter] = []
+    for f in fields(kind):
+        if f.name == "config":
+            added += [flag("fast", FAST), flag("best", BEST)] if presets else []
+            added += [parameter(name, defaults) for name in names]
+        else:
+            added.append(keyword(f.name, hints[f.name], f.default))
+
+    def decorate(command: Callable[..., None]) -> Callable[..., None]:
+        own = inspect.signature(command, eval_str=True).parameters.values()
+        rest = [p.replace(kind=inspect.Parameter.KEYWORD_ONLY) for p in own if p.name != "search"]
+
+        @wraps(command)
+        def run(context: typer.Context, **given: Any) -> None:
+            mine = {p.name: given.pop(p.name) for p in rest}
+            config = {name: given.pop(name) for name in names}
+            if presets:
+                config |= preset(given.pop("fast"), given.pop("best"), lambda name: is_given(context, name))
+            command(search=kind(**given, **({"config": config} if names else {})), **mine)
+
+        parameters = [keyword("context", typer.Context), *rest, *added]
+        run.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+        run.__annotations__ = {p.name: p.annotation for p in parameters}
+        return run
+
+    return decorate
+
+
+def keyword(name: str, annotation: Any, default: Any = inspect.Parameter.empty) -> inspect.Parameter:
+    """Returns a parameter that is passed by its name."""
+    return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, annotation=annotation, default=default)
+
+
+with_search = with_flags(SearchFlags, SHARED, presets=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from pez_fast.config import SearchOptions, setting
+from pez_fast.config import SearchOptions, setting, whole_number
 
 
 @dataclass(frozen=True)
@@ -52,12 +52,15 @@ class LabelConfig:
             raise ValueError(f"fluency must be from 0 to 1; got {share!r}")
         for name in ("minibatch", "held_out_every", "shots", "limit"):
             value = getattr(self, name)
-            if (value is not None or name[:2] in ("mi", "he")) and not _is_whole(value, 1):
-                raise ValueError(f"{name} must be a positive integer; got {value!r}")
-        if not _is_whole(self.split_seed, 0):
-            raise ValueError(f"split_seed must be an integer, not negative; got {self.split_seed!r}")
+            if value is not None or name in ("minibatch", "held_out_every"):
+                self._set_integer(name, 1, "a positive integer")
+        self._set_integer("split_seed", 0, "an integer, not negative")
         if not isinstance(self.calibrate, bool):
             raise ValueError(f"calibrate must be True or False; got {self.calibrate!r}")
+
+    def _set_integer(self, name: str, least: int, kind: str) -> None:
+        """Makes a plain int of an option, which may be an integer of numpy's."""
+        object.__setattr__(self, name, whole_number(name, getattr(self, name), least, kind))
 
 
 class LabelOptions(SearchOptions, total=False):
@@ -82,7 +85,3 @@ def split_options(options: dict[str, Any]) -> tuple[LabelConfig, dict[str, Any]]
     known = LabelConfig.__dataclass_fields__
     own = LabelConfig(**{name: value for name, value in options.items() if name in known})
     return own, {name: value for name, value in options.items() if name not in known}
-
-
-def _is_whole(value: object, least: int) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and value >= least

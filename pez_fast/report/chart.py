@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import unicodedata
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import accumulate
@@ -24,7 +24,10 @@ SWATCHES = (("best so far", LINE, 22, 3), ("each step", SOFT, 22, 2), ("refined"
 
 @dataclass(frozen=True)
 class Axes:
-    """What all charts of a sheet share: `gap` between score ticks, `refined` whether refining raised a score."""
+    """What all charts of a sheet share: `gap` between score ticks, `refined` whether refining raised a score.
+
+    `best` is max for scores, and min for losses.
+    """
 
     low: float
     high: float
@@ -33,6 +36,7 @@ class Axes:
     steps: int
     step_ticks: tuple[int, ...]
     refined: bool
+    best: Callable[[float, float], float] = max
 
     def place(self, step: float, score: float) -> tuple[float, float]:
         """Where a point of a curve is in the chart."""
@@ -41,18 +45,22 @@ class Axes:
         return LEFT + width * step / self.steps, BOTTOM - (BOTTOM - TOP) * part
 
 
-def axes_of(histories: Sequence[Sequence[float]], refined: Sequence[float | None] = ()) -> Axes:
+def axes_of(
+    histories: Sequence[Sequence[float]],
+    refined: Sequence[float | None] = (),
+    best: Callable[[float, float], float] = max,
+) -> Axes:
     """Axes that hold the best scores of all curves, and those after refining."""
     risen = [score for score in refined if score is not None]
-    best = [score for history in histories for score in accumulate(filter(math.isfinite, history), max)] + risen
-    low, high = (min(best), max(best)) if best else (0.0, 1.0)
+    found = [score for history in histories for score in accumulate(filter(math.isfinite, history), best)] + risen
+    low, high = (min(found), max(found)) if found else (0.0, 1.0)
     if high > 0:
         low = max(low, 0.0)  # random words can begin below; that short part is left out
     gap = _nice(max(high - low, 0.02) / 4)
     ticks = tuple(k * gap for k in range(math.floor(low / gap), math.ceil(high / gap + 1e-9) + 1))
     steps = max(1, 1, *(len(history) - 1 for history in histories))
     step_ticks = tuple(range(0, steps + 1, max(1, round(_nice(steps / 4)))))
-    return Axes(ticks[0], ticks[-1], gap, ticks, steps, step_ticks, bool(risen))
+    return Axes(ticks[0], ticks[-1], gap, ticks, steps, step_ticks, bool(risen), best)
 
 
 def _nice(gap: float) -> float:
@@ -97,7 +105,7 @@ def _curves(pen: ImageDraw.ImageDraw, result: PromptResult, axes: Axes) -> None:
     steps = [step for step, score in enumerate(result.history) if math.isfinite(score)]
     scores = [result.history[step] for step in steps]
     path: list[tuple[float, float]] = []
-    for curve, colour, thick in ((scores, SOFT, 1.2), (list(accumulate(scores, max)), LINE, 2.2)):
+    for curve, colour, thick in ((scores, SOFT, 1.2), (list(accumulate(scores, axes.best)), LINE, 2.2)):
         path = [((x + 0.5) * FINE, (y + 0.5) * FINE) for x, y in map(axes.place, steps, curve)]
         if len(path) > 1:
             pen.line(path, colour, round(thick * FINE), joint="curve")

@@ -7,7 +7,7 @@ import math
 import sys
 import unicodedata
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from rich import box
 from rich.console import Console, Group
@@ -25,6 +25,22 @@ SHADE = "grey93 on grey30"  # of every other token; both colours are set, so tha
 if TYPE_CHECKING:
     from pez_fast.config import Progress as State
     from pez_fast.result import PromptResult
+
+
+class Words(NamedTuple):
+    """How targets and scores are called.
+
+    Attributes:
+        target, targets: one that a prompt is learned for, and several.
+        score: what a score is.
+    """
+
+    target: str
+    targets: str
+    score: str
+
+
+IMAGES, CLASSIFIERS = Words("image", "images", "cosine"), Words("prompt", "prompts", "accuracy")
 
 
 def one_line(text: object, encoding: str = "utf-8") -> str:
@@ -68,13 +84,14 @@ class PlainProgress:
     Args:
         names: the names of the prompts.
         steps: updates of the first stage.
+        words: how targets and scores are called.
 
     Attributes:
         every: the value for the search's option `every`.
     """
 
-    def __init__(self, names: Sequence[str], steps: int) -> None:
-        self.every = _every(steps)
+    def __init__(self, names: Sequence[str], steps: int, words: Words = IMAGES) -> None:
+        self.every, self._words = _every(steps), words
         self._next, self._tenth = 0, math.ceil(steps / 10)
 
     def __enter__(self) -> PlainProgress:
@@ -97,7 +114,8 @@ class PlainProgress:
             say(f'{line}{state.scores[0]:.2f}  "{state.prompts[0]}"')
         else:
             scores = [score for score in state.scores if not math.isnan(score)]
-            say(f"{line}{min(scores):.2f} to {max(scores):.2f} for {len(scores)} images")
+            told = f"{min(scores):.2f} to {max(scores):.2f}" if scores else "nothing yet"
+            say(f"{line}{told} for {len(scores)} {self._words.targets}")
 
 
 def _every(steps: int) -> int:
@@ -118,8 +136,8 @@ class LiveProgress:
     Args and attributes: as for `PlainProgress`.
     """
 
-    def __init__(self, names: Sequence[str], steps: int) -> None:
-        self.every = _every(steps)
+    def __init__(self, names: Sequence[str], steps: int, words: Words = IMAGES) -> None:
+        self.every, self._words = _every(steps), words
         self._names = names
         self._state: State | None = None
         self._console = Console(stderr=True, highlight=False)
@@ -152,7 +170,7 @@ class LiveProgress:
     def _draw(self) -> Group:
         """Returns the bar and the table of the names that fit into the terminal."""
         state, room = self._state, max(1, self._console.height - 7)
-        table = _table("image", "best prompt so far", "cosine")
+        table = table_of(self._words.target, "best prompt so far", self._words.score)
         table.width = min(self._console.width, 120)  # a fixed width, so that columns do not move with the prompts
         encoding = self._console.encoding
         for k, name in enumerate(self._names[:room]):
@@ -166,28 +184,23 @@ class LiveProgress:
         return Group(self._bar, table, *([Text(f"  and {more} more", style="dim")] if more > 0 else []))
 
 
-def watch(names: Sequence[str], steps: int) -> PlainProgress | LiveProgress:
+def watch(names: Sequence[str], steps: int, words: Words = IMAGES) -> PlainProgress | LiveProgress:
     """Returns the callback that suits stderr, as a context manager.
 
     Args:
         names: the names of the prompts.
         steps: updates of the first stage.
+        words: how targets and scores are called.
     """
-    return (LiveProgress if stderr_is_terminal() else PlainProgress)(names, steps)
+    return (LiveProgress if stderr_is_terminal() else PlainProgress)(names, steps, words)
 
 
 def show_one(result: PromptResult, as_json: bool, history: bool = False) -> None:
     """Prints the prompt alone on stdout (the best ones, one per line), so that a script can take it, or JSON."""
     if as_json:
-        print_json(_plain(result, history))
+        print_json(plain_result(result, history))
         return
-    best: Sequence[Any] = result.top or [result]
-    console = stdout()
-    if console.is_terminal:
-        for candidate in best:
-            console.print(_shaded(candidate, console.encoding), soft_wrap=True)
-    else:
-        put("\n".join(one_line(candidate.prompt) for candidate in best))
+    show_prompts(result)
     if len(result.top) > 1:
         say(f"text cosines {', '.join(f'{candidate.text_score:.4f}' for candidate in result.top)}")
     told = f"text cosine {result.text_score:.4f}, {result.steps} steps in {result.seconds:.1f} s"
@@ -195,12 +208,25 @@ def show_one(result: PromptResult, as_json: bool, history: bool = False) -> None
     _say_notes([result])
 
 
+def show_prompts(result: PromptResult) -> None:
+    """Prints the prompt, or the best ones, on stdout: one in each line, on a terminal with its tokens shaded."""
+    best: Sequence[Any] = result.top or [result]
+    console = stdout()
+    if console.is_terminal:
+        for candidate in best:
+            console.print(_shaded(candidate, console.encoding), soft_wrap=True)
+    else:
+        put("\n".join(one_line(candidate.prompt) for candidate in best))
+
+
 def show_many(names: Sequence[str], results: Sequence[PromptResult], as_json: bool, history: bool = False) -> None:
     """Prints a table of images, prompts (or errors) and text cosines on stdout, or a list in JSON."""
     if as_json:
-        print_json([{"image": name, **_plain(result, history)} for name, result in zip(names, results, strict=True)])
+        print_json(
+            [{"image": name, **plain_result(result, history)} for name, result in zip(names, results, strict=True)]
+        )
         return
-    console, table = stdout(), _table("image", "learned prompt", "text cosine")
+    console, table = stdout(), table_of("image", "learned prompt", "text cosine")
     for name, result in zip(names, results, strict=True):
         name = one_line(name, console.encoding)
         if result.error:
@@ -221,7 +247,7 @@ def whose(model: str) -> str:
     return f"cosines of {model or 'this model'}; those of another model cannot be compared"
 
 
-def _plain(result: PromptResult, history: bool) -> dict[str, Any]:
+def plain_result(result: PromptResult, history: bool) -> dict[str, Any]:
     """Returns a result as plain values, with the score at every step only where it is asked for."""
     values = result.to_dict()
     if not history:
@@ -250,37 +276,7 @@ def print_json(value: Any, indent: int | None = None) -> None:
     put(json.dumps(finite_or_none(value), ensure_ascii=not unicode, allow_nan=False, indent=indent))
 
 
-def print_scores(
-    images: Sequence[str], prompts: Sequence[str], scores: Sequence[Sequence[float]], as_json: bool, model: str = ""
-) -> None:
-    """Prints the cosine (N, M) of each image with each prompt on stdout, the best prompt of each image first."""
-    rows = [
-        {"image": image, "prompt": prompt, "cosine": cosine}
-        for image, own in zip(images, scores, strict=True)
-        for cosine, prompt in sorted(zip(own, prompts, strict=True), key=lambda pair: -pair[0])
-    ]
-    if as_json:
-        print_json(rows)
-        return
-    console, table = stdout(), _table("image", "prompt", "cosine")
-    for row in rows:
-        image, prompt = (Text(one_line(row[name], console.encoding)) for name in ("image", "prompt"))
-        table.add_row(image, prompt, f"{row['cosine']:.3f}")
-    put_table(console, table)
-    say(whose(model))
-
-
-def print_info(facts: dict[str, Any]) -> None:
-    """Prints the facts of `pez_fast.info` as a table on stdout."""
-    console, table = stdout(), Table(box=None, show_header=False, padding=(0, 2, 0, 0))
-    for name, value in facts.items():
-        for k, (inner, fact) in enumerate(value.items() if isinstance(value, dict) else [("", value)]):
-            text = "usable" if fact is True else one_line(fact, console.encoding)
-            table.add_row("" if k else name, inner, Text(text))
-    put_table(console, table)
-
-
-def _table(name: str, prompt: str, score: str) -> Table:
+def table_of(name: str, prompt: str, score: str) -> Table:
     """Returns an empty table with three columns of these titles."""
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, header_style="bold")
     table.add_column(name, overflow="fold", max_width=32)

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
+import tempfile
+from collections.abc import Callable, Sequence
+from errno import ENOTDIR
+from pathlib import Path
 
 from rich.console import Console
 from rich.table import Table
@@ -54,3 +57,59 @@ def flush() -> None:
         raise
     except OSError as error:
         raise OSError(f"stdout cannot be written: {error.strerror}") from None
+
+
+def check_file(
+    path: Path, noun: str, suffix: str, inputs: Sequence[str | Path], material: str, is_ours: Callable[[Path], bool]
+) -> None:
+    """Raises ValueError, before anything slow begins, if a file could not be written, or must not.
+
+    Args:
+        path: the file.
+        noun: what it is, such as "sheet".
+        suffix: how its name must end.
+        inputs: files that it must not be written over.
+        material: what one of `inputs` is, such as "an image".
+        is_ours: whether a file that is there may be replaced.
+    """
+    if path.suffix.lower() != suffix:
+        raise ValueError(f"the {noun} must be a {suffix} file; got {str(path)!r}")
+    try:
+        place = path.resolve()
+        if any(place == _place(other) for other in inputs):
+            raise ValueError(
+                f"the {noun} {path} would be written over {material} that it is made from; give it another name"
+            )
+        new = not path.exists()
+        if not new and not path.is_file() and not path.is_dir():
+            raise ValueError(f"the {noun} {path} cannot be written: it is no ordinary file")
+        if not new and path.is_file() and not is_ours(path):
+            raise ValueError(
+                f"the file {path} is no {noun} of pez_fast, so it is left as it is; give the {noun} another name"
+            )
+        path.open("ab").close()
+    except (OSError, RuntimeError) as error:  # RuntimeError: links that go round
+        reason = getattr(error, "strerror", None) or error
+        raise ValueError(f"the {noun} {path} cannot be written: {reason}") from None
+    if new:
+        path.unlink()
+
+
+def _place(path: str | Path) -> Path | None:
+    """Returns where a path leads, or None for what is no path, such as an address."""
+    try:
+        return Path(path).resolve()
+    except (OSError, ValueError, RuntimeError):
+        return None
+
+
+def check_folder(folder: str | Path) -> None:
+    """Makes a folder, and raises ValueError if nothing can be written there."""
+    try:
+        if Path(folder).exists() and not Path(folder).is_dir():
+            raise NotADirectoryError(ENOTDIR, "it is a file")
+        Path(folder).mkdir(parents=True, exist_ok=True)
+        tempfile.TemporaryFile(dir=folder).close()
+    except (OSError, RuntimeError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise ValueError(f"the folder {folder} cannot be written: {reason}") from None

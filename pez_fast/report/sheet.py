@@ -12,6 +12,7 @@ from PIL.PngImagePlugin import PngInfo
 
 from pez_fast.report import chart
 from pez_fast.report.chart import BACK, FAINT, FINE, GRAY, INK, length, plain, write
+from pez_fast.report.output import check_file
 from pez_fast.report.prompt_text import draw_line, prompt_lines
 from pez_fast.result import PromptResult
 
@@ -38,35 +39,7 @@ def check_writable(path: Path, inputs: Sequence[str | Path] = ()) -> None:
 
     A sheet is written over another sheet, but over no other file, and never over one of `inputs`.
     """
-    if path.suffix.lower() != ".png":
-        raise ValueError(f"the sheet must be a .png file; got {str(path)!r}")
-    try:
-        place = path.resolve()
-        if any(place == _place(other) for other in inputs):
-            raise ValueError(
-                f"the sheet {path} would be written over an image that it is made from; give it another name"
-            )
-        new = not path.exists()
-        if not new and not path.is_file() and not path.is_dir():
-            raise ValueError(f"the sheet {path} cannot be written: it is no ordinary file")
-        if not new and path.is_file() and not _is_sheet(path):
-            raise ValueError(
-                f"the file {path} is no sheet of pez_fast, so it is left as it is; give the sheet another name"
-            )
-        path.open("ab").close()
-    except (OSError, RuntimeError) as error:  # RuntimeError: links that go round
-        reason = getattr(error, "strerror", None) or error
-        raise ValueError(f"the sheet {path} cannot be written: {reason}") from None
-    if new:
-        path.unlink()
-
-
-def _place(path: str | Path) -> Path | None:
-    """Where a path leads, or None for what is no path, such as an address."""
-    try:
-        return Path(path).resolve()
-    except (OSError, ValueError, RuntimeError):
-        return None
+    check_file(path, "sheet", ".png", inputs, "an image", _is_sheet)
 
 
 def write_sheet(
@@ -78,18 +51,22 @@ def write_sheet(
         steps, first = max(result.steps for result in learned), learned[0]
         subtitle = f"model {first.model}, seed {first.seed}, {steps} steps, {first.seconds:.1f} s"
         rows = [Row(*row) for row in zip(names, images, results, strict=True)]
-        mark = PngInfo()
-        mark.add_text("Software", SOFTWARE)
-        drawn = draw_sheet(rows, "Prompts learned from images", subtitle)
-        try:
-            drawn.save(path, format="PNG", pnginfo=mark)
-        except OSError as error:
-            reason = error.strerror or error
-            raise OSError(
-                f"the sheet {path} could not be written: {reason}; the prompts are printed all the same, and the same "
-                "command with --sheet elsewhere draws it"
-            ) from None
+        save_sheet(path, draw_sheet(rows, "Prompts learned from images", subtitle))
     return bool(learned)
+
+
+def save_sheet(path: Path, drawn: Image.Image) -> None:
+    """Writes a sheet into a PNG file that `check_writable` knows again."""
+    mark = PngInfo()
+    mark.add_text("Software", SOFTWARE)
+    try:
+        drawn.save(path, format="PNG", pnginfo=mark)
+    except OSError as error:
+        reason = error.strerror or error
+        raise OSError(
+            f"the sheet {path} could not be written: {reason}; the prompts are printed all the same, and the same "
+            "command with --sheet elsewhere draws it"
+        ) from None
 
 
 def _is_sheet(path: Path) -> bool:
@@ -107,7 +84,7 @@ def draw_sheet(rows: Sequence[Row], title: str, subtitle: str) -> Image.Image:
     """The sheet of up to `MOST` rows; how many more there are is said below them."""
     shown, more = rows[:MOST], len(rows) - MOST
     texts = [prompt_lines(row.result.error or row.result.prompt, row.result.tokens, 19, TEXT) for row in shown]
-    notes = [_wrap(row.result.note, 14, TEXT) if row.result.note else [] for row in shown]
+    notes = [wrap(row.result.note, 14, TEXT) if row.result.note else [] for row in shown]
     heights = [
         max(THUMB, 44 + 27 * len(lines) + 19 * len(note)) + GAP for lines, note in zip(texts, notes, strict=True)
     ]
@@ -127,7 +104,7 @@ def draw_sheet(rows: Sequence[Row], title: str, subtitle: str) -> Image.Image:
         pen.line([(MARGIN, y), (WIDTH - MARGIN, y)], FAINT)
         inner = y + GAP // 2
         image.paste(_thumbnail(row.images), (MARGIN, inner))
-        name, *rest = _wrap(row.name, 15, TEXT - 16)
+        name, *rest = wrap(row.name, 15, TEXT - 16)
         write(pen, (x_text, inner + 2), name + ("..." if rest else ""), 15, GRAY)
         for k, line in enumerate(lines):
             draw_line(image, (x_text, inner + 32 + 27 * k), line, 19, BAD if row.result.error else INK)
@@ -143,7 +120,7 @@ def draw_sheet(rows: Sequence[Row], title: str, subtitle: str) -> Image.Image:
     return image
 
 
-def _wrap(text: str, size: int, width: int) -> list[str]:
+def wrap(text: str, size: int, width: int) -> list[str]:
     """Lines of at most `width` pixels; a word that is longer is broken."""
     lines = [""]
     for word in plain(text).split():

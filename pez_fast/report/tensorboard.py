@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import math
 import re
-import tempfile
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
-from errno import ENOTDIR
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pez_fast._shared.installation import install_hint
 from pez_fast.report import console
+from pez_fast.report.console import IMAGES, Words
+from pez_fast.report.output import check_folder
 
 if TYPE_CHECKING:
     from torch.utils.tensorboard import SummaryWriter
@@ -35,6 +35,7 @@ class TensorBoard:
         folder: the folder of the event files. Give each search its own; TensorBoard draws those of a folder as one.
         names: the names of all targets, in their order.
         also: another callback that is called too; its answer is returned.
+        score: what the scores are; it takes the place of "cosine" in the tags.
 
     Attributes:
         every: the value for the search's option `every`.
@@ -45,18 +46,15 @@ class TensorBoard:
     """
 
     def __init__(
-        self, folder: str | Path, names: Sequence[str] | None = None, also: Callable[[Progress], object] | None = None
+        self,
+        folder: str | Path,
+        names: Sequence[str] | None = None,
+        also: Callable[[Progress], object] | None = None,
+        score: str = IMAGES.score,
     ) -> None:
         _summary_writer()
-        try:
-            if Path(folder).exists() and not Path(folder).is_dir():
-                raise NotADirectoryError(ENOTDIR, "it is a file")
-            Path(folder).mkdir(parents=True, exist_ok=True)
-            tempfile.TemporaryFile(dir=folder).close()
-        except (OSError, RuntimeError, ValueError) as error:
-            reason = getattr(error, "strerror", None) or error
-            raise ValueError(f"the folder {folder} cannot be written: {reason}") from None
-        self.folder, self.also = folder, also
+        check_folder(folder)
+        self.folder, self.also, self.score = folder, also, score
         self.names = None if names is None else list(names)
         self._tags = _tags(self.names[:MAX_CURVES]) if self.names else []
         self._writer: SummaryWriter | None = None
@@ -106,13 +104,13 @@ class TensorBoard:
         writer, at = self._writer, state.step + state.refined
         finite = [score for score in state.scores if math.isfinite(score)]
         if len(state.scores) > 1 and finite:
-            writer.add_scalar("cosine_of_all/mean", sum(finite) / len(finite), at)
-            writer.add_scalar("cosine_of_all/best", max(finite), at)
+            writer.add_scalar(f"{self.score}_of_all/mean", sum(finite) / len(finite), at)
+            writer.add_scalar(f"{self.score}_of_all/best", max(finite), at)
         for k, (prompt, score) in enumerate(zip(state.prompts[:MAX_CURVES], state.scores[:MAX_CURVES], strict=True)):
             if not math.isfinite(score):
                 continue  # the target waits
             name = f"/{self._tags[k]}" if self._tags else f"/{k}" if len(state.scores) > 1 else ""
-            writer.add_scalar(f"cosine{name}", score, at)
+            writer.add_scalar(f"{self.score}{name}", score, at)
             if self._written.get(name) != prompt:
                 self._written[name] = prompt
                 # TensorBoard shows indented text as it is, not as Markdown.
@@ -120,20 +118,22 @@ class TensorBoard:
         writer.flush()
 
 
-def watch(names: Sequence[str], steps: int, folder: Path | None = None) -> AbstractContextManager[Any]:
+def watch(
+    names: Sequence[str], steps: int, folder: Path | None = None, words: Words = IMAGES
+) -> AbstractContextManager[Any]:
     """Returns `console.watch`, with a `TensorBoard` beside it if there is a folder.
 
     Args:
         names: file names of the targets; the tags take their last parts.
         steps: updates of the first stage.
         folder: the folder of the event files, which is checked at once.
+        words: how targets and scores are called.
     """
+    progress = console.watch(names, steps, words)
     if folder is None:
-        return console.watch(names, steps)
-    return _beside(
-        TensorBoard(folder, [Path(name).name for name in names] if len(names) > 1 else None),
-        console.watch(names, steps),
-    )
+        return progress
+    tags = [Path(name).name for name in names] if len(names) > 1 else None
+    return _beside(TensorBoard(folder, tags, score=words.score), progress)
 
 
 @contextmanager

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -67,10 +68,13 @@ def classifier_result(
         return ClassifierResult(**values, **shown)
     held = Labelled(task.held_out.rows, task.held_out.classes, data.template, data.verbalizer)
     scores = scores_of(result.prompt, model.lm, held, task.calibrate, model.labeller)
+    loss = scores.loss
+    if fluency:
+        loss = (1 - fluency) * loss + fluency * math.log(scores.perplexity or math.nan)
     scored = [(step, score) for step, score in enumerate(result.history) if score == score]
     curve = [(step, *split_score(score, size)) for step, score in scored] if with_curve else []
     return ClassifierResult(
-        **values, **shown, accuracy=scores.accuracy, loss=scores.loss, perplexity=scores.perplexity, curve=curve
+        **values, **shown, accuracy=scores.accuracy, loss=loss, perplexity=scores.perplexity, curve=curve
     )
 
 
@@ -129,7 +133,7 @@ def transfer(
     Raises:
         ValueError, TypeError: an argument cannot be used; the message names it.
     """
-    models = [lms] if isinstance(lms, LanguageModel) else list(lms)
+    models = list(lms) if isinstance(lms, Sequence) else [lms]
     texts = _texts(prompts)
     if not models:
         raise ValueError("lms must hold at least one language model; got an empty list")
@@ -143,7 +147,7 @@ def transfer(
 def _texts(prompts: Any) -> list[str]:
     """Returns the texts of prompts and results."""
     found: list[str] = []
-    for prompt in [prompts] if isinstance(prompts, (str, PromptResult)) else list(prompts):
+    for prompt in [prompts] if isinstance(prompts, str) or not isinstance(prompts, Sequence) else prompts:
         if isinstance(prompt, PromptResult):
             if prompt.error:
                 raise ValueError(f"prompts must hold results with a prompt; got one with the error {prompt.error!r}")

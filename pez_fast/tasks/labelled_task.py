@@ -14,7 +14,7 @@ from pez_fast.labelled import PRESETS, LabelConfig, Preset, Template, Verbalizer
 from pez_fast.models.language.labeller import Labeller
 from pez_fast.models.language.model import LanguageModel
 from pez_fast.models.language.task import Examples, LabelTask, label_scores
-from pez_fast.models.language.texts import closed_texts, fitted, open_texts
+from pez_fast.models.language.texts import as_within, closed_texts, fitted, open_texts
 from pez_fast.result import ClassifierResult, ClassifierScores
 
 MOST_HELD_OUT = 500  # rows that are held out by default
@@ -122,7 +122,9 @@ def scores_of(
     size = len(data.verbalizer)
     confusion = torch.bincount(classes * size + found, minlength=size * size).view(size, size)
     names = [str(name) for name in data.verbalizer.labels]
-    perplexity = lm.perplexity([prompt])[0] if prompt and not lm.is_encoder_decoder else None
+    perplexity = (
+        lm.perplexity([as_within(lm, data.template, prompt)])[0] if prompt and not lm.is_encoder_decoder else None
+    )
     return ClassifierScores(
         prompt,
         lm.name,

@@ -13,6 +13,7 @@ import torch
 from torch import nn
 
 from pez_fast._shared.installation import install_hint
+from pez_fast._shared.rows import ROW_MULTIPLE
 from pez_fast.models.embedded import EmbeddedModel
 from pez_fast.models.fingerprint import text_digest, weights_digest
 from pez_fast.models.hub import without_waiting
@@ -118,6 +119,11 @@ class LanguageModel(EmbeddedModel):
         names = ("max_position_embeddings", "n_positions", "max_sequence_length", "seq_length")
         found = [int(v) for v in (limit, *(getattr(config, name, None) for name in names)) if v]
         return min([v for v in found if 0 < v < 10**9], default=1_000_000)
+
+    @property
+    def room(self) -> int:
+        """The number of tokens that a text may have: texts that run together are padded, and must fit even so."""
+        return self.context_length - ROW_MULTIPLE + 1
 
     def tokenize(self, texts: Sequence[str]) -> list[list[int]]:
         """Returns the ids of each text as the model reads it.

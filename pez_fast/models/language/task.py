@@ -14,7 +14,7 @@ from pez_fast.engine.memory import transformer_bytes
 from pez_fast.labelled import Template, draws, few_shot
 from pez_fast.models.language.labeller import Labeller
 from pez_fast.models.language.model import LanguageModel
-from pez_fast.models.language.texts import Texts, closed_texts, fitted, open_texts, written
+from pez_fast.models.language.texts import Texts, as_within, closed_texts, fitted, open_texts, written
 from pez_fast.models.vocabulary import check_prompt_len, check_room
 from pez_fast.table import TokenTable
 
@@ -134,6 +134,7 @@ class BoundLabels:
         """
         if drawn is None:
             return self.held_out(embeds, ids)
+        embeds = embeds.to(self.runner.embedding.weight.dtype)
         groups: dict[tuple[int, int], list[int]] = {}
         for row, (seed, step) in enumerate(drawn.tolist()):
             groups.setdefault((seed, step), []).append(row)
@@ -153,6 +154,7 @@ class BoundLabels:
 
     def held_out(self, embeds: Tensor, ids: Tensor) -> Outputs:
         """Returns the outputs on all held-out examples."""
+        embeds = embeds.to(self.runner.embedding.weight.dtype)
         examples = range(len(self.chosen.rows))
         scores = self.labeller.scores(self.runner, embeds, self.chosen_texts, examples)
         classes = self._classes(self.chosen, examples).expand(len(embeds), -1)
@@ -166,12 +168,13 @@ class BoundLabels:
     def from_text(self, texts: Sequence[str]) -> Outputs:
         """Returns the outputs of prompts on the held-out examples, tokenised afresh, by the model as it was loaded."""
         rows, count = self.labeller.with_empty(self.chosen.rows), len(self.chosen.rows)
-        lead = "" if self.task.template.text.startswith("{prompt}") else self.lm.vocabulary.lead  # as within a text
         found, nll = [], []
         for text in texts:
             read = closed_texts(self.lm, self.task.template, rows, text)
             found.append(label_scores(self.labeller, read, range(count)))
-            perplexity = self.lm.perplexity([lead + text])[0] if self.task.fluency else 1.0
+            perplexity = (
+                self.lm.perplexity([as_within(self.lm, self.task.template, text)])[0] if self.task.fluency else 1.0
+            )
             nll.append(torch.tensor(perplexity, dtype=found[-1].dtype, device=self.lm.device).log())
         classes = self._classes(self.chosen, range(count)).expand(len(texts), -1)
         outputs = {"label_scores": torch.stack(found), "classes": classes}
@@ -180,7 +183,7 @@ class BoundLabels:
     def _opened(self, examples: Examples) -> tuple[Examples, Texts]:
         """Returns the examples, cut where they are too long, and their tokens around the prompt."""
         template, context = self.task.template, self.lm.context_length
-        room = context - self.prompt_len - self.labeller.longest
+        room = self.lm.room - self.prompt_len - self.labeller.longest
         check_room(self.prompt_len, self.prompt_len + 1 + self.labeller.longest, context)
         rows = fitted(self.lm, template, examples.rows, room)
         return Examples(rows, examples.classes), open_texts(

@@ -43,6 +43,11 @@ def written(lm: LanguageModel, template: Template, ids: Sequence[int]) -> str:
     return text if template.text.startswith("{prompt}") else text.strip()
 
 
+def as_within(lm: LanguageModel, template: Template, prompt: str) -> str:
+    """Returns a prompt's text alone, to be read as where it stands in the template: with the space before it."""
+    return prompt if template.text.startswith("{prompt}") or prompt[:1].isspace() else lm.vocabulary.lead + prompt
+
+
 def open_texts(lm: LanguageModel, template: Template, rows: Sequence[Row], prompt_len: int) -> Texts:
     """Returns the examples with prompt_len tokens left open.
 
@@ -73,6 +78,8 @@ def open_texts(lm: LanguageModel, template: Template, rows: Sequence[Row], promp
 def closed_texts(lm: LanguageModel, template: Template, rows: Sequence[Row], prompt: str) -> Texts:
     """Returns the examples with the prompt typed in, tokenised afresh; `before` holds the prompt's tokens too."""
     whole = lm.tokenize([template.render(prompt, row) for row in rows])
+    if not all(whole):
+        raise ValueError(f"template {template.text!r} leaves no text to read: row {whole.index([]) + 1} is empty")
     before = template.before_prompt(rows[0])
     start = lm.tokenize([before + separator(before, prompt) + prompt])[0]
     start = start[: len(start) - len(lm.tail)]
