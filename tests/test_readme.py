@@ -7,6 +7,7 @@ install something, run the tests or build the site are not run; `checked` says w
 
 from __future__ import annotations
 
+import csv
 import re
 import shlex
 import subprocess
@@ -22,7 +23,9 @@ from typer.testing import CliRunner
 
 from pez_fast.cli import app
 from pez_fast.compat import optimize
+from pez_fast.labelled import PRESETS
 from pez_fast.models import loading
+from pez_fast.models.language import model as lms
 from pez_fast.prompt_search import running
 
 ROOT = Path(__file__).parents[1]
@@ -91,6 +94,7 @@ def folder(tmp_path, tiny_clip_dir, images, monkeypatch):
         images[k].save(here / name)
     tokenizer = open_clip.get_tokenizer(f"local-dir:{tiny_clip_dir}")  # one for all: what it has seen, it finds faster
     monkeypatch.setattr(open_clip, "get_tokenizer", lambda name: tokenizer)
+    write_reviews(here, monkeypatch)
     create = open_clip.create_model
 
     def created(name, pretrained=None, **more):
@@ -109,6 +113,19 @@ def folder(tmp_path, tiny_clip_dir, images, monkeypatch):
     monkeypatch.setitem(sys.modules, "ray", MagicMock())
     monkeypatch.chdir(here)
     return here
+
+
+def write_reviews(here, monkeypatch):
+    """Writes two tables of texts, and lets every language model be the small one that ships."""
+    for name in ("reviews", "test"):
+        rows = PRESETS["reviews"].read("train" if name == "reviews" else "test", limit=60)
+        with (here / f"{name}.csv").open("w", newline="") as file:
+            table = csv.writer(file)
+            table.writerow(["text", "label"])
+            table.writerows([row["text"], int(row["label"] == "positive")] for row in rows)
+    bundled = lms.BUNDLED_LM["reviews"]
+    names = ["reviews", "gpt2-large", "gpt2", "opt-model/"]
+    monkeypatch.setattr(lms, "BUNDLED_LM", dict.fromkeys(names, bundled))
 
 
 @pytest.fixture

@@ -23,7 +23,7 @@ from pez_fast.models.language import LabelModel, LanguageModel
 from pez_fast.objectives import LabelLoss
 from pez_fast.prompt_search import PromptSearch, progress_of
 from pez_fast.result import ClassifierResult, PromptResult
-from pez_fast.tasks.classify import DEFAULTS, check_lm, classifier_result
+from pez_fast.tasks.classify import DEFAULTS, check_lm, checked_config, classifier_result
 from pez_fast.tasks.labelled_task import Labelled, label_task, labelled
 
 if TYPE_CHECKING:
@@ -80,7 +80,7 @@ def learn_classifiers(  # type: ignore[misc]  # shots replaces the option of tha
     check_lm(lm)
     runs = _runs(prompt_lens, shots, fluencies, seeds)
     own, given = split_options({**options})
-    configs = {length: config_from({**given, "prompt_len": length, "seed": runs[0].seed}) for length in prompt_lens}
+    configs = {n: checked_config({**given, "prompt_len": n, "seed": runs[0].seed}, own) for n in prompt_lens}
     data, fluent = labelled(examples, own), any(share > 0 for share in fluencies)
     tasks = {shot: label_task(data, replace(own, shots=shot), fluent) for shot in shots}
     folder = Path(out)

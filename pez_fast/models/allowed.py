@@ -55,7 +55,7 @@ def allowed(vocabulary: Vocabulary, which: str, banned: Sequence[str | int], siz
 def _members(vocabulary: Vocabulary, which: str, size: int) -> list[int]:
     """Returns the ids of a vocabulary."""
     if which == "full":
-        return list(range(min(vocabulary.size, size)))
+        return [i for i in vocabulary.all_ids() if i < size]
     ids = vocabulary.stable()
     if which == "words":
         ids = [i for i, is_word in zip(ids, are_words(vocabulary.texts(ids)), strict=True) if is_word]

@@ -69,6 +69,10 @@ class Vocabulary:
         whole = " ".join(part for part in (prefix.strip(), text, suffix.strip()) if part)
         return whole if prefix.strip() else before + whole
 
+    def all_ids(self) -> list[int]:
+        """Returns all ids that have a token, ascending; the numbers of some tokenizers have holes."""
+        return sorted(set(self._inner.get_vocab().values())) if self._inner is not None else list(range(self.size))
+
     def stable(self) -> list[int]:
         """The ids that survive decode and encode in any order and number, ascending.
 

@@ -7,7 +7,7 @@ import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from pez_fast.config import config_from, takes_config
+from pez_fast.config import SearchConfig, config_from, takes_config
 from pez_fast.labelled import LabelConfig, LabelOptions, split_options
 from pez_fast.models.language.model import LanguageModel
 from pez_fast.models.language.task import LabelModel
@@ -46,11 +46,26 @@ def learn_classifier(examples: Any, lm: LanguageModel, **options: Unpack[LabelOp
     """
     check_lm(lm)
     own, given = split_options({**options})
-    config = config_from(given)
+    config = checked_config(given, own)
     data = labelled(examples, own)
     model = LabelModel(lm, label_task(data, own, own.fluency > 0))
     (result,) = search(LabelLoss([own.fluency]), model, **given)
     return classifier_result(result, model, data, own.fluency, not config.terms)
+
+
+def checked_config(given: dict[str, Any], own: LabelConfig) -> SearchConfig:
+    """Returns the options of the search.
+
+    Raises:
+        ValueError: one cannot be used, alone or beside the options of the classification.
+    """
+    config = config_from(given)
+    if config.patience is not None and config.patience < own.held_out_every:
+        raise ValueError(
+            f"patience must be at least held_out_every, since between two scores no prompt can improve; got "
+            f"{config.patience} and {own.held_out_every}"
+        )
+    return config
 
 
 def classifier_result(

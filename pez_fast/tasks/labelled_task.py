@@ -68,7 +68,10 @@ def labelled(examples: Any, config: LabelConfig, test: bool = False) -> Labelled
 def _read(source: Any, split: str | None, limit: int | None, test: bool) -> list[dict[str, Any]]:
     if isinstance(source, Preset):
         return source.read(split or (source.test if test else source.train), limit)
-    return read_examples(source, limit, split)
+    try:
+        return read_examples(source, limit, split)
+    except (ValueError, TypeError) as error:
+        raise type(error)(str(error).replace("source", "examples", 1)) from None
 
 
 def label_task(data: Labelled, config: LabelConfig, fluency: bool) -> LabelTask:
@@ -79,21 +82,23 @@ def label_task(data: Labelled, config: LabelConfig, fluency: bool) -> LabelTask:
         config: how many are held out, and the settings of the task.
         fluency: whether prompts get their own cross-entropy too.
     """
-    numbers, count, shots, held_out = range(len(data.rows)), len(data.verbalizer), config.shots, config.held_out
-    missing = [k for k in range(count) if k not in set(data.classes)]
+    numbers, shots, held_out = range(len(data.rows)), config.shots, config.held_out
+    names = [str(name) for name in data.verbalizer.labels]
+    labels = [names[k] for k in data.classes]
+    missing = [name for name in names if name not in set(labels)]
     if missing:
-        raise ValueError(f"examples must hold every label; none has {str(data.verbalizer.labels[missing[0]])!r}")
+        raise ValueError(f"examples must hold every label; none has {missing[0]!r}")
     if held_out is None and shots is not None:
-        chosen = set(few_shot(numbers, data.classes, shots, config.split_seed, known=range(count)))
+        chosen = set(few_shot(numbers, labels, shots, config.split_seed, known=names))
         parts: Any = ([k for k in numbers if k not in chosen], sorted(chosen))
     else:
-        held_out = min(MOST_HELD_OUT, max(count, len(data.rows) // 5)) if held_out is None else held_out
-        parts = split_rows(numbers, data.classes, held_out, config.split_seed)
+        held_out = min(MOST_HELD_OUT, max(len(names), len(data.rows) // 5)) if held_out is None else held_out
+        parts = split_rows(numbers, labels, held_out, config.split_seed)
     if not parts[1]:
         raise ValueError(f"held_out must leave rows that choose the prompt; got {held_out!r}")
-    train, held = (Examples([data.rows[k] for k in part], [data.classes[k] for k in part]) for part in parts)
     if shots is not None:
-        few_shot(train.rows, train.classes, shots, 0, known=range(count))
+        few_shot(parts[0], [labels[k] for k in parts[0]], shots, 0, known=names)
+    train, held = (Examples([data.rows[k] for k in part], [data.classes[k] for k in part]) for part in parts)
     return LabelTask(
         data.template,
         data.verbalizer.words,
@@ -114,6 +119,12 @@ def scores_of(
     started = time.monotonic()
     labeller = labeller or Labeller(lm, data.template, data.verbalizer.words, data.rows, calibrate)
     count = len(lm.tokenize([prompt])[0]) if prompt else 0
+    least = len(lm.tokenize([data.template.render("", labeller.empty)])[0]) + labeller.longest
+    if count + least > lm.room:
+        raise ValueError(
+            f"prompt takes {count} tokens; the context of {lm.name} has room for {lm.room}, and the template takes "
+            f"{least} of them: {prompt[:60]!r}"
+        )
     rows = fitted(lm, data.template, data.rows, lm.room - labeller.longest - count)
     texts = closed_texts(lm, data.template, labeller.with_empty(rows), prompt)
     scores = label_scores(labeller, texts, range(len(rows)))
@@ -138,12 +149,13 @@ def scores_of(
     )
 
 
-def soft_accuracy(result: ClassifierResult, lm: LanguageModel, data: Labelled) -> float:
+def soft_accuracy(result: ClassifierResult, lm: LanguageModel, data: Labelled, calibrate: bool = False) -> float:
     """Returns the accuracy of a result's soft prompt, without projection, on examples."""
     if result.soft_prompt is None:
         raise ValueError("result holds no soft prompt")
-    labeller = Labeller(lm, data.template, data.verbalizer.words, data.rows)
-    texts = open_texts(lm, data.template, data.rows, len(result.ids))
+    labeller = Labeller(lm, data.template, data.verbalizer.words, data.rows, calibrate)
+    rows = fitted(lm, data.template, data.rows, lm.room - labeller.longest - len(result.ids))
+    texts = open_texts(lm, data.template, labeller.with_empty(rows), len(result.ids))
     soft = result.soft_prompt.to(lm.device, lm.dtype)[None]
     with torch.no_grad():
         found = labeller.scores(lm.runner(), soft, texts, range(len(data.rows)))[0].argmax(-1)

@@ -15,7 +15,7 @@ from pez_fast.labelled import Template, draws, few_shot
 from pez_fast.models.language.labeller import Labeller
 from pez_fast.models.language.model import LanguageModel
 from pez_fast.models.language.texts import Texts, as_within, closed_texts, fitted, open_texts, written
-from pez_fast.models.vocabulary import check_prompt_len, check_room
+from pez_fast.models.vocabulary import check_prompt_len
 from pez_fast.table import TokenTable
 
 Row = Mapping[str, Any]
@@ -175,6 +175,7 @@ class BoundLabels:
             perplexity = (
                 self.lm.perplexity([as_within(self.lm, self.task.template, text)])[0] if self.task.fluency else 1.0
             )
+            perplexity = 1.0 if perplexity != perplexity else perplexity  # no second token has a cross-entropy
             nll.append(torch.tensor(perplexity, dtype=found[-1].dtype, device=self.lm.device).log())
         classes = self._classes(self.chosen, range(count)).expand(len(texts), -1)
         outputs = {"label_scores": torch.stack(found), "classes": classes}
@@ -182,9 +183,19 @@ class BoundLabels:
 
     def _opened(self, examples: Examples) -> tuple[Examples, Texts]:
         """Returns the examples, cut where they are too long, and their tokens around the prompt."""
-        template, context = self.task.template, self.lm.context_length
+        template = self.task.template
         room = self.lm.room - self.prompt_len - self.labeller.longest
-        check_room(self.prompt_len, self.prompt_len + 1 + self.labeller.longest, context)
+        least = len(self.lm.tokenize([template.render("", self.labeller.empty)])[0]) + self.labeller.longest
+        if least >= self.lm.room:
+            raise ValueError(
+                f"template {template.text!r} must leave room for the prompt: it takes {least} tokens, and "
+                f"the context of {self.lm.name} has room for {self.lm.room}"
+            )
+        if self.prompt_len + least > self.lm.room:
+            raise ValueError(
+                f"prompt_len must be at most {self.lm.room - least}: the context of {self.lm.name} has room for "
+                f"{self.lm.room} tokens, of which the template takes {least}; got {self.prompt_len}"
+            )
         rows = fitted(self.lm, template, examples.rows, room)
         return Examples(rows, examples.classes), open_texts(
             self.lm, template, self.labeller.with_empty(rows), self.prompt_len

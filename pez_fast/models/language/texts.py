@@ -67,8 +67,8 @@ def open_texts(lm: LanguageModel, template: Template, rows: Sequence[Row], promp
         whole = len(slots) == prompt_len and slots[-1] - slots[0] == prompt_len - 1
         if len(one) != len(two) or not whole or any(one[k] != probe or two[k] != other for k in slots):
             raise ValueError(
-                f"template {template.text!r} changes the tokens of a prompt: row {number + 1} is "
-                f"{template.render('{prompt}', rows[number])!r}"
+                f"template {template.text!r} changes the tokens of a prompt; a space around {{prompt}} helps; "
+                f"row {number + 1} is {template.render('{prompt}', rows[number])!r}"
             )
         before.append(one[: slots[0]])
         after.append(one[slots[-1] + 1 :])
