@@ -95,7 +95,7 @@ def test_seconds_at_the_end_of_the_axis(monkeypatch: pytest.MonkeyPatch, images,
 
 def test_wrapped_lines_fit_and_lose_nothing():
     text = "two words " * 20 + "y" * 300
-    lines = sheet._wrap(text, 19, 300)
+    lines = sheet.wrap(text, 19, 300)
     assert all(chart.length(line, 19) <= 300 for line in lines)
     assert "".join(lines).replace(" ", "") == text.replace(" ", "")
     assert chart.plain("café 😀 ok") == "caf\\xe9 [grinning face] ok"

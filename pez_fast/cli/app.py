@@ -45,3 +45,9 @@ def finish(results: Sequence[PromptResult], steps: int) -> None:
         raise typer.Exit(INTERRUPTED)
     if any(result.error for result in results):
         raise typer.Exit(FAILED)
+
+
+def check_history(history: bool, as_json: bool) -> None:
+    """Raises ValueError if the history is asked for where it is not shown."""
+    if history and not as_json:
+        raise ValueError("--history has an effect only with --json")

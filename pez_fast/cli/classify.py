@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from pez_fast.cli.app import app, finish
+from pez_fast.cli.app import app, check_history, finish
 from pez_fast.cli.batch import refuse_full_disk
 from pez_fast.cli.classify_options import (
     LEARNED,
@@ -25,7 +25,6 @@ from pez_fast.cli.classify_options import (
     shots_of,
 )
 from pez_fast.cli.errors import FAILED, INTERRUPTED
-from pez_fast.cli.learning import check_history
 from pez_fast.cli.options import History, Log, Top, option, with_flags
 from pez_fast.config import SearchConfig
 from pez_fast.labelled import LabelConfig

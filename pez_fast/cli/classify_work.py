@@ -25,7 +25,7 @@ from pez_fast.report.console import watch as watch_console
 from pez_fast.report.output import check_folder
 from pez_fast.result import ClassifierResult, ClassifierScores
 from pez_fast.tasks.classify import learn_classifier, transfer
-from pez_fast.tasks.labelled_task import Labelled, label_task, labelled, scores_of
+from pez_fast.tasks.labelled_task import Labelled, label_task, labelled, scores_of, soft_accuracy
 
 
 @dataclass(frozen=True)
@@ -98,6 +98,7 @@ class Found:
     Attributes:
         rows: what these examples are: "test", "held-out", or "" if there are none.
         before, after: the scores of the template alone and of the prompt.
+        soft: the accuracy of a soft prompt as it is, or None.
         transferred: the scores with other models.
         interrupted: whether Ctrl-C left some out.
     """
@@ -105,13 +106,15 @@ class Found:
     rows: str = ""
     before: ClassifierScores | None = None
     after: ClassifierScores | None = None
+    soft: float | None = None
     transferred: list[Transferred] = field(default_factory=list)
     interrupted: bool = False
 
     def to_dict(self) -> dict[str, Any]:
         """Returns what was found on the rows to test on, as plain values."""
         is_test = self.rows == "test" and self.after is not None
-        test = {"template_alone": without_predictions(self.before), "prompt": without_predictions(self.after)}
+        before, after = without_predictions(self.before), without_predictions(self.after)
+        test = {"template_alone": before, "prompt": after, "soft_prompt_accuracy": self.soft}
         return {"test": test if is_test else None, "transfer": [transferred_values(each) for each in self.transferred]}
 
 
@@ -151,6 +154,9 @@ def _score(found: Found, work: Work, lm: Any, result: ClassifierResult, models: 
     found.after = scores_of(result.prompt, lm, rows, calibrate)
     if found.rows == "test":
         say_tested("test accuracy", found.after, found.before)
+    if result.soft_prompt is not None and not calibrate:
+        found.soft = soft_accuracy(result, lm, rows)
+        say(f"{found.rows} accuracy {found.soft:.4f} of the soft prompt as it is, without projection")
     for name in models:
         found.transferred.append(_transferred(work, name, result.prompt))
 

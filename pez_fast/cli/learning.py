@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from pez_fast.cli.app import app, finish, watched
+from pez_fast.cli.app import app, check_history, finish, watched
 from pez_fast.cli.inputs import Unreadable, read_images
 from pez_fast.cli.options import History, Json, Log, PromptLen, SearchFlags, Seed, Top, option, with_search
 from pez_fast.config import SearchConfig
@@ -139,9 +139,3 @@ def distill(
         result = distill_text(text, clip, ratio, **options | {"prompt_len": prompt_len}, **watched(progress))
     show_one(result, search.as_json, history)
     finish([result], search.steps)
-
-
-def check_history(history: bool, as_json: bool) -> None:
-    """Raises ValueError if the history is asked for where it is not shown."""
-    if history and not as_json:
-        raise ValueError("--history has an effect only with --json")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from PIL import Image, ImageDraw
@@ -128,6 +129,9 @@ def _draw_charts(image: Image.Image, y: int, result: ClassifierResult) -> None:
         for point in result.curve:
             history[point[0]] = point[1 + k]
         axes = chart.axes_of([history], best=best)
+        if best is max:  # no accuracy is above 1
+            ticks = tuple(tick for tick in axes.ticks if tick < 1.001)
+            axes = replace(axes, ticks=ticks, high=ticks[-1])
         seconds = result.seconds if size == result.steps + 1 else 0.0
         curve = PromptResult(history=history, seconds=seconds)
         write(pen, (COLUMNS[k], y - 26), name, 15, GRAY)
