@@ -13,7 +13,6 @@ from pez_fast.cli.app import app, check_history, finish
 from pez_fast.cli.batch import refuse_full_disk
 from pez_fast.cli.classify_options import (
     LEARNED,
-    LEARNING,
     SWEPT,
     LearnFlags,
     Method,
@@ -27,7 +26,7 @@ from pez_fast.cli.classify_options import (
 from pez_fast.cli.errors import FAILED, INTERRUPTED
 from pez_fast.cli.options import History, Log, Top, option, with_flags
 from pez_fast.config import SearchConfig
-from pez_fast.labelled import LabelConfig
+from pez_fast.labelled import LEARNING, LabelConfig
 from pez_fast.report.console import CLASSIFIERS, plain_result, print_json, say
 from pez_fast.report.tensorboard import watch
 
@@ -77,6 +76,10 @@ def learned(
     check_history(history, search.as_json)
     check_outputs(search, source, test, sheet, save_soft)
     work = Work.prepared(search, source, test)
+    if save_soft is not None:
+        from pez_fast.tasks.soft_prompt import check_template, save_soft_prompt
+
+        check_template(work.data.template)
     name = model_of(search.model, source)
     if transfer and work.tested is None:
         raise ValueError("--transfer needs examples to test on; --test SOURCE names them")
@@ -87,8 +90,6 @@ def learned(
         result = work.learn(lm, progress, options)
     found = score_all(work, lm, result, transfer, sheet is not None)
     if save_soft is not None:
-        from pez_fast.tasks.soft_prompt import save_soft_prompt
-
         save_soft_prompt(result, save_soft, lm)
         say(f"soft prompt written to {save_soft}")
     if search.as_json:

@@ -13,7 +13,7 @@ import typer
 
 from pez_fast.cli.options import Ban, Device, Json, option, plain_values
 from pez_fast.config import SearchConfig
-from pez_fast.labelled import PRESETS, LabelConfig
+from pez_fast.labelled import LEARNING, PRESETS, LabelConfig
 from pez_fast.labelled.examples import HUB
 from pez_fast.report.console import say
 
@@ -21,8 +21,6 @@ if TYPE_CHECKING:
     from pez_fast.models.language import LanguageModel
     from pez_fast.tasks.labelled_task import Labelled
 
-# Those of `learn_classifier`, which cannot be asked without importing torch; a test compares the two.
-LEARNING: dict[str, Any] = {"prompt_len": 10, "steps": 1000, "refine": 0}
 EXAMPLES = ("template", "verbalizer", "label", "split", "limit", "calibrate")  # options of all commands
 SEARCH = ("steps", "restarts", "refine", "init", "vocabulary", "patience", "dtype", "impl")
 SWEPT = (*EXAMPLES, "held_out", "minibatch", *SEARCH)  # options of sweep and learn

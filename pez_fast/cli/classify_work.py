@@ -154,8 +154,8 @@ def _score(found: Found, work: Work, lm: Any, result: ClassifierResult, models: 
     found.after = scores_of(result.prompt, lm, rows, calibrate)
     if found.rows == "test":
         say_tested("test accuracy", found.after, found.before)
-    if result.soft_prompt is not None and not calibrate:
-        found.soft = soft_accuracy(result, lm, rows)
+    if result.soft_prompt is not None:
+        found.soft = soft_accuracy(result, lm, rows, calibrate)
         say(f"{found.rows} accuracy {found.soft:.4f} of the soft prompt as it is, without projection")
     for name in models:
         found.transferred.append(_transferred(work, name, result.prompt))

@@ -17,13 +17,13 @@ from pez_fast.config import SearchConfig, config_from, takes_config
 from pez_fast.dataset.locks import exclusive_lock
 from pez_fast.dataset.manifest import check_manifest, ensure_manifest, model_part, search_part
 from pez_fast.dataset.shards import write_atomically
-from pez_fast.labelled import LabelConfig, LabelOptions, split_options
+from pez_fast.labelled import LEARNING, LabelConfig, LabelOptions, split_options
 from pez_fast.models.fingerprint import text_digest
 from pez_fast.models.language import LabelModel, LanguageModel
 from pez_fast.objectives import LabelLoss
 from pez_fast.prompt_search import PromptSearch, progress_of
 from pez_fast.result import ClassifierResult, PromptResult
-from pez_fast.tasks.classify import DEFAULTS, check_lm, checked_config, classifier_result
+from pez_fast.tasks.classify import check_lm, checked_config, classifier_result
 from pez_fast.tasks.labelled_task import Labelled, label_task, labelled
 
 if TYPE_CHECKING:
@@ -47,7 +47,7 @@ class Run(NamedTuple):
         return f"run-len{self.prompt_len}-shots{shots}-fluency{self.fluency:g}-seed{self.seed}.json"
 
 
-@takes_config(also=LabelConfig, defaults={name: value for name, value in DEFAULTS.items() if name != "prompt_len"})
+@takes_config(also=LabelConfig, defaults={name: value for name, value in LEARNING.items() if name != "prompt_len"})
 def learn_classifiers(  # type: ignore[misc]  # shots replaces the option of that name
     examples: Any,
     lm: LanguageModel,
@@ -55,7 +55,7 @@ def learn_classifiers(  # type: ignore[misc]  # shots replaces the option of tha
     *,
     seeds: Sequence[int] = (0,),
     fluencies: Sequence[float] = (0.0,),
-    prompt_lens: Sequence[int] = (DEFAULTS["prompt_len"],),
+    prompt_lens: Sequence[int] = (LEARNING["prompt_len"],),
     shots: Sequence[int | None] = (None,),
     **options: Unpack[LabelOptions],
 ) -> list[ClassifierResult]:

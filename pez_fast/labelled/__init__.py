@@ -3,7 +3,7 @@
 Messages count rows from 1.
 """
 
-from pez_fast.labelled.config import LabelConfig, LabelOptions, split_options
+from pez_fast.labelled.config import LEARNING, LabelConfig, LabelOptions, split_options
 from pez_fast.labelled.examples import read_examples
 from pez_fast.labelled.presets import PRESETS, Preset
 from pez_fast.labelled.sampling import draws, few_shot, split_rows
@@ -11,6 +11,7 @@ from pez_fast.labelled.template import Template, separator
 from pez_fast.labelled.verbalizer import Verbalizer
 
 __all__ = [
+    "LEARNING",
     "PRESETS",
     "LabelConfig",
     "LabelOptions",

@@ -7,6 +7,8 @@ from typing import Any, ClassVar
 
 from pez_fast.config import SearchOptions, setting, whole_number
 
+LEARNING: dict[str, Any] = {"prompt_len": 10, "steps": 1000, "refine": 0}  # defaults that differ from `SearchConfig`'s
+
 
 @dataclass(frozen=True)
 class LabelConfig:

@@ -22,7 +22,7 @@ class LabelLoss:
     """
 
     def __init__(self, fluency: Sequence[float] | Tensor) -> None:
-        self.fluency = torch.as_tensor(fluency, dtype=torch.float32)
+        self.fluency = torch.as_tensor(fluency, dtype=torch.float64, device="cpu")
 
     def __len__(self) -> int:
         """Returns the number of rows."""
@@ -40,7 +40,7 @@ class LabelLoss:
 
     def select(self, rows: Tensor) -> LabelLoss:
         """Returns the objective of some rows; `rows` (R',) int64 may repeat a row."""
-        return LabelLoss(self.fluency[rows.to(self.fluency.device)])
+        return LabelLoss(self.fluency[rows.cpu()])
 
 
 class TextLoss:

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from pez_fast.config import SearchConfig, config_from, takes_config
-from pez_fast.labelled import LabelConfig, LabelOptions, split_options
+from pez_fast.labelled import LEARNING, LabelConfig, LabelOptions, split_options
 from pez_fast.models.language.model import LanguageModel
 from pez_fast.models.language.task import LabelModel
 from pez_fast.objectives import LabelLoss, split_score
@@ -20,10 +20,7 @@ if TYPE_CHECKING:
     from typing_extensions import Unpack
 
 
-DEFAULTS = {"prompt_len": 10, "steps": 1000, "refine": 0}  # where they differ from those of `SearchConfig`
-
-
-@takes_config(also=LabelConfig, defaults=DEFAULTS)
+@takes_config(also=LabelConfig, defaults=LEARNING)
 def learn_classifier(examples: Any, lm: LanguageModel, **options: Unpack[LabelOptions]) -> ClassifierResult:
     """Learns a prompt that makes a language model put the right label behind a text.
 

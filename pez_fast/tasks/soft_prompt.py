@@ -39,8 +39,7 @@ def save_soft_prompt(result: ClassifierResult, folder: str | Path, lm: LanguageM
     if soft is None:
         raise ValueError("result holds no soft prompt; learn it with stages=[(SoftPromptMethod(), steps)]")
     template = Template.parse(result.template)
-    if not template.prompt_is_first:
-        raise ValueError(f"template {result.template!r} has a column before {{prompt}}, where peft puts nothing")
+    check_template(template)
     before = lm.tokenize([template.before_prompt({})])[0]
     before = before[: len(before) - len(lm.tail)]
     fixed = lm.embedding(torch.tensor(before, dtype=torch.int64, device=lm.device)).detach()
@@ -63,3 +62,9 @@ def save_soft_prompt(result: ClassifierResult, folder: str | Path, lm: LanguageM
     (place / "adapter_config.json").write_text(json.dumps(settings, indent=2) + "\n")
     save_file({"prompt_embeddings": virtual}, place / "adapter_model.safetensors")
     return place
+
+
+def check_template(template: Template) -> None:
+    """Raises ValueError if a soft prompt of a template cannot be saved."""
+    if not template.prompt_is_first:
+        raise ValueError(f"template {template.text!r} has a column before {{prompt}}, where peft puts nothing")

@@ -19,6 +19,7 @@ from pez_fast._shared.devices import call_cost, tokens_at_once
 from pez_fast._shared.linear import linear
 from pez_fast._shared.rows import MIN_ROWS, ROW_MULTIPLE, pad_rows
 
+_READING = 16  # tokens that a CPU reads in the time in which it reads all weights once
 _MAX_BLOCKS = 128  # into which the texts are cut, by length, before groups are chosen
 _FEW_LABELS = 8  # up to so many label rows are multiplied by sums, which round alike in any number
 
@@ -70,7 +71,7 @@ class Runner:
         self.is_encoder_decoder = bool(model.config.is_encoder_decoder)
         table = self.embedding.weight
         body = sum(p.numel() for p in model.parameters()) - table.numel()
-        self.overhead = math.ceil(call_cost(table.device) / max(1, body))  # of a call, in tokens
+        self.overhead = max(_READING, math.ceil(call_cost(table.device) / max(1, body)))  # of a call, in tokens
         self.caches = not self.is_encoder_decoder and self._cache_is_exact()
 
     def token_nll(self, embeds: Tensor, ids: Tensor) -> Tensor:
@@ -205,38 +206,47 @@ def _repeated(cache: Any, prompts: int, count: int) -> Any:
 
 
 def _with_head(model: Any, head: nn.Module) -> Any:
-    """Returns a shallow copy of the model, which shares all modules but the head."""
-    own = model.get_output_embeddings()
-    path = next(name for name, module in model.named_modules() if module is own).split(".")
-    part = found = copy.copy(model)
-    for k, name in enumerate(path):
-        found._modules = dict(found._modules)
-        found._modules[name] = head if k == len(path) - 1 else copy.copy(found._modules[name])
-        found = found._modules[name]
-    return part
+    """Returns a shallow copy of the model with another head; it shares all parameters and buffers.
+
+    GPT-2's activation, which transformers computes in eight passes over memory, is torch's own in the copy.
+    """
+    made: dict[nn.Module, nn.Module] = {model.get_output_embeddings(): head}
+
+    def copied(module: nn.Module) -> nn.Module:
+        if module not in made:
+            if type(module).__name__ == "NewGELUActivation":
+                made[module] = nn.GELU(approximate="tanh")
+            else:
+                made[module] = copy.copy(module)
+                children = {name: child and copied(child) for name, child in module._modules.items()}
+                made[module].__dict__["_modules"] = children
+        return made[module]
+
+    return copied(model)
 
 
 def _plan(lengths: tuple[int, ...], overhead: int) -> list[tuple[list[int], int]]:
     """Returns groups of texts with the length that each is padded to, so that the fewest tokens are run.
 
-    A call costs as much as `overhead` tokens. Groups hold a multiple of `ROW_MULTIPLE` texts, or are padded to a
-    multiple of it, so that the number of rows of a product rounds alike.
+    A call costs as much as `overhead` tokens. A group's number of texts or their length is a multiple of
+    `ROW_MULTIPLE`, so that the number of rows of a product rounds alike.
     """
     order = sorted(range(len(lengths)), key=lambda k: (lengths[k], k))
-    block = ROW_MULTIPLE * math.ceil(len(order) / (_MAX_BLOCKS * ROW_MULTIPLE))
+    block = math.ceil(len(order) / _MAX_BLOCKS)
     stops = [min(stop, len(order)) for stop in range(0, len(order) + block, block)]
     best: list[tuple[float, int]] = [(0.0, 0)]  # the least cost up to each stop, and where its last group begins
     for end in range(1, len(stops)):
-        longest = _even(lengths[order[stops[end] - 1]])
-        best.append(min((best[k][0] + overhead + longest * (stops[end] - stops[k]), k) for k in range(end)))
+        longest = lengths[order[stops[end] - 1]]
+        best.append(min((best[k][0] + overhead + _tokens(stops[end] - stops[k], longest), k) for k in range(end)))
     found, end = [], len(stops) - 1
     while end:
         members = order[stops[best[end][1]] : stops[end]]
         length = lengths[members[-1]]
-        found.append((members, length if len(members) % ROW_MULTIPLE == 0 else _even(length)))
+        found.append((members, _tokens(len(members), length) // len(members)))
         end = best[end][1]
     return found[::-1]
 
 
-def _even(length: int) -> int:
-    return length + -length % ROW_MULTIPLE
+def _tokens(count: int, length: int) -> int:
+    """Returns the tokens that are run for so many texts of at most this length."""
+    return count * (length + (-length % ROW_MULTIPLE if count % ROW_MULTIPLE else 0))
