@@ -37,6 +37,7 @@ from pez_fast.tasks.labelled_task import labelled, soft_accuracy
 MODELS = Path(__file__).parent / "models"
 KNOWN = "honest verdict careful critic judge"
 FLUENCY = 0.03  # λ where a method has the fluency term
+SCORES = 8  # scores on held-out examples in a search, besides the first
 PROBE = 6  # steps of the short run that tells how many steps fit into the time
 METHODS: dict[str, tuple[Callable[[int], Any], float]] = {
     "PEZ": (lambda steps: PEZMethod(), 0.0),
@@ -56,8 +57,8 @@ class Setting:
         self.lm, self.prompt_len, self.seconds = load_lm("reviews"), prompt_len, seconds
         self.others = [load_lm(MODELS / name) for name in ("llama", "t5")]
 
-    def learn(self, preset: str, method: str, seed: int, steps: int) -> Any:
-        """Returns the result of a method after so many steps, and its seconds."""
+    def learn(self, preset: str, method: str, seed: int, steps: int, scores: int = SCORES) -> Any:
+        """Returns the result of a method after so many steps, with so many scores on the way, and its seconds."""
         make, fluency = METHODS[method]
         begun = now()
         result = learn_classifier(
@@ -67,14 +68,14 @@ class Setting:
             seed=seed,
             stages=[(make(steps), steps)],
             fluency=fluency,
-            held_out_every=max(1, steps // 20),
+            held_out_every=-(-steps // scores),
         )
         return result, now() - begun
 
     def steps_for(self, preset: str, method: str) -> int:
         """Returns how many steps of a method fit into the time."""
-        self.learn(preset, method, 1000, 1)
-        short, long = (self.learn(preset, method, 1000, steps)[1] for steps in (1, 1 + PROBE))
+        self.learn(preset, method, 1000, 1, 1)
+        short, long = (self.learn(preset, method, 1000, steps, 1)[1] for steps in (1, 1 + PROBE))
         return max(2, round(self.seconds / max(1e-3, (long - short) / PROBE)))
 
     def row(self, preset: str, method: str, prompt: str, seed: int | None, **more: Any) -> dict[str, Any]:

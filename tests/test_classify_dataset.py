@@ -81,7 +81,7 @@ def test_what_is_finished_is_not_learned_again(lm, tmp_path, monkeypatch):
 @pytest.mark.parametrize("ending", ["callback", "interrupt"])
 def test_a_run_that_is_ended_keeps_what_was_finished(lm, tmp_path, ending):
     def stop(progress):
-        if progress.step >= 9:  # of 2 times 6 steps, one run after the other
+        if progress.step >= 4:  # of 6, counted over both runs, which come one after the other
             if ending == "interrupt":
                 raise KeyboardInterrupt
             return True

@@ -113,7 +113,8 @@ def _runs(prompt_lens: Sequence[int], shots: Sequence[int | None], fluencies: An
         config_from({"seed": seed})
     for values in itertools.zip_longest(shots, fluencies, fillvalue=None):
         LabelConfig(shots=values[0], fluency=values[1] or 0)
-    return list(dict.fromkeys(Run(*values) for values in itertools.product(prompt_lens, shots, fluencies, seeds)))
+    shares = [float(share) for share in fluencies]
+    return list(dict.fromkeys(Run(*values) for values in itertools.product(prompt_lens, shots, shares, seeds)))
 
 
 def _configuration(

@@ -52,6 +52,7 @@ class LabelConfig:
         share = self.fluency
         if isinstance(share, bool) or not isinstance(share, (int, float)) or not 0 <= share <= 1:
             raise ValueError(f"fluency must be from 0 to 1; got {share!r}")
+        object.__setattr__(self, "fluency", float(share))
         for name in ("minibatch", "held_out_every", "shots", "limit"):
             value = getattr(self, name)
             if value is not None or name in ("minibatch", "held_out_every"):
