@@ -16,9 +16,8 @@ from typer.main import get_command
 import pez_fast
 from pez_fast.cli import app, classify_work
 from pez_fast.cli.classify_options import LEARNED, SWEPT
-from pez_fast.labelled import LEARNING
 from pez_fast.config import SearchConfig, explanation
-from pez_fast.labelled import LabelConfig
+from pez_fast.labelled import LEARNING, LabelConfig
 from pez_fast.result import ClassifierResult
 
 COMMANDS = ("learn", "sweep", "evaluate", "transfer")
