@@ -59,6 +59,17 @@ def whole_number(name: str, value: Any, least: int, kind: str) -> int:
     return index(value)
 
 
+def finite_number(name: str, value: Any) -> float:
+    """Returns an option's value as a plain float.
+
+    Raises:
+        ValueError: it is not a finite number, or is negative.
+    """
+    if isinstance(value, bool) or not hasattr(value, "__float__") or not 0 <= float(value) < math.inf:
+        raise ValueError(f"{name} must be a finite number, not negative; got {value!r}")
+    return float(value)
+
+
 @dataclass(frozen=True)
 class SearchConfig:
     """The options that every task takes.
@@ -132,10 +143,7 @@ class SearchConfig:
         if self.seed >= 2**63:
             raise ValueError(f"seed must be an integer from 0 to 2**63 - 1; got {self.seed!r}")
         for name in ("lr", "weight_decay"):
-            value = getattr(self, name)
-            if isinstance(value, bool) or not hasattr(value, "__float__") or not 0 <= float(value) < math.inf:
-                raise ValueError(f"{name} must be a finite number, not negative; got {value!r}")
-            object.__setattr__(self, name, float(value))
+            object.__setattr__(self, name, finite_number(name, getattr(self, name)))
         for name in ("prefix", "suffix", "init"):
             value = getattr(self, name)
             if not isinstance(value, str) and not (name == "init" and value is None):

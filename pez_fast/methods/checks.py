@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import math
-from operator import index
+from pez_fast.config import finite_number, whole_number
 
 
 def check_counts(method: object, *names: str) -> None:
@@ -13,10 +12,7 @@ def check_counts(method: object, *names: str) -> None:
         ValueError: one of them is not a positive integer.
     """
     for name in names:
-        value = getattr(method, name)
-        if isinstance(value, bool) or not hasattr(value, "__index__") or index(value) < 1:
-            raise ValueError(f"{name} must be a positive integer; got {value!r}")
-        object.__setattr__(method, name, index(value))
+        object.__setattr__(method, name, whole_number(name, getattr(method, name), 1, "a positive integer"))
 
 
 def check_numbers(method: object, *names: str) -> None:
@@ -26,7 +22,4 @@ def check_numbers(method: object, *names: str) -> None:
         ValueError: one of them is not a finite number, or is negative.
     """
     for name in names:
-        value = getattr(method, name)
-        if isinstance(value, bool) or not hasattr(value, "__float__") or not 0 <= float(value) < math.inf:
-            raise ValueError(f"{name} must be a finite number, not negative; got {value!r}")
-        object.__setattr__(method, name, float(value))
+        object.__setattr__(method, name, finite_number(name, getattr(method, name)))

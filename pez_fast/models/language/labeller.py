@@ -82,12 +82,11 @@ class Labeller:
     def _go_on(self, runner: Runner, prompts: Tensor, texts: Texts, chosen: Sequence[int]) -> Tensor:
         """Returns a causal model's logits (R, B · T, k, C) behind the texts, for each of T labels' own tokens."""
         readings = [
-            Reading(texts.before[k], texts.after[k] + tail, range(len(texts.after[k]) - 1, len(texts.after[k] + tail)))
+            Reading(texts.before[k], texts.after[k] + tail, range(start, start + self.longest))
             for k in chosen
-            for tail in self._tails
+            for start in [len(texts.after[k]) - 1]
+            for tail in self._tails  # each label looks at as many places, of which it uses its own
         ]
-        if self.longest > 1:  # each label looks at as many places, of which it uses its own
-            readings = [Reading(r.before, r.after, range(r.at.start, r.at.start + self.longest)) for r in readings]
         shared = texts.shared
         if shared is None or not len(shared) + prompts.shape[1] or not all(r.after for r in readings):
             return self._whole(runner, prompts, readings)

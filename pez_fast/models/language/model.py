@@ -134,8 +134,7 @@ class LanguageModel(EmbeddedModel):
         if not texts:
             return []
         plain = self.tokenizer(list(texts), add_special_tokens=False, verbose=False)["input_ids"]
-        tail = self._tail if self.is_encoder_decoder else []
-        return [[*self._head, *ids, *tail] for ids in plain]
+        return [[*self._head, *ids, *self.tail] for ids in plain]
 
     @property
     def head(self) -> list[int]:
