@@ -66,14 +66,16 @@ def evaluated(call, objective, lm, ids, gradient=True, limit=99, dtype=None):
 
 
 def plainly(lm, task, bound, ids):
-    """Scores (B, C), loss, accuracy and gradient of one prompt."""
+    """Scores (B, C), loss, accuracy (most and least) and gradient of one prompt."""
     template, words, calibrate, fluency = TASKS[task]
     embeds = embedded(lm, ids).detach().requires_grad_()
     scores = plain_scores(lm, template, words, ROWS, bound.text(ids), ids, embeds, calibrate)
     classes = torch.tensor(CLASSES)
     loss = (1 - fluency) * torch.nn.functional.cross_entropy(scores, classes)
     loss = loss + fluency * plain_nll(lm, ids, embeds) if fluency else loss
-    right = (scores.argmax(-1) == classes).to(loss.dtype).mean()
+    true = scores.gather(-1, classes[:, None])[:, 0]
+    lead = true - scores.scatter(-1, classes[:, None], -torch.inf).amax(-1)
+    right = tuple((lead > limit).to(loss.dtype).mean() for limit in (-1e-5, 1e-5))  # the second without near ties
     return scores, loss, right, torch.autograd.grad(loss, embeds)[0]
 
 
@@ -89,14 +91,14 @@ def test_a_plain_loop_gives_the_same(name, task, dtype):
     outputs = bound.held_out(embedded(lm, ids), ids)
     loss, score, gradient = evaluated(bound.held_out, objective, lm, ids)
     for k, prompt in enumerate(ids.tolist()):
-        scores, expected, right, by_embeds = plainly(lm, task, bound, prompt)
+        scores, expected, (most, least), by_embeds = plainly(lm, task, bound, prompt)
         found = outputs["label_scores"][k]
         if max(map(len, bound.labeller.labels)) == 1:  # such scores are right but for a number of each example's
             scores, found = scores.log_softmax(-1), found.log_softmax(-1)
         torch.testing.assert_close(found, scores, **near)
         torch.testing.assert_close(loss[k], expected, **near)
         torch.testing.assert_close(gradient[k], by_embeds, **near)
-        assert 0 <= float(right - score[k]) < 0.5 / len(ROWS)
+        assert 0 <= float(most - score[k]) and float(least - score[k]) < 0.5 / len(ROWS)
     assert outputs["classes"].tolist() == [CLASSES] * PROMPTS and gradient.abs().amax((1, 2)).min() > 1e-4
     assert (loss[0] - loss[1]).abs() > 1e-3
 

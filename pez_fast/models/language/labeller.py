@@ -124,13 +124,8 @@ class Labeller:
         for members, length in runner.groups(sizes, len(prompts) * len(decoder)):
             embeds = _spread(runner, prompts, [readings[k] for k in members], length).flatten(0, 1)
             lengths = torch.tensor([sizes[k] for k in members], device=prompts.device).repeat(len(prompts))
-            logits = runner.decoded(
-                embeds.repeat_interleave(len(decoder), 0),
-                lengths.repeat_interleave(len(decoder)),
-                decoder.repeat(len(embeds), 1),
-                self._rows,
-            )
-            parts = logits.view(len(prompts), len(members), len(decoder), *logits.shape[1:])
+            logits = runner.decoded(embeds, lengths, decoder, self._rows)
+            parts = logits.view(len(prompts), len(members), *logits.shape[1:])
             found.update(zip(members, parts.unbind(1), strict=True))
         return torch.stack([found[k] for k in range(len(readings))], 1).flatten(1, 2)
 

@@ -7,6 +7,7 @@ that rounds alike, and how texts are grouped depends on their own lengths alone.
 from __future__ import annotations
 
 import copy
+import inspect
 import math
 from collections.abc import Sequence
 from typing import Any
@@ -21,6 +22,7 @@ from pez_fast._shared.rows import MIN_ROWS, ROW_MULTIPLE, pad_rows
 
 _READING = 16  # tokens that a CPU reads in the time in which it reads all weights once
 _MAX_BLOCKS = 128  # into which the texts are cut, by length, before groups are chosen
+_MIN_READ = 4  # from so many tokens on, attention to others rounds alike for any number of texts
 _FEW_LABELS = 8  # up to so many label rows are multiplied by sums, which round alike in any number
 
 
@@ -69,6 +71,8 @@ class Runner:
         self.part = _with_head(model, self.head)
         self.embedding: nn.Embedding = model.get_input_embeddings()
         self.is_encoder_decoder = bool(model.config.is_encoder_decoder)
+        named = "cache" in inspect.signature(model.forward).parameters  # its name from transformers 5.24 on
+        self._cache_name = "cache" if named else "past_key_values"
         table = self.embedding.weight
         body = sum(p.numel() for p in model.parameters()) - table.numel()
         self.overhead = max(_READING, math.ceil(call_cost(table.device) / max(1, body)))  # of a call, in tokens
@@ -103,7 +107,7 @@ class Runner:
         with self._looking(
             torch.zeros(len(_padded(embeds, embeds.shape[1])), 1).long().to(embeds.device), _one(embeds)
         ):
-            self.part(inputs_embeds=_padded(embeds, embeds.shape[1]), past_key_values=cache, use_cache=True)
+            self.part(inputs_embeds=_padded(embeds, embeds.shape[1]), use_cache=True, **{self._cache_name: cache})
         return cache
 
     def going_on(self, cache: Any, prompts: int, ids: Tensor, at: Tensor, rows: Tensor | None = None) -> Tensor:
@@ -114,25 +118,31 @@ class Runner:
             ids: (G, S) int64, the texts, padded on the right.
             at: (G, k) int64, the places in them.
         """
-        count = len(ids)
+        count, ids = len(ids), _long_enough(ids)
         repeated = _repeated(cache, prompts, count)
         with self._looking(at.repeat(prompts, 1), rows):
-            logits = self.part(input_ids=ids.repeat(prompts, 1), past_key_values=repeated, use_cache=True).logits
+            logits = self.part(input_ids=ids.repeat(prompts, 1), use_cache=True, **{self._cache_name: repeated}).logits
         return logits.view(prompts, count, *logits.shape[1:])
 
     def decoded(self, embeds: Tensor, lengths: Tensor, decoder_ids: Tensor, rows: Tensor | None = None) -> Tensor:
-        """Returns the logits (N, k, C) of an encoder-decoder at all places of what the decoder reads.
+        """Returns the logits (N, D, k, C) of an encoder-decoder at all places of D texts that its decoder reads.
 
         Args:
             embeds: (N, T, d), what the encoder reads, padded on the right.
             lengths: (N,) int64, the lengths without padding.
-            decoder_ids: (N, k) int64.
+            decoder_ids: (D, k) int64.
         """
         mask = (torch.arange(embeds.shape[1], device=embeds.device) < lengths[:, None]).long()
-        with self._looking(None, rows):
-            return self.part(
-                inputs_embeds=embeds, attention_mask=mask, decoder_input_ids=decoder_ids, use_cache=False
+        hidden = self.part.get_encoder()(inputs_embeds=embeds, attention_mask=mask).last_hidden_state
+        count, (read, places) = len(embeds), decoder_ids.shape
+        hidden = pad_rows(hidden.repeat_interleave(read, 0), MIN_ROWS)
+        mask = torch.cat([mask.repeat_interleave(read, 0), mask.new_ones(len(hidden) - count * read, mask.shape[1])])
+        ids = pad_rows(_long_enough(decoder_ids).repeat(count, 1), MIN_ROWS)
+        with self._looking(torch.arange(places, device=ids.device).expand(len(ids), -1), rows):
+            logits = self.part(
+                encoder_outputs=(hidden,), attention_mask=mask, decoder_input_ids=ids, use_cache=False
             ).logits
+        return logits[: count * read].view(count, read, places, -1)
 
     def groups(self, lengths: Sequence[int], prompts: int) -> list[tuple[list[int], int]]:
         """Returns which texts are run together, and padded to which length.
@@ -174,6 +184,15 @@ class _Looking:
 
     def __exit__(self, *exception: object) -> None:
         self.head.at = self.head.rows = None
+
+
+def _long_enough(ids: Tensor) -> Tensor:
+    """Returns ids (N, S) padded on the right, so that enough tokens attend to what stands before them.
+
+    Where fewer attend, torch's fused attention on a CPU divides the work by how many texts there are, and so rounds by
+    it.
+    """
+    return F.pad(ids, (0, max(0, _MIN_READ - ids.shape[1])))
 
 
 def _cross_entropy(logits: Tensor, ids: Tensor) -> Tensor:
