@@ -9,8 +9,8 @@ import torch
 import torch.nn.functional as F
 
 pytest.importorskip("transformers")
-from test_vocabulary import byte_level, corpus, fast, gemma, trained, unigram, wordpiece  # noqa: E402, F401
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, processors, trainers  # noqa: E402
+from vocabularies import byte_level, corpus, fast, gemma, trained, unigram, wordpiece  # noqa: E402, F401
 
 from pez_fast.labelled import Template  # noqa: E402
 from pez_fast.models.language import Examples, LabelModel, LabelTask, LanguageModel  # noqa: E402

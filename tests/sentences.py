@@ -8,7 +8,7 @@ import torch
 import pez_fast
 
 pytest.importorskip("sentence_transformers")
-from test_vocabulary import byte_level, gemma, unigram, wordpiece  # noqa: E402
+from vocabularies import byte_level, gemma, unigram, wordpiece  # noqa: E402
 
 TEXTS = ["the cat of the house", "a red dog", "do not", "the cat of a blue house and the red dogs, not a cat"]
 TOLERANCE = {torch.float32: 1e-5, torch.float64: 1e-12}
