@@ -73,7 +73,7 @@ def _nearest_rows(
         BLOCK_T=min(1024, triton.next_power_of_2(tiles)),
         **decision_blocks(d, width, wide),
         num_warps=4,
-        maxnreg=168 if wide else 128,
+        maxnreg=168 if wide or not tune.FITS_128 else 128,
         enable_fp_fusion=False,
     )
     return rounded.state[:n]
@@ -83,11 +83,11 @@ def decision_blocks(d: int, width: int, wide: bool) -> dict[str, int]:
     """Elements that the decision loads at once: of one row, of the rows of CHUNK tokens, and of these in double-double.
 
     It loads a row of up to 2048 elements at once, and of several rows as much as 128 registers hold (168 where `wide`,
-    because a float64 takes two).
+    because a float64 takes two, and where Triton's code needs more).
     """
     block_d, block_w = triton.next_power_of_2(d), triton.next_power_of_2(width)
     chunk, chunk_w, chunk_d, ties_d = (
-        (tune.TILE, 1024, 1024, 64) if tune.INTERPRETED else (16, 256, 32 if wide else 64, 16)
+        (tune.TILE, 1024, 1024, 64) if tune.INTERPRETED else (16, 256, 64 if tune.FITS_128 and not wide else 32, 16)
     )
     ties_d = min(ties_d, block_d)
     return {

@@ -23,6 +23,8 @@ FEW = 128  # up to so many rows fit into one tile of queries, so that the table 
 WIDTH = 64  # prepared rows are padded to a multiple of so many elements
 INTERPRETED = bool(triton.knobs.runtime.interpret)  # the interpreter is fastest with few programs
 TILE = 512 if INTERPRETED else 256  # the prepared table is padded to a multiple of so many tokens
+# Whether the decision over narrow types fits into 128 registers; the code of earlier versions spills there.
+FITS_128 = tuple(int(part) for part in triton.__version__.split(".")[:2]) >= (3, 9)
 
 
 @dataclass(frozen=True)
