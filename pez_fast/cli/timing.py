@@ -80,7 +80,7 @@ def random_clip(entry: Entry, device: str | None = None) -> ClipEncoder:
 
     place = checked_device(device)
     if entry.name in BUNDLED:
-        return load_clip(entry.name, device=place)
+        return load_clip(entry.name, device=place)  # type: ignore[return-value]  # it is one of open_clip
     open_clip = import_open_clip()
     config = open_clip.get_model_config(entry.model)
     text = {k: v for k, v in config["text_cfg"].items() if not k.startswith(("hf_", "tokenizer_"))}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -18,6 +18,10 @@ from pez_fast.models.fingerprint import text_digest, weights_digest
 from pez_fast.models.precision import text_part
 from pez_fast.models.text_tower import TextEncoder, token_embedding, unit_features
 from pez_fast.models.vocabulary import Vocabulary
+
+if TYPE_CHECKING:
+    from pez_fast.models.hf_clip import HFClipEncoder
+    from pez_fast.models.hf_tower import HFTextEncoder
 
 _ENCODE_BATCH = 16  # images or texts encoded at once; the number is constant, since a library's rounding depends on it
 
@@ -60,13 +64,12 @@ class ClipEncoder(EmbeddedModel):
 
     def encode_images(self, images: Sequence[Any]) -> Tensor:
         """Returns unit features (N, D) float32 of images, which `load_image` takes; no row depends on the others."""
-        parts = (images[start : start + _ENCODE_BATCH] for start in range(0, len(images), _ENCODE_BATCH))
-        return torch.cat([self.encode_pixels([self.preprocess(load_image(image)) for image in part]) for part in parts])
+        return encoded_images(self, images)
 
     @torch.no_grad()
     def encode_pixels(self, pixels: Sequence[Tensor]) -> Tensor:
         """Returns unit features (N, D) float32 of preprocessed images, (3, H, W) each; no row depends on the others."""
-        return _encoded(pixels, lambda part: self.model.encode_image(part.to(self.device, self.dtype)))
+        return encoded(pixels, lambda part: self.model.encode_image(part.to(self.device, self.dtype)))
 
     def notes(self, pixels: Sequence[Tensor]) -> list[str]:
         """Returns a sentence for each of preprocessed images that is unlike those of the training, else ""."""
@@ -79,7 +82,7 @@ class ClipEncoder(EmbeddedModel):
     @torch.no_grad()
     def encode_texts(self, texts: Sequence[str]) -> Tensor:
         """Returns unit features (N, D) float32 of texts; open_clip's tokenizer cuts a text to the context."""
-        return _encoded(self.tokenizer(list(texts)), lambda part: self.model.encode_text(part.to(self.device)))
+        return encoded(self.tokenizer(list(texts)), lambda part: self.model.encode_text(part.to(self.device)))
 
     def text_encoder(
         self,
@@ -126,7 +129,9 @@ class ClipEncoder(EmbeddedModel):
 class BoundClip:
     """A CLIP's text tower around learned tokens, with the output "features" (R, D) of unit length; see `BoundModel`."""
 
-    def __init__(self, clip: ClipEncoder, encoder: TextEncoder, prefix: str, suffix: str) -> None:
+    def __init__(
+        self, clip: ClipEncoder | HFClipEncoder, encoder: TextEncoder | HFTextEncoder, prefix: str, suffix: str
+    ) -> None:
         self.clip, self.encoder, self.prefix, self.suffix = clip, encoder, prefix, suffix
         weight = encoder.embedding.weight
         self.bytes_per_prompt = transformer_bytes(
@@ -143,7 +148,13 @@ class BoundClip:
         return {"features": self.clip.encode_texts(texts)}
 
 
-def _encoded(inputs: Sequence[Tensor] | Tensor, encode: Callable[[Tensor], Tensor]) -> Tensor:
+def encoded_images(model: Any, images: Sequence[Any]) -> Tensor:
+    """Returns a model's unit features (N, D) of images, opened and prepared a few at a time."""
+    parts = (images[start : start + _ENCODE_BATCH] for start in range(0, len(images), _ENCODE_BATCH))
+    return torch.cat([model.encode_pixels([model.preprocess(load_image(image)) for image in part]) for part in parts])
+
+
+def encoded(inputs: Sequence[Tensor] | Tensor, encode: Callable[[Tensor], Tensor]) -> Tensor:
     """Returns the unit features (N, D) of the inputs, encoded in batches of one size."""
     features = []
     for start in range(0, len(inputs), _ENCODE_BATCH):

@@ -9,7 +9,7 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -20,6 +20,9 @@ from pez_fast.models.familiar import Familiar
 from pez_fast.models.hub import can_be_reached, without_waiting
 from pez_fast.models.reasons import load_failure, not_here, quoted, why_no_cuda
 
+if TYPE_CHECKING:
+    from pez_fast.models.hf_clip import HFClipEncoder
+
 BUNDLED = {"emoji": Path(__file__).parents[1] / "assets" / "emoji"}
 
 
@@ -28,24 +31,28 @@ def load_clip(
     pretrained: str | os.PathLike | None = None,
     device: str | torch.device | None = None,
     dtype: torch.dtype = torch.float32,
-) -> ClipEncoder:
-    """Loads a CLIP that open_clip can build.
+) -> ClipEncoder | HFClipEncoder:
+    """Loads a CLIP that open_clip can build, or a CLIP-like model of transformers.
 
     Args:
         name: a short name that `pez-fast models` lists, such as "sd15" or "small"; "emoji" is the small model that
             comes with this package. Or a name of `open_clip.list_models()`, "hf-hub:owner/repo", "local-dir:folder",
-            or a folder's path ("./small" where a short name is a folder too).
+            or a folder's path ("./small" where a short name is a folder too). "hf:owner/repo" is a model of
+            transformers on the hub, and a folder without open_clip_config.json, or "hf:folder", one that
+            `save_pretrained` wrote: a CLIPModel, SiglipModel, Siglip2Model or CLIPTextModelWithProjection, with its
+            tokenizer and image processor. The last takes images with a CLIPVisionModelWithProjection in the folder's
+            own folder image_encoder.
         pretrained: for a name of open_clip's, a tag of its weights or the path of a checkpoint; for a short name, other
             weights than its own.
         device: the device of the model. Default: CUDA if there is one, else the CPU.
         dtype: the dtype of the model's weights.
 
     Returns:
-        A frozen `ClipEncoder`.
+        A frozen `ClipEncoder`, or an `HFClipEncoder` for a model of transformers.
 
     Raises:
         ValueError: there is no such model, tag or file, or the weights cannot be downloaded or read.
-        ImportError: open_clip cannot be imported; the message says what to install.
+        ImportError: open_clip or transformers cannot be imported; the message says what to install.
     """
     name, pretrained, device = checked_name(name), _checked_pretrained(pretrained), checked_device(device)
     short = catalog.find(name)
@@ -53,12 +60,18 @@ def load_clip(
         name, pretrained = short.model, pretrained or short.pretrained
     if not isinstance(dtype, torch.dtype) or not dtype.is_floating_point:
         raise ValueError(f"dtype must be a floating-point dtype of torch; got {dtype!r}")
+    if _of_transformers(name):
+        from pez_fast.models.hf_loading import load_hf_clip  # which takes helpers from here
+
+        if pretrained is not None:
+            raise ValueError(_brings_its_own(name, pretrained))
+        return load_hf_clip(name, device, dtype)
     folder, listed = _folder(name), catalog.entry_of(name, pretrained)
     if listed is not None and not listed.is_here() and not can_be_reached():  # said before open_clip, which is slow
         raise ValueError(_failure(name, pretrained, not_here()))
     open_clip = import_open_clip()
     if pretrained is not None and (folder is not None or name.startswith("hf-hub:")):
-        raise ValueError(f"pretrained={pretrained!r} does not go with name={name!r}, which brings its own weights")
+        raise ValueError(_brings_its_own(name, pretrained))
     model, tokenizer = _built(open_clip, name, pretrained, folder, device)
     settings = open_clip.transform.PreprocessCfg(**model.visual.preprocess_cfg)
     preprocess = open_clip.transform.image_transform_v2(settings, is_train=False)
@@ -84,6 +97,18 @@ def _built(open_clip: Any, name: str, pretrained: str | None, folder: Path | Non
             return model, open_clip.get_tokenizer(source)
     except Exception as error:  # errors of hubs, files and networks have many classes
         raise ValueError(_failure(name, pretrained, load_failure(error))) from error
+
+
+def _of_transformers(name: str) -> bool:
+    """Whether a name stands for a model of transformers."""
+    if name.startswith("hf:"):
+        return True
+    saved = [(Path(name) / file).is_file() for file in ("open_clip_config.json", "config.json")]
+    return name not in BUNDLED and saved == [False, True]
+
+
+def _brings_its_own(name: str, pretrained: str) -> str:
+    return f"pretrained={pretrained!r} does not go with name={name!r}, which brings its own weights"
 
 
 def _failure(name: str, pretrained: str | None, reason: str) -> str:
@@ -140,7 +165,7 @@ def _folder(name: str) -> Path | None:
     elif folder is None and Path(name).is_dir():
         folder = Path(name)
     if folder is not None and not (folder / "open_clip_config.json").is_file():
-        raise ValueError(f"name={name!r} holds no open_clip_config.json")
+        raise ValueError(f"name={name!r} holds no open_clip_config.json, nor a model that transformers has saved")
     return folder
 
 

@@ -15,7 +15,7 @@ from torch import nn
 from pez_fast._shared.installation import install_hint
 from pez_fast._shared.rows import ROW_MULTIPLE
 from pez_fast.models.embedded import EmbeddedModel
-from pez_fast.models.fingerprint import text_digest, weights_digest
+from pez_fast.models.fingerprint import text_digest, tokenizer_state, weights_digest
 from pez_fast.models.hub import without_waiting
 from pez_fast.models.language.runner import Runner
 from pez_fast.models.loading import checked_device, checked_name, quiet
@@ -175,9 +175,7 @@ class LanguageModel(EmbeddedModel):
 
     def fingerprint(self) -> dict[str, str]:
         """Returns what decides on the results: digests of weights, configuration and tokenizer, and the dtype."""
-        backend = getattr(self.tokenizer, "backend_tokenizer", None)
-        state = json.loads(backend.to_str()) if backend is not None else {"vocab": self.tokenizer.get_vocab()}
-        state = {name: value for name, value in state.items() if name not in ("truncation", "padding")}
+        state = tokenizer_state(self.tokenizer)
         return {
             "model's weights": weights_digest(self.model),
             "modules": text_digest(repr(self.model)),
