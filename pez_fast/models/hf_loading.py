@@ -37,6 +37,8 @@ def load_hf_clip(name: str, device: torch.device, dtype: torch.dtype) -> HFClipE
         hint = f"({quoted(error)}); {install_hint('lm')}"
         raise ImportError(f"transformers cannot be imported {hint}") from error
     source = source_of(name)
+    if not source:
+        raise ValueError(f"name must be the name of a model or a folder; got {name!r}")
     folder = Path(source) if Path(source).is_dir() else None
     if folder is not None:
         _check_folder(name, folder)
@@ -101,8 +103,10 @@ def _read(transformers: Any, source: str, folder: Path | None, dtype: torch.dtyp
 
 def _weights(transformers: Any, kind: str, source: str, dtype: torch.dtype) -> Any:
     """Returns a model with all its weights."""
-    model, told = getattr(transformers, kind).from_pretrained(source, dtype=dtype, output_loading_info=True)
-    missing = sorted(told["missing_keys"]) + sorted(str(key) for key in told["mismatched_keys"])
-    if missing:
-        raise _Unsuitable(f"holds a checkpoint that is not one of a {kind}: it lacks {missing[0]}")
+    model, told = getattr(transformers, kind).from_pretrained(
+        source, dtype=dtype, output_loading_info=True, ignore_mismatched_sizes=True
+    )
+    lacking = sorted(str(key) for key in [*told["missing_keys"], *(key for key, *_ in told["mismatched_keys"])])
+    if lacking:  # the library fills them with random numbers
+        raise _Unsuitable(f"holds a checkpoint that is not one of its {kind}: it lacks {lacking[0]} in this shape")
     return model
