@@ -106,7 +106,7 @@ class SearchFlags:
     def load(self) -> ClipEncoder | HFClipEncoder:
         """Loads the model, and says so first, since that can take a minute."""
         from pez_fast.models import load_clip
-        from pez_fast.models.loading import checked_device
+        from pez_fast.models.arguments import checked_device
 
         device = checked_device(self.device) if self.device is not None else None
         entry, weights = entry_of(self.model, self.weights), self.weights

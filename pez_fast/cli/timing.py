@@ -75,8 +75,9 @@ def random_clip(entry: Entry, device: str | None = None) -> ClipEncoder:
     """
     import torch
 
+    from pez_fast.models.arguments import checked_device, quiet
     from pez_fast.models.clip import ClipEncoder
-    from pez_fast.models.loading import BUNDLED, checked_device, import_open_clip, load_clip, quiet
+    from pez_fast.models.loading import BUNDLED, import_open_clip, load_clip
 
     place = checked_device(device)
     if entry.name in BUNDLED:

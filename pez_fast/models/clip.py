@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -18,10 +18,6 @@ from pez_fast.models.fingerprint import text_digest, weights_digest
 from pez_fast.models.precision import text_part
 from pez_fast.models.text_tower import TextEncoder, token_embedding, unit_features
 from pez_fast.models.vocabulary import Vocabulary
-
-if TYPE_CHECKING:
-    from pez_fast.models.hf_clip import HFClipEncoder
-    from pez_fast.models.hf_tower import HFTextEncoder
 
 _ENCODE_BATCH = 16  # images or texts encoded at once; the number is constant, since a library's rounding depends on it
 
@@ -127,11 +123,14 @@ class ClipEncoder(EmbeddedModel):
 
 
 class BoundClip:
-    """A CLIP's text tower around learned tokens, with the output "features" (R, D) of unit length; see `BoundModel`."""
+    """A CLIP's text tower around learned tokens, with the output "features" (R, D) of unit length; see `BoundModel`.
 
-    def __init__(
-        self, clip: ClipEncoder | HFClipEncoder, encoder: TextEncoder | HFTextEncoder, prefix: str, suffix: str
-    ) -> None:
+    Args:
+        clip: a `ClipEncoder` or an `HFClipEncoder`.
+        encoder: its text encoder, with the tokens around the learned ones.
+    """
+
+    def __init__(self, clip: Any, encoder: Any, prefix: str, suffix: str) -> None:
         self.clip, self.encoder, self.prefix, self.suffix = clip, encoder, prefix, suffix
         weight = encoder.embedding.weight
         self.bytes_per_prompt = transformer_bytes(

@@ -9,9 +9,9 @@ import torch
 from torch import nn
 
 from pez_fast._shared.installation import install_hint
+from pez_fast.models.arguments import quiet
 from pez_fast.models.hf_clip import KINDS, TEXT, VISION, HFClipEncoder
 from pez_fast.models.hub import without_waiting
-from pez_fast.models.loading import quiet
 from pez_fast.models.reasons import load_failure, quoted
 
 IMAGES = "image_encoder"  # the folder of a vision model beside a text model, as diffusers names it

@@ -3,25 +3,21 @@
 from __future__ import annotations
 
 import json
-import logging
 import os
-import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import nullcontext
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 
 from pez_fast._shared import catalog
-from pez_fast._shared.devices import device_from
+from pez_fast.models.arguments import checked_device, checked_dtype, checked_name, quiet
 from pez_fast.models.clip import ClipEncoder
 from pez_fast.models.familiar import Familiar
+from pez_fast.models.hf_clip import HFClipEncoder
+from pez_fast.models.hf_loading import load_hf_clip
 from pez_fast.models.hub import can_be_reached, without_waiting
-from pez_fast.models.reasons import load_failure, not_here, quoted, why_no_cuda
-
-if TYPE_CHECKING:
-    from pez_fast.models.hf_clip import HFClipEncoder
+from pez_fast.models.reasons import load_failure, not_here, quoted
 
 BUNDLED = {"emoji": Path(__file__).parents[1] / "assets" / "emoji"}
 
@@ -58,11 +54,8 @@ def load_clip(
     short = catalog.find(name)
     if short is not None and name not in BUNDLED:
         name, pretrained = short.model, pretrained or short.pretrained
-    if not isinstance(dtype, torch.dtype) or not dtype.is_floating_point:
-        raise ValueError(f"dtype must be a floating-point dtype of torch; got {dtype!r}")
+    dtype = checked_dtype(dtype)
     if _of_transformers(name):
-        from pez_fast.models.hf_loading import load_hf_clip  # which takes helpers from here
-
         if pretrained is not None:
             raise ValueError(_brings_its_own(name, pretrained))
         return load_hf_clip(name, device, dtype)
@@ -114,39 +107,6 @@ def _brings_its_own(name: str, pretrained: str) -> str:
 def _failure(name: str, pretrained: str | None, reason: str) -> str:
     tag = f" with pretrained={pretrained!r}" if pretrained else ""
     return f"name={name!r}{tag} could not be downloaded or read: {reason}"
-
-
-def checked_name(name: object) -> str:
-    """Returns the name of a model or a folder as text.
-
-    Raises:
-        ValueError: it is neither a text nor a path, or is empty.
-    """
-    if not isinstance(name, (str, os.PathLike)) or not os.fspath(name):
-        raise ValueError(f"name must be the name of a model or a folder; got {name!r}")
-    return str(os.fspath(name))
-
-
-def checked_device(device: str | torch.device | None) -> torch.device:
-    """Returns the device that a user names, or the default.
-
-    Raises:
-        ValueError: no device of torch has this name, or it is not here; the sentence says why.
-    """
-    try:
-        found = device_from(device)
-    except ValueError as error:
-        raise ValueError(f"{error}: {why_no_cuda()}" if "no CUDA" in str(error) else str(error)) from None
-    if found.type == "meta":
-        raise ValueError(f"device must be one that computes; got {device!r}")
-    if found.type != "cpu":
-        count = torch.accelerator.device_count() if torch.accelerator.is_available() else 0
-        present = torch.accelerator.current_accelerator() if count else None
-        if present is None or present.type != found.type:
-            raise ValueError(f"device {str(device)!r} cannot be used: torch finds no such device here")
-        if (found.index or 0) >= count:
-            raise ValueError(f"device {str(device)!r} cannot be used: torch finds {count} of them here, from 0 on")
-    return found
 
 
 def _checked_pretrained(pretrained: object) -> str | None:
@@ -222,16 +182,3 @@ def import_open_clip() -> Any:
             "rename that folder, or run from another one"
         )
     return open_clip
-
-
-@contextmanager
-def quiet() -> Iterator[None]:
-    """Silences open_clip and the hub's client while they load; errors that matter are raised."""
-    before = logging.root.manager.disable
-    logging.disable(logging.CRITICAL)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        logging.disable(before)

@@ -17,9 +17,9 @@ from pez_fast._shared.rows import ROW_MULTIPLE, run_alike
 from pez_fast.engine import Outputs
 from pez_fast.engine.memory import transformer_bytes
 from pez_fast.functional import splice
+from pez_fast.models.arguments import checked_name, quiet
 from pez_fast.models.embedded import EmbeddedModel
 from pez_fast.models.fingerprint import text_digest, tokenizer_state, weights_digest
-from pez_fast.models.loading import checked_name, quiet
 from pez_fast.models.reasons import load_failure, quoted
 from pez_fast.models.text_tower import unit_features
 from pez_fast.models.vocabulary import Vocabulary, check_prompt_len, check_room
