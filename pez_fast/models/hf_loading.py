@@ -97,7 +97,10 @@ def _read(transformers: Any, source: str, folder: Path | None, dtype: torch.dtyp
         if folder is not None and not _holds(folder, _PROCESSORS):
             raise _Unsuitable(f"holds no image processor ({_PROCESSORS[0]}), which a model of images needs")
         images = transformers.AutoImageProcessor.from_pretrained(source)
-    tokenizer = transformers.AutoTokenizer.from_pretrained(source)
+    try:
+        tokenizer = transformers.AutoTokenizer.from_pretrained(source)
+    except ImportError as error:
+        raise _Unsuitable("has a tokenizer that needs more packages; pip install sentencepiece protobuf") from error
     return _weights(transformers, kind, source, dtype), tokenizer, images, vision
 
 
