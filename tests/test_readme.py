@@ -24,7 +24,7 @@ from typer.testing import CliRunner
 from pez_fast.cli import app
 from pez_fast.compat import optimize
 from pez_fast.labelled import PRESETS
-from pez_fast.models import loading
+from pez_fast.models import hf_loading, loading
 from pez_fast.models.language import model as lms
 from pez_fast.prompt_search import running
 
@@ -139,10 +139,21 @@ def sentence_encoder(tmp_path, monkeypatch):
     monkeypatch.setattr(library, "SentenceTransformer", lambda name, **more: load(encoder, **more))
 
 
+@pytest.fixture
+def my_clip(folder, monkeypatch):
+    """Writes a model of transformers, which takes the place of all those of the hub."""
+    from towers import save
+
+    save(folder / "my-clip", "clip")
+    monkeypatch.setattr(hf_loading, "source_of", lambda name: "my-clip")
+
+
 @pytest.mark.parametrize("path", PAGES, ids=lambda path: path.name)
 def test_every_block_runs(path, folder, request, capsys):
     if "load_sentence_encoder(" in path.read_text(encoding="utf-8"):
         request.getfixturevalue("sentence_encoder")
+    if "my-clip" in path.read_text(encoding="utf-8"):
+        request.getfixturevalue("my_clip")
     names: dict = {}
     for language, block in blocks(path):
         if language == "python":

@@ -81,7 +81,7 @@ class ExampleFlags:
             source: what the command line names.
             test: whether a preset's rows are those to test on.
         """
-        from pez_fast.models.loading import checked_device
+        from pez_fast.models.arguments import checked_device
         from pez_fast.tasks.labelled_task import labelled
 
         if self.device is not None:

@@ -18,7 +18,7 @@ from pez_fast.labelled import LabelConfig
 from pez_fast.report.console import say
 
 if TYPE_CHECKING:
-    from pez_fast.models import ClipEncoder
+    from pez_fast.models import ClipEncoder, HFClipEncoder
 
 SHARED = (
     "steps",
@@ -64,7 +64,11 @@ def option(text: str, *names: str, **more: Any) -> Any:
 
 
 Model = Annotated[
-    str, option("A short name that `pez-fast models` lists, a name of open_clip's, hf-hub:owner/repo, or a folder.")
+    str,
+    option(
+        "A short name that `pez-fast models` lists, a name of open_clip's, hf-hub:owner/repo, or a folder; "
+        "hf:owner/repo for a model of transformers."
+    ),
 ]
 Pretrained = Annotated[str | None, option("Tag or file of its weights, for a name of open_clip's.")]
 Device = Annotated[str | None, option("A device of torch, such as cpu. Default: cuda if there is one.")]
@@ -99,10 +103,10 @@ class SearchFlags:
         """The number of updates."""
         return self.config.get("steps", SearchConfig.steps)
 
-    def load(self) -> ClipEncoder:
+    def load(self) -> ClipEncoder | HFClipEncoder:
         """Loads the model, and says so first, since that can take a minute."""
         from pez_fast.models import load_clip
-        from pez_fast.models.loading import checked_device
+        from pez_fast.models.arguments import checked_device
 
         device = checked_device(self.device) if self.device is not None else None
         entry, weights = entry_of(self.model, self.weights), self.weights

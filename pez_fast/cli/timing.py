@@ -75,12 +75,13 @@ def random_clip(entry: Entry, device: str | None = None) -> ClipEncoder:
     """
     import torch
 
+    from pez_fast.models.arguments import checked_device, quiet
     from pez_fast.models.clip import ClipEncoder
-    from pez_fast.models.loading import BUNDLED, checked_device, import_open_clip, load_clip, quiet
+    from pez_fast.models.loading import BUNDLED, import_open_clip, load_clip
 
     place = checked_device(device)
     if entry.name in BUNDLED:
-        return load_clip(entry.name, device=place)
+        return load_clip(entry.name, device=place)  # type: ignore[return-value]  # it is one of open_clip
     open_clip = import_open_clip()
     config = open_clip.get_model_config(entry.model)
     text = {k: v for k, v in config["text_cfg"].items() if not k.startswith(("hf_", "tokenizer_"))}

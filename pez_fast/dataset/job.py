@@ -34,6 +34,7 @@ from pez_fast.dataset.shards import ShardWriter
 from pez_fast.dataset.sources import Item, open_source
 from pez_fast.dataset.stamps import has_changed, is_as_it_was
 from pez_fast.report.console import first_names, say
+from pez_fast.tasks.checks import check_model
 
 _IMAGES_AT_ONCE = 64  # images learned at once if `batch_size` is not given
 _MOST_WORKERS = 1024
@@ -133,7 +134,9 @@ class Job:
         Raises:
             ValueError: the folder holds results of another model, another run writes the same shard, or an option does
                 not suit the model.
+            TypeError: the model lacks what a data set needs.
         """
+        check_model(model, "encode_pixels", "preprocess", "fingerprint")
         begun, stem = time.monotonic(), f"part-{self.number:05d}-of-{self.count:05d}"
         with exclusive_lock(self.out, stem):
             complete = self.configuration | model_part(model, self.options, model.device.type)

@@ -60,13 +60,12 @@ class ClipEncoder(EmbeddedModel):
 
     def encode_images(self, images: Sequence[Any]) -> Tensor:
         """Returns unit features (N, D) float32 of images, which `load_image` takes; no row depends on the others."""
-        parts = (images[start : start + _ENCODE_BATCH] for start in range(0, len(images), _ENCODE_BATCH))
-        return torch.cat([self.encode_pixels([self.preprocess(load_image(image)) for image in part]) for part in parts])
+        return encoded_images(self, images)
 
     @torch.no_grad()
     def encode_pixels(self, pixels: Sequence[Tensor]) -> Tensor:
         """Returns unit features (N, D) float32 of preprocessed images, (3, H, W) each; no row depends on the others."""
-        return _encoded(pixels, lambda part: self.model.encode_image(part.to(self.device, self.dtype)))
+        return encoded(pixels, lambda part: self.model.encode_image(part.to(self.device, self.dtype)))
 
     def notes(self, pixels: Sequence[Tensor]) -> list[str]:
         """Returns a sentence for each of preprocessed images that is unlike those of the training, else ""."""
@@ -79,7 +78,7 @@ class ClipEncoder(EmbeddedModel):
     @torch.no_grad()
     def encode_texts(self, texts: Sequence[str]) -> Tensor:
         """Returns unit features (N, D) float32 of texts; open_clip's tokenizer cuts a text to the context."""
-        return _encoded(self.tokenizer(list(texts)), lambda part: self.model.encode_text(part.to(self.device)))
+        return encoded(self.tokenizer(list(texts)), lambda part: self.model.encode_text(part.to(self.device)))
 
     def text_encoder(
         self,
@@ -124,9 +123,14 @@ class ClipEncoder(EmbeddedModel):
 
 
 class BoundClip:
-    """A CLIP's text tower around learned tokens, with the output "features" (R, D) of unit length; see `BoundModel`."""
+    """A CLIP's text tower around learned tokens, with the output "features" (R, D) of unit length; see `BoundModel`.
 
-    def __init__(self, clip: ClipEncoder, encoder: TextEncoder, prefix: str, suffix: str) -> None:
+    Args:
+        clip: a `ClipEncoder` or an `HFClipEncoder`.
+        encoder: its text encoder, with the tokens around the learned ones.
+    """
+
+    def __init__(self, clip: Any, encoder: Any, prefix: str, suffix: str) -> None:
         self.clip, self.encoder, self.prefix, self.suffix = clip, encoder, prefix, suffix
         weight = encoder.embedding.weight
         self.bytes_per_prompt = transformer_bytes(
@@ -143,7 +147,13 @@ class BoundClip:
         return {"features": self.clip.encode_texts(texts)}
 
 
-def _encoded(inputs: Sequence[Tensor] | Tensor, encode: Callable[[Tensor], Tensor]) -> Tensor:
+def encoded_images(model: Any, images: Sequence[Any]) -> Tensor:
+    """Returns a model's unit features (N, D) of images, opened and prepared a few at a time."""
+    parts = (images[start : start + _ENCODE_BATCH] for start in range(0, len(images), _ENCODE_BATCH))
+    return torch.cat([model.encode_pixels([model.preprocess(load_image(image)) for image in part]) for part in parts])
+
+
+def encoded(inputs: Sequence[Tensor] | Tensor, encode: Callable[[Tensor], Tensor]) -> Tensor:
     """Returns the unit features (N, D) of the inputs, encoded in batches of one size."""
     features = []
     for start in range(0, len(inputs), _ENCODE_BATCH):

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import re
+from typing import Any
 
 import torch
 
@@ -21,3 +23,10 @@ def text_digest(text: str) -> str:
     """Returns the SHA-256 of a text without the addresses of objects in it, cut to 16 digits."""
     plain = re.sub(r" at 0x[0-9a-f]+", "", text)
     return hashlib.sha256(f"{plain!r}\n".encode()).hexdigest()[:16]
+
+
+def tokenizer_state(tokenizer: Any) -> dict[str, Any]:
+    """Returns what a tokenizer of transformers does, without the padding and truncation of its last call."""
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    state = json.loads(backend.to_str()) if backend is not None else {"vocab": tokenizer.get_vocab()}
+    return {name: value for name, value in state.items() if name not in ("truncation", "padding")}

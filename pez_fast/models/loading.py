@@ -3,22 +3,21 @@
 from __future__ import annotations
 
 import json
-import logging
 import os
-import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from pez_fast._shared import catalog
-from pez_fast._shared.devices import device_from
+from pez_fast.models.arguments import checked_device, checked_dtype, checked_name, quiet
 from pez_fast.models.clip import ClipEncoder
 from pez_fast.models.familiar import Familiar
+from pez_fast.models.hf_clip import HFClipEncoder
+from pez_fast.models.hf_loading import load_hf_clip
 from pez_fast.models.hub import can_be_reached, without_waiting
-from pez_fast.models.reasons import load_failure, not_here, quoted, why_no_cuda
+from pez_fast.models.reasons import load_failure, not_here, quoted
 
 BUNDLED = {"emoji": Path(__file__).parents[1] / "assets" / "emoji"}
 
@@ -28,37 +27,44 @@ def load_clip(
     pretrained: str | os.PathLike | None = None,
     device: str | torch.device | None = None,
     dtype: torch.dtype = torch.float32,
-) -> ClipEncoder:
-    """Loads a CLIP that open_clip can build.
+) -> ClipEncoder | HFClipEncoder:
+    """Loads a CLIP that open_clip can build, or a CLIP-like model of transformers.
 
     Args:
         name: a short name that `pez-fast models` lists, such as "sd15" or "small"; "emoji" is the small model that
             comes with this package. Or a name of `open_clip.list_models()`, "hf-hub:owner/repo", "local-dir:folder",
-            or a folder's path ("./small" where a short name is a folder too).
+            or a folder's path ("./small" where a short name is a folder too). "hf:owner/repo" is a model of
+            transformers on the hub, and a folder without open_clip_config.json, or "hf:folder", one that
+            `save_pretrained` wrote: a CLIPModel, SiglipModel, Siglip2Model or CLIPTextModelWithProjection, with its
+            tokenizer and image processor. The last takes images with a CLIPVisionModelWithProjection in the folder's
+            own folder image_encoder.
         pretrained: for a name of open_clip's, a tag of its weights or the path of a checkpoint; for a short name, other
             weights than its own.
         device: the device of the model. Default: CUDA if there is one, else the CPU.
         dtype: the dtype of the model's weights.
 
     Returns:
-        A frozen `ClipEncoder`.
+        A frozen `ClipEncoder`, or an `HFClipEncoder` for a model of transformers.
 
     Raises:
         ValueError: there is no such model, tag or file, or the weights cannot be downloaded or read.
-        ImportError: open_clip cannot be imported; the message says what to install.
+        ImportError: open_clip or transformers cannot be imported; the message says what to install.
     """
     name, pretrained, device = checked_name(name), _checked_pretrained(pretrained), checked_device(device)
     short = catalog.find(name)
     if short is not None and name not in BUNDLED:
         name, pretrained = short.model, pretrained or short.pretrained
-    if not isinstance(dtype, torch.dtype) or not dtype.is_floating_point:
-        raise ValueError(f"dtype must be a floating-point dtype of torch; got {dtype!r}")
+    dtype = checked_dtype(dtype)
+    if _of_transformers(name):
+        if pretrained is not None:
+            raise ValueError(_brings_its_own(name, pretrained))
+        return load_hf_clip(name, device, dtype)
     folder, listed = _folder(name), catalog.entry_of(name, pretrained)
     if listed is not None and not listed.is_here() and not can_be_reached():  # said before open_clip, which is slow
         raise ValueError(_failure(name, pretrained, not_here()))
     open_clip = import_open_clip()
     if pretrained is not None and (folder is not None or name.startswith("hf-hub:")):
-        raise ValueError(f"pretrained={pretrained!r} does not go with name={name!r}, which brings its own weights")
+        raise ValueError(_brings_its_own(name, pretrained))
     model, tokenizer = _built(open_clip, name, pretrained, folder, device)
     settings = open_clip.transform.PreprocessCfg(**model.visual.preprocess_cfg)
     preprocess = open_clip.transform.image_transform_v2(settings, is_train=False)
@@ -86,42 +92,21 @@ def _built(open_clip: Any, name: str, pretrained: str | None, folder: Path | Non
         raise ValueError(_failure(name, pretrained, load_failure(error))) from error
 
 
+def _of_transformers(name: str) -> bool:
+    """Whether a name stands for a model of transformers."""
+    if name.startswith("hf:"):
+        return True
+    saved = [(Path(name) / file).is_file() for file in ("open_clip_config.json", "config.json")]
+    return name not in BUNDLED and saved == [False, True]
+
+
+def _brings_its_own(name: str, pretrained: str) -> str:
+    return f"pretrained={pretrained!r} does not go with name={name!r}, which brings its own weights"
+
+
 def _failure(name: str, pretrained: str | None, reason: str) -> str:
     tag = f" with pretrained={pretrained!r}" if pretrained else ""
     return f"name={name!r}{tag} could not be downloaded or read: {reason}"
-
-
-def checked_name(name: object) -> str:
-    """Returns the name of a model or a folder as text.
-
-    Raises:
-        ValueError: it is neither a text nor a path, or is empty.
-    """
-    if not isinstance(name, (str, os.PathLike)) or not os.fspath(name):
-        raise ValueError(f"name must be the name of a model or a folder; got {name!r}")
-    return str(os.fspath(name))
-
-
-def checked_device(device: str | torch.device | None) -> torch.device:
-    """Returns the device that a user names, or the default.
-
-    Raises:
-        ValueError: no device of torch has this name, or it is not here; the sentence says why.
-    """
-    try:
-        found = device_from(device)
-    except ValueError as error:
-        raise ValueError(f"{error}: {why_no_cuda()}" if "no CUDA" in str(error) else str(error)) from None
-    if found.type == "meta":
-        raise ValueError(f"device must be one that computes; got {device!r}")
-    if found.type != "cpu":
-        count = torch.accelerator.device_count() if torch.accelerator.is_available() else 0
-        present = torch.accelerator.current_accelerator() if count else None
-        if present is None or present.type != found.type:
-            raise ValueError(f"device {str(device)!r} cannot be used: torch finds no such device here")
-        if (found.index or 0) >= count:
-            raise ValueError(f"device {str(device)!r} cannot be used: torch finds {count} of them here, from 0 on")
-    return found
 
 
 def _checked_pretrained(pretrained: object) -> str | None:
@@ -140,7 +125,7 @@ def _folder(name: str) -> Path | None:
     elif folder is None and Path(name).is_dir():
         folder = Path(name)
     if folder is not None and not (folder / "open_clip_config.json").is_file():
-        raise ValueError(f"name={name!r} holds no open_clip_config.json")
+        raise ValueError(f"name={name!r} holds no open_clip_config.json, nor a model that transformers has saved")
     return folder
 
 
@@ -197,16 +182,3 @@ def import_open_clip() -> Any:
             "rename that folder, or run from another one"
         )
     return open_clip
-
-
-@contextmanager
-def quiet() -> Iterator[None]:
-    """Silences open_clip and the hub's client while they load; errors that matter are raised."""
-    before = logging.root.manager.disable
-    logging.disable(logging.CRITICAL)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        logging.disable(before)

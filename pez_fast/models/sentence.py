@@ -17,9 +17,9 @@ from pez_fast._shared.rows import ROW_MULTIPLE, run_alike
 from pez_fast.engine import Outputs
 from pez_fast.engine.memory import transformer_bytes
 from pez_fast.functional import splice
+from pez_fast.models.arguments import checked_name, quiet
 from pez_fast.models.embedded import EmbeddedModel
-from pez_fast.models.fingerprint import text_digest, weights_digest
-from pez_fast.models.loading import checked_name, quiet
+from pez_fast.models.fingerprint import text_digest, tokenizer_state, weights_digest
 from pez_fast.models.reasons import load_failure, quoted
 from pez_fast.models.text_tower import unit_features
 from pez_fast.models.vocabulary import Vocabulary, check_prompt_len, check_room
@@ -154,20 +154,16 @@ class SentenceEncoder(EmbeddedModel):
             self._parts[dtype] = in_dtype(copy.deepcopy(self.model), dtype)
         other = next((i for i in self.vocabulary.stable() if i != probe), probe)
         read = [self.features(self.vocabulary.framed([i] * prompt_len, prefix, suffix)) for i in (probe, other)]
-        return BoundSentence(self, self._parts[dtype], read[0], _slots(read, probe, prompt_len), prefix, suffix)
+        slots = learned_slots([features["input_ids"][0] for features in read], probe, prompt_len)
+        return BoundSentence(self, self._parts[dtype], read[0], slots, prefix, suffix)
 
     def fingerprint(self) -> dict[str, str]:
         """Returns what decides on the results: digests of weights, modules and tokenizer, and the dtype."""
-        backend = getattr(self.model.tokenizer, "backend_tokenizer", None)
-        state = json.loads(backend.to_str()) if backend is not None else {"vocab": self.model.tokenizer.get_vocab()}
-        state = {
-            name: value for name, value in state.items() if name not in ("truncation", "padding")
-        }  # of its last call
         settings = [self.context_length, self.prompt, getattr(self.model, "truncate_dim", None)]
         return {
             "model's weights": weights_digest(self.model),
             "modules": text_digest(repr(self.model)),
-            "tokenizer": text_digest(json.dumps([state, settings], sort_keys=True)),
+            "tokenizer": text_digest(json.dumps([tokenizer_state(self.model.tokenizer), settings], sort_keys=True)),
             "model's dtype": str(self.dtype).removeprefix("torch."),
         }
 
@@ -279,9 +275,9 @@ def _pooled(model: Any, features: dict[str, Any]) -> Tensor:
     return model(dict(features))["sentence_embedding"][:, : getattr(model, "truncate_dim", None)]
 
 
-def _slots(read: Sequence[dict[str, Any]], probe: int, prompt_len: int) -> Tensor:
-    """Where two texts that differ in the learned tokens alone differ: (L,) int64."""
-    first, second = (features["input_ids"][0] for features in read)
+def learned_slots(read: Sequence[Tensor], probe: int, prompt_len: int) -> Tensor:
+    """Where the ids (S,) of two texts that differ in the learned tokens alone differ: (L,) int64."""
+    first, second = read
     slots = (first != second).nonzero()[:, 0] if len(first) == len(second) else first[:0]
     if len(slots) != prompt_len or int(slots[-1] - slots[0]) != prompt_len - 1 or bool((first[slots] != probe).any()):
         raise ValueError("the model's tokenizer reads learned tokens otherwise than its vocabulary says")

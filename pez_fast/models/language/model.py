@@ -14,11 +14,11 @@ from torch import nn
 
 from pez_fast._shared.installation import install_hint
 from pez_fast._shared.rows import ROW_MULTIPLE
+from pez_fast.models.arguments import checked_device, checked_dtype, checked_name, quiet
 from pez_fast.models.embedded import EmbeddedModel
-from pez_fast.models.fingerprint import text_digest, weights_digest
+from pez_fast.models.fingerprint import text_digest, tokenizer_state, weights_digest
 from pez_fast.models.hub import without_waiting
 from pez_fast.models.language.runner import Runner
-from pez_fast.models.loading import checked_device, checked_name, quiet
 from pez_fast.models.reasons import load_failure, quoted
 from pez_fast.models.sentence import in_dtype
 from pez_fast.models.vocabulary import Vocabulary
@@ -52,8 +52,7 @@ def load_lm(
         hint = f"({quoted(error)}); {install_hint('lm')}"
         raise ImportError(f"transformers cannot be imported {hint}") from error
     name, device = checked_name(name), checked_device(device)
-    if not isinstance(dtype, torch.dtype) or not dtype.is_floating_point:
-        raise ValueError(f"dtype must be a floating-point dtype of torch; got {dtype!r}")
+    dtype = checked_dtype(dtype)
     folder = BUNDLED_LM.get(name) or (Path(name) if Path(name).is_dir() else None)
     if folder is not None and not (folder / "config.json").is_file():
         raise ValueError(f"name={name!r} holds no config.json, which every model of transformers has")
@@ -175,9 +174,7 @@ class LanguageModel(EmbeddedModel):
 
     def fingerprint(self) -> dict[str, str]:
         """Returns what decides on the results: digests of weights, configuration and tokenizer, and the dtype."""
-        backend = getattr(self.tokenizer, "backend_tokenizer", None)
-        state = json.loads(backend.to_str()) if backend is not None else {"vocab": self.tokenizer.get_vocab()}
-        state = {name: value for name, value in state.items() if name not in ("truncation", "padding")}
+        state = tokenizer_state(self.tokenizer)
         return {
             "model's weights": weights_digest(self.model),
             "modules": text_digest(repr(self.model)),
