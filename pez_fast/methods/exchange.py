@@ -57,11 +57,11 @@ def best_exchange(current: Evaluation, candidates: Tensor, evaluate: Evaluate) -
     rows, count, length = candidates.shape
     row = torch.arange(rows, device=candidates.device)
     losses = evaluate(candidates.view(-1, length), owner=row.repeat_interleave(count)).loss.view(rows, count)
-    best, winner = _nan_is_infinite(losses).min(1)
-    better = best < _nan_is_infinite(current.loss)
+    best, winner = nan_is_infinite(losses).min(1)
+    better = best < nan_is_infinite(current.loss)
     return torch.where(better[:, None], candidates[row, winner], current.ids)
 
 
-def _nan_is_infinite(loss: Tensor) -> Tensor:
+def nan_is_infinite(loss: Tensor) -> Tensor:
     """Returns losses of any shape with infinity in place of NaN."""
     return loss.masked_fill(loss.isnan(), torch.inf)
