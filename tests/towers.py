@@ -6,8 +6,8 @@ import json
 from functools import cache
 
 import torch
-from vocabularies import fast, gemma, trained, unigram
 from tokenizers import Tokenizer, pre_tokenizers, trainers
+from vocabularies import fast, gemma, trained, unigram
 
 CONTEXT = 24
 SIZE = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 64}
