@@ -6,11 +6,12 @@ import warnings
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from pez_fast.config import SearchOptions, takes_config
+from pez_fast.config import SearchOptions, config_from, takes_config
 from pez_fast.objectives import Similarity, weighted_target
 from pez_fast.prompt_search import search
 from pez_fast.result import PromptResult
 from pez_fast.tasks.checks import check_model
+from pez_fast.tasks.referee import ChooseBy, add_referee, check_choice, check_referee
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
@@ -24,6 +25,8 @@ def distill(  # type: ignore[misc]  # prompt_len replaces the option of that nam
     prompt_len: int | None = None,
     *,
     weights: Sequence[float] | None = None,
+    referee: Any = None,
+    choose_by: ChooseBy = "model",
     **options: Unpack[SearchOptions],
 ) -> PromptResult:
     """Learns a shorter prompt that means the same to the model.
@@ -36,6 +39,8 @@ def distill(  # type: ignore[misc]  # prompt_len replaces the option of that nam
         prompt_len: the number of tokens, in place of a ratio.
         weights: one number for each text; a negative one pushes the prompt away from its text. Default: equal
             weights.
+        referee: a second model with `encode_texts`, which takes no part in the search; as for `invert`.
+        choose_by: as for `invert`.
 
     Returns:
         The best prompt that the search met. Ctrl-C returns the best prompt so far.
@@ -45,6 +50,8 @@ def distill(  # type: ignore[misc]  # prompt_len replaces the option of that nam
         TypeError: an option does not exist, or the model lacks what the task needs.
     """
     check_model(model, "encode_texts", "context_length")
+    check_referee(referee, model, "encode_texts")
+    check_choice(choose_by, referee, config_from({**options}))
     texts = [text] if isinstance(text, str) else list(text)
     if not texts:
         raise ValueError("text must hold at least one text; got an empty list")
@@ -63,4 +70,7 @@ def distill(  # type: ignore[misc]  # prompt_len replaces the option of that nam
         warnings.warn(f"the model reads the first {longest} of the {tokens} tokens of the text", stacklevel=3)
         prompt_len = min(prompt_len, longest)
     target = weighted_target(model.encode_texts(texts), weights)
-    return search(Similarity(target[None]), model, **{**options, "prompt_len": prompt_len})[0]
+    result = search(Similarity(target[None]), model, **{**options, "prompt_len": prompt_len})[0]
+    if referee is not None:
+        add_referee([result], weighted_target(referee.encode_texts(texts), weights)[None], referee, choose_by)
+    return result
