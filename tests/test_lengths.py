@@ -14,8 +14,8 @@ from typer.testing import CliRunner
 import pez_fast
 from pez_fast.cli import app
 from pez_fast.dataset import lengths as module
-from pez_fast.report.lengths import draw_lengths, told, write_lengths
-from pez_fast.result import LengthRun, LengthStudy
+from pez_fast.report.lengths import _ticks, draw_lengths, told, write_lengths
+from pez_fast.result import LengthRun, LengthStudy, Spread
 
 QUICK = {"steps": 5, "refine": 1}
 LENGTHS, SEEDS = [1, 3], [0, 4]
@@ -123,6 +123,11 @@ def test_files_and_plot(tmp_path):
     colours = {colour for _, colour in plot.getcolors(1 << 24)}
     assert {(0x1F, 0x5F, 0xD0), (0x1A, 0x8F, 0x5A)} <= colours
     assert draw_lengths(made({4: [(0.3, 0.3)]})).size == plot.size  # one length, one picture
+
+
+def test_the_plot_shows_negative_cosines():
+    below, above = (draw_lengths(made({1: [(0.1, low)], 2: [(0.2, 0.3)]})) for low in (-0.3, -0.001))
+    assert below.tobytes() != above.tobytes() and _ticks([Spread(0.0, -0.31, 0.2)])[0] <= -0.31
 
 
 @pytest.mark.parametrize(

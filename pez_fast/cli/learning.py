@@ -102,13 +102,8 @@ def invert(
 
     options = search.options(prompt_len=prompt_len, top_k=top)
     check_history(history, search.as_json)
-    search.check_referee(referee)
-    if weight and each:
-        raise ValueError("--weight and --each exclude each other")
-    if weight and len(weight) != len(images):
-        raise ValueError(f"--weight must be given once for each of the {len(images)} images; got {len(weight)}")
-    if choose_by is ChooseBy.referee and (referee is None or top < 2):
-        raise ValueError("--choose-by referee needs --referee MODEL and a --top of at least 2")
+    _check_referee(search, referee, choose_by, top)
+    _check_weights(weight, each, len(images))
     if sheet is not None:
         check_writable(sheet, images)
     opened = read_images(images, each)
@@ -118,10 +113,8 @@ def invert(
     clip = search.load()
     options |= {} if referee is None else {"referee": search.load_referee(referee), "choose_by": choose_by.value}
     with watching as progress:
-        if each:
-            results = invert_batch(opened, clip, **options, **watched(progress))
-        else:
-            results = [invert_all(opened, clip, weights=weight, **options, **watched(progress))]
+        options |= watched(progress) | ({} if each else {"weights": weight})
+        results = invert_batch(opened, clip, **options) if each else [invert_all(opened, clip, **options)]
     if each:
         show_many(names, results, search.as_json, history)
     else:
@@ -131,6 +124,21 @@ def invert(
         if write_sheet(sheet, [Path(name).name for name in names], drawn, results):
             say(f"sheet written to {sheet}")
     finish(results, search.steps)
+
+
+def _check_referee(search: SearchFlags, referee: str | None, choose_by: ChooseBy, top: int) -> None:
+    """Raises ValueError if a referee is the model itself, or is to choose where it cannot."""
+    search.check_referee(referee)
+    if choose_by is ChooseBy.referee and (referee is None or top < 2):
+        raise ValueError("--choose-by referee needs --referee MODEL and a --top of at least 2")
+
+
+def _check_weights(weight: list[float] | None, each: bool, count: int) -> None:
+    """Raises ValueError if the weights do not go with the images."""
+    if weight and each:
+        raise ValueError("--weight and --each exclude each other")
+    if weight and len(weight) != count:
+        raise ValueError(f"--weight must be given once for each of the {count} images; got {len(weight)}")
 
 
 @app.command()

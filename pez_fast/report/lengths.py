@@ -10,7 +10,7 @@ from PIL import Image, ImageDraw
 from rich import box
 from rich.table import Table
 
-from pez_fast.report.chart import BACK, FAINT, FINE, GRAY, INK, LINE, RAISED, SOFT, axes_of, length, write
+from pez_fast.report.chart import BACK, FAINT, FINE, GRAY, INK, LINE, RAISED, SOFT, length, nice, write
 from pez_fast.report.output import put_table, stdout
 from pez_fast.report.sheet import save_sheet, wrap
 from pez_fast.result import LengthRow, LengthStudy, Spread
@@ -109,7 +109,11 @@ def _x(left: int, lengths: list[int], k: int) -> float:
 
 
 def _ticks(spreads: list[Spread]) -> tuple[float, ...]:
-    return axes_of([[value] for spread in spreads for value in (spread.low, spread.mean, spread.high)]).ticks
+    """Returns values that hold all spreads, negative ones too."""
+    low = min(min(spread.low, spread.mean) for spread in spreads)
+    high = max(max(spread.high, spread.mean) for spread in spreads)
+    gap = nice(max(high - low, 0.02) / 4)
+    return tuple(k * gap for k in range(math.floor(low / gap), math.ceil(high / gap + 1e-9) + 1))
 
 
 def _y(value: float, ticks: tuple[float, ...]) -> float:

@@ -39,8 +39,7 @@ def distill(  # type: ignore[misc]  # prompt_len replaces the option of that nam
         prompt_len: the number of tokens, in place of a ratio.
         weights: one number for each text; a negative one pushes the prompt away from its text. Default: equal
             weights.
-        referee: a second model with `encode_texts`, which takes no part in the search; as for `invert`.
-        choose_by: as for `invert`.
+        referee, choose_by: as for `invert`; the referee encodes texts.
 
     Returns:
         The best prompt that the search met. Ctrl-C returns the best prompt so far.
@@ -52,12 +51,7 @@ def distill(  # type: ignore[misc]  # prompt_len replaces the option of that nam
     check_model(model, "encode_texts", "context_length")
     check_referee(referee, model, "encode_texts")
     check_choice(choose_by, referee, config_from({**options}))
-    texts = [text] if isinstance(text, str) else list(text)
-    if not texts:
-        raise ValueError("text must hold at least one text; got an empty list")
-    for item in texts:
-        if not isinstance(item, str) or not item.strip():
-            raise ValueError(f"text must not be empty; got {item!r}")
+    texts = _checked_texts(text)
     if ratio is not None and prompt_len is not None:
         raise ValueError(f"ratio and prompt_len exclude each other; got {ratio!r} and {prompt_len!r}")
     tokens, longest = max(len(model.vocabulary.encode(item)) for item in texts), model.context_length - 2
@@ -74,3 +68,18 @@ def distill(  # type: ignore[misc]  # prompt_len replaces the option of that nam
     if referee is not None:
         add_referee([result], weighted_target(referee.encode_texts(texts), weights)[None], referee, choose_by)
     return result
+
+
+def _checked_texts(text: str | Sequence[str]) -> list[str]:
+    """Returns the texts.
+
+    Raises:
+        ValueError: there is none, or one is empty.
+    """
+    texts = [text] if isinstance(text, str) else list(text)
+    if not texts:
+        raise ValueError("text must hold at least one text; got an empty list")
+    for item in texts:
+        if not isinstance(item, str) or not item.strip():
+            raise ValueError(f"text must not be empty; got {item!r}")
+    return texts
