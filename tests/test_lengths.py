@@ -100,8 +100,9 @@ def test_the_table_says_where_prompts_over_fit():
     assert (rows[1].model.mean, rows[1].model.low, rows[1].model.high) == pytest.approx((0.45, 0.425, 0.475))
     assert told(OVER) == (
         "the referee's mean is highest at 2 tokens; from there to 8 the model's changes by +0.400 and the referee's by "
-        "-0.200"
+        "-0.200: longer prompts fit the model alone"
     )
+    assert told(made({1: [(0.3, 0.3)], 2: [(0.2, 0.2)]})).endswith("-0.100: no over-fitting, since both fall")
     rising = made({1: [(0.3, 0.3)], 2: [(0.4, 0.4)]})
     assert told(rising).endswith("at 2 tokens, the longest here: no over-fitting is seen")
     empty = LengthStudy("one", "two", [LengthRun("a", "b", 1, 0, error="no")])

@@ -51,9 +51,11 @@ def told(study: LengthStudy) -> str:
     if best == last.prompt_len:
         return f"the referee's mean is highest at {best} tokens, the longest here: no over-fitting is seen"
     at = next(row for row in rows if row.prompt_len == best)
+    model, referee = last.model.mean - at.model.mean, last.referee.mean - at.referee.mean
+    meaning = "longer prompts fit the model alone" if model > 0 else "no over-fitting, since both fall"
     return (
         f"the referee's mean is highest at {best} tokens; from there to {last.prompt_len} the model's changes by "
-        f"{last.model.mean - at.model.mean:+.3f} and the referee's by {last.referee.mean - at.referee.mean:+.3f}"
+        f"{model:+.3f} and the referee's by {referee:+.3f}: {meaning}"
     )
 
 
