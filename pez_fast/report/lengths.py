@@ -15,7 +15,7 @@ from pez_fast.report.output import put_table, stdout
 from pez_fast.report.sheet import save_sheet, wrap
 from pez_fast.result import LengthRow, LengthStudy, Spread
 
-WIDTH, HEIGHT, MARGIN = 1000, 520, 40
+WIDTH, HEIGHT, MARGIN = 1000, 540, 40
 LEFTS, PANEL = (100, 580), 360  # where the two panels begin, and their width
 TOP, BOTTOM = 170, 400
 BANDS = {LINE: SOFT, RAISED: "#b5dfca"}
@@ -99,8 +99,11 @@ def draw_lengths(study: LengthStudy) -> Image.Image:
         write(pen, (left, TOP - 62), title, 17, colour)
         write(pen, (left, TOP - 38), wrap(name, 13, PANEL)[0], 13, GRAY)
         _write_axes(pen, left, lengths, spreads)
-    write(pen, (MARGIN, BOTTOM + 56), told(study).capitalize() + ".", 15, INK)
-    write(pen, (MARGIN, BOTTOM + 84), "Dashed: the referee's best length. The two scales cannot be compared.", 13, GRAY)
+    for k, line in enumerate(wrap(f"{told(study).capitalize()}.", 15, WIDTH - 2 * MARGIN)):
+        write(pen, (MARGIN, BOTTOM + 56 + 20 * k), line, 15, INK)
+    write(
+        pen, (MARGIN, BOTTOM + 104), "Dashed: the referee's best length. The two scales cannot be compared.", 13, GRAY
+    )
     return image
 
 
