@@ -1,6 +1,11 @@
-"""Trains the bundled model "emoji": a small CLIP on images that an emoji font renders.
+r"""Trains the bundled model "emoji": a small CLIP on images that an emoji font renders.
 
     python examples/train_emoji_clip.py --out pez_fast/assets/emoji --steps 8000
+
+With `--shape vit` it trains another architecture, which serves as referee of the bundled model's prompts:
+
+    python examples/train_emoji_clip.py --out benchmarks/models/referee --shape vit --seed 7 --batch 128 \
+        --lr 1.5e-3 --minutes 16
 
 The training is contrastive (Radford et al. 2021); captions that do not fit are additional negatives for the images.
 The result is a folder that open_clip loads as `local-dir:`. Its `tokens.json` lists the ids that occurred in captions.
@@ -31,31 +36,26 @@ MODEL_CFG = {
     "vision_cfg": {"image_size": SIZE, "layers": [2, 2, 2, 2], "width": 20, "patch_size": None},
     "text_cfg": {"context_length": 77, "vocab_size": 49408, "width": 128, "heads": 4, "layers": 4},
 }
-CONFIG = {
-    "model_cfg": MODEL_CFG,
-    "preprocess_cfg": {
-        "size": SIZE,
-        "mode": "RGB",
-        "mean": MEAN,
-        "std": STD,
-        "interpolation": "bicubic",
-        "resize_mode": "shortest",
-    },
+VIT_CFG = {
+    "embed_dim": 96,
+    "vision_cfg": {"image_size": 48, "layers": 4, "width": 96, "head_width": 32, "patch_size": 8},
+    "text_cfg": {"context_length": 77, "vocab_size": 49408, "width": 48, "heads": 3, "layers": 3},
 }
+SHAPES = {"resnet": MODEL_CFG, "vit": VIT_CFG}
 
 
 class Batch(NamedTuple):
-    images: torch.Tensor  # (B, 3, SIZE, SIZE), normalised
+    images: torch.Tensor  # (B, 3, size, size), normalised
     right: torch.Tensor  # (B, 77), the ids of the caption of each image
     wrong: torch.Tensor  # (2 B / 3, 77), the ids of captions that fit no image
 
 
 class Data:
-    """Draws batches: images of the emoji, their captions, and captions that do not fit."""
+    """Draws batches: images of the emoji with `size` pixels a side, their captions, and captions that do not fit."""
 
-    def __init__(self, seed: int) -> None:
-        self.rng = random.Random(seed)
-        drawn = emoji_images.load_glyphs()
+    def __init__(self, seed: int, size: int = SIZE, font: Path = emoji_images.FONT) -> None:
+        self.rng, self.size = random.Random(seed), size
+        drawn = emoji_images.load_glyphs(font)
         self.names = [g.name for g in drawn]
         self.glyphs = emoji_images.stack_glyphs(drawn)
         self.words = sorted({w for n in self.names for w in n.split()} | set(emoji_images.COLOUR_NAMES))
@@ -68,7 +68,7 @@ class Data:
         right = self.tokenizer([emoji_images.caption(s, names, rng, long) for s in scenes])
         wrong = self.tokenizer([emoji_images.wrong_caption(s, names, self.words, rng) for s in scenes[: size * 2 // 3]])
         oversample = 2 if rng.random() < 0.3 else 1
-        return Batch(normalised(emoji_images.compose(scenes, self.glyphs, SIZE, oversample)), right, wrong)
+        return Batch(normalised(emoji_images.compose(scenes, self.glyphs, self.size, oversample)), right, wrong)
 
 
 def encode_text(model: open_clip.CLIP, ids: torch.Tensor) -> torch.Tensor:
@@ -97,7 +97,7 @@ def held_out_accuracy(model: open_clip.CLIP, data: Data) -> tuple[float, float]:
 
     The first is among their 500 captions, the second among the captions of the right emoji with each of 12 colours."""
     scenes = emoji_images.held_out_scenes(500, len(data.names), seed=1)
-    image = F.normalize(model.encode_image(normalised(emoji_images.compose(scenes, data.glyphs, SIZE))), dim=-1)
+    image = F.normalize(model.encode_image(normalised(emoji_images.compose(scenes, data.glyphs, data.size))), dim=-1)
     text = [f"{data.names[s.glyphs[0]]} on a {{}} background" for s in scenes]
     right = [t.format(emoji_images.COLOUR_NAMES[s.colour]) for t, s in zip(text, scenes, strict=True)]
     own = encode_text(model, data.tokenizer(right))
@@ -148,11 +148,16 @@ def make_optimiser(
         betas=(0.9, 0.98),
         fused=True,
     )
-    warm = min(200, args.steps // 10)
+    warm, started = min(200, args.steps // 10), time.monotonic()
     schedule = torch.optim.lr_scheduler.LambdaLR(
-        optimiser, lambda k: min((k + 1) / warm, 0.5 * (1 + math.cos(math.pi * min(k / args.steps, 1))))
+        optimiser, lambda k: min((k + 1) / warm, 0.5 * (1 + math.cos(math.pi * share_done(k, started, args))))
     )
     return optimiser, schedule
+
+
+def share_done(step: int, started: float, args: argparse.Namespace) -> float:
+    """Returns how much of the training is done, by its steps or its minutes, whichever ends first."""
+    return min(1.0, max(step / args.steps, (time.monotonic() - started) / (60 * args.minutes)))
 
 
 def load_earlier(model: open_clip.CLIP, folder: Path) -> tuple[set[int], list[dict]]:
@@ -173,20 +178,24 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--init", type=Path, help="folder of an earlier run to go on from")
     parser.add_argument("--save-every", type=int, default=500)
+    parser.add_argument("--shape", choices=SHAPES, default="resnet")
+    parser.add_argument("--minutes", type=float, default=math.inf, help="end the training after so many minutes")
+    parser.add_argument("--font", type=Path, default=emoji_images.FONT)
     return parser.parse_args()
 
 
 def main() -> None:
     args = parse_arguments()
     torch.manual_seed(args.seed)
-    data = Data(args.seed)
-    model = open_clip.CLIP(**MODEL_CFG)
+    shape = SHAPES[args.shape]
+    data = Data(args.seed, shape["vision_cfg"]["image_size"], args.font)
+    model = open_clip.CLIP(**shape)
     seen, earlier = load_earlier(model, args.init) if args.init else (set(), [])
     model.visual.to(memory_format=torch.channels_last)
     millions = sum(p.numel() for p in model.parameters()) / 1e6
     print(f"{len(data.names)} emoji, {len(data.words)} words, {millions:.1f}M parameters", flush=True)
     optimiser, schedule = make_optimiser(model, args)
-    average = open_clip.CLIP(**MODEL_CFG).eval()
+    average = open_clip.CLIP(**shape).eval()
     average.load_state_dict(model.state_dict())
     started = time.monotonic()
     bar = tqdm(range(1, args.steps + 1), mininterval=10)
@@ -196,7 +205,8 @@ def main() -> None:
         loss = train_step(model, optimiser, batch)
         schedule.step()
         update_average(average, model, step)
-        if step % args.save_every == 0 or step == args.steps:
+        ends = share_done(step, started, args) == 1
+        if step % args.save_every == 0 or ends:
             top1, colour = held_out_accuracy(average, data)
             log = {
                 "step": step,
@@ -206,15 +216,34 @@ def main() -> None:
                 "minutes": round((time.monotonic() - started) / 60, 1),
             }
             tqdm.write(json.dumps(log))
-            save(average, seen, log, earlier, args)
+            save(average, seen, log, earlier, args, shape)
         bar.set_postfix(loss=f"{loss.item():.3f}")
+        if ends:
+            break
 
 
-def save(model: open_clip.CLIP, seen: set[int], log: dict, earlier: list[dict], args: argparse.Namespace) -> None:
+def config_of(model_cfg: dict) -> dict:
+    """Returns what open_clip reads beside the weights: the architecture and how images are prepared."""
+    prepared = {"size": model_cfg["vision_cfg"]["image_size"], "mode": "RGB", "mean": MEAN, "std": STD}
+    return {
+        "model_cfg": model_cfg,
+        "preprocess_cfg": {**prepared, "interpolation": "bicubic", "resize_mode": "shortest"},
+    }
+
+
+def save(
+    model: open_clip.CLIP,
+    seen: set[int],
+    log: dict,
+    earlier: list[dict],
+    args: argparse.Namespace,
+    model_cfg: dict = MODEL_CFG,
+) -> None:
+    """Writes weights, configuration and the record of the training."""
     args.out.mkdir(parents=True, exist_ok=True)
     state = {k: (v.half() if v.is_floating_point() else v).contiguous() for k, v in model.state_dict().items()}
     save_file(state, args.out / "open_clip_model.safetensors", metadata={"format": "pt"})
-    (args.out / "open_clip_config.json").write_text(json.dumps(CONFIG, indent=2) + "\n")
+    (args.out / "open_clip_config.json").write_text(json.dumps(config_of(model_cfg), indent=2) + "\n")
     run = {
         "seed": args.seed,
         "steps": args.steps,

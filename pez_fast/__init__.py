@@ -10,6 +10,7 @@ from pez_fast.version import __version__
 if TYPE_CHECKING:
     from pez_fast import compat as compat
     from pez_fast.config import SearchConfig as SearchConfig
+    from pez_fast.dataset import study_lengths as study_lengths
     from pez_fast.functional import nearest_token as nearest_token
     from pez_fast.functional import project as project
     from pez_fast.functional import splice as splice
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from pez_fast.prompt_search import search as search
     from pez_fast.result import ClassifierResult as ClassifierResult
     from pez_fast.result import ClassifierScores as ClassifierScores
+    from pez_fast.result import LengthStudy as LengthStudy
     from pez_fast.result import PromptResult as PromptResult
     from pez_fast.table import TokenTable as TokenTable
     from pez_fast.tasks import continuation as continuation
@@ -54,7 +56,9 @@ _HOME = {
     "transfer": "tasks",
     "continuation": "tasks",
     "save_soft_prompt": "tasks",
+    "study_lengths": "dataset",
     "PromptResult": "result",
+    "LengthStudy": "result",
     "ClassifierResult": "result",
     "ClassifierScores": "result",
     "SearchConfig": "config",

@@ -9,7 +9,19 @@ import typer
 
 from pez_fast.cli.app import app, check_history, finish, watched
 from pez_fast.cli.inputs import Unreadable, read_images
-from pez_fast.cli.options import History, Json, Log, PromptLen, SearchFlags, Seed, Top, option, with_search
+from pez_fast.cli.options import (
+    ChooseBy,
+    History,
+    Json,
+    Log,
+    PromptLen,
+    Referee,
+    SearchFlags,
+    Seed,
+    Top,
+    option,
+    with_search,
+)
 from pez_fast.config import SearchConfig
 from pez_fast.report.console import say, show_many, show_one
 from pez_fast.report.tensorboard import watch
@@ -75,6 +87,8 @@ def invert(
     weight: Annotated[
         list[float] | None, option("A weight for each image; a negative one pushes the prompt away from it.")
     ] = None,
+    referee: Referee = None,
+    choose_by: Annotated[ChooseBy, option("Who chooses among the --top prompts.")] = ChooseBy.model,
     sheet: Annotated[
         Path | None, option("Draw images, prompts and scores into this PNG file.", metavar="FILE.png")
     ] = None,
@@ -88,10 +102,8 @@ def invert(
 
     options = search.options(prompt_len=prompt_len, top_k=top)
     check_history(history, search.as_json)
-    if weight and each:
-        raise ValueError("--weight and --each exclude each other")
-    if weight and len(weight) != len(images):
-        raise ValueError(f"--weight must be given once for each of the {len(images)} images; got {len(weight)}")
+    _check_referee(search, referee, choose_by, top)
+    _check_weights(weight, each, len(images))
     if sheet is not None:
         check_writable(sheet, images)
     opened = read_images(images, each)
@@ -99,11 +111,10 @@ def invert(
     names = images if each else [images[0] if len(images) == 1 else f"{len(images)} images"]
     watching = watch(readable if each else names, search.steps, tensorboard)
     clip = search.load()
+    options |= {} if referee is None else {"referee": search.load_referee(referee), "choose_by": choose_by.value}
     with watching as progress:
-        if each:
-            results = invert_batch(opened, clip, **options, **watched(progress))
-        else:
-            results = [invert_all(opened, clip, weights=weight, **options, **watched(progress))]
+        options |= watched(progress) | ({} if each else {"weights": weight})
+        results = invert_batch(opened, clip, **options) if each else [invert_all(opened, clip, **options)]
     if each:
         show_many(names, results, search.as_json, history)
     else:
@@ -113,6 +124,21 @@ def invert(
         if write_sheet(sheet, [Path(name).name for name in names], drawn, results):
             say(f"sheet written to {sheet}")
     finish(results, search.steps)
+
+
+def _check_referee(search: SearchFlags, referee: str | None, choose_by: ChooseBy, top: int) -> None:
+    """Raises ValueError if a referee is the model itself, or is to choose where it cannot."""
+    search.check_referee(referee)
+    if choose_by is ChooseBy.referee and (referee is None or top < 2):
+        raise ValueError("--choose-by referee needs --referee MODEL and a --top of at least 2")
+
+
+def _check_weights(weight: list[float] | None, each: bool, count: int) -> None:
+    """Raises ValueError if the weights do not go with the images."""
+    if weight and each:
+        raise ValueError("--weight and --each exclude each other")
+    if weight and len(weight) != count:
+        raise ValueError(f"--weight must be given once for each of the {count} images; got {len(weight)}")
 
 
 @app.command()

@@ -48,6 +48,13 @@ FAST = {"steps": 200}
 BEST = {"steps": 3000, "restarts": 4, "refine": 128}
 
 
+class ChooseBy(str, Enum):
+    """Who chooses among the best prompts."""
+
+    model = "model"
+    referee = "referee"
+
+
 class Backend(str, Enum):
     """Where `pez-fast batch` runs."""
 
@@ -78,6 +85,12 @@ Top = Annotated[int, option("How many different prompts to print, best first.", 
 Ban = Annotated[list[str] | None, option("A word that must not be learned; can be repeated.")]
 Json = Annotated[bool, option("Print JSON, and only that, on stdout.", "--json")]
 History = Annotated[bool, option("With --json: also the score at every step.", "--history")]
+Referee = Annotated[
+    str | None,
+    option(
+        "A second model that takes no part in the search and scores the prompts; named as for --model.", metavar="MODEL"
+    ),
+]
 Log = Annotated[Path | None, option("Record the search for TensorBoard in a folder of its own.", metavar="DIR")]
 
 
@@ -115,6 +128,15 @@ class SearchFlags:
         size = "" if entry is None or entry.is_here() else f"; about {size_of(entry.download_bytes)} to download first"
         say(f"loading the model {name}" + (f" with {weights}" if weights else "") + size)
         return load_clip(self.model, weights, device)
+
+    def check_referee(self, name: str | None) -> None:
+        """Raises ValueError if a second model is the one that learns."""
+        if name == self.model:
+            raise ValueError(f"--referee must be another model than --model; both are {name}")
+
+    def load_referee(self, name: str) -> ClipEncoder:
+        """Loads a second model onto the same device."""
+        return SearchFlags(model=name, device=self.device).load()
 
     @property
     def weights(self) -> str | None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 from pez_fast.dataset.classifiers import learn_classifiers, read_classifiers
 from pez_fast.dataset.export import Export, export_rows
 from pez_fast.dataset.job import Job, Summary, invert_dataset
+from pez_fast.dataset.lengths import LengthJob, study_lengths
 from pez_fast.dataset.shards import FullDiskError
 from pez_fast.dataset.sources import Item, Source, open_source
 
@@ -16,6 +17,7 @@ __all__ = [
     "FullDiskError",
     "Item",
     "Job",
+    "LengthJob",
     "Source",
     "Summary",
     "export_rows",
@@ -23,4 +25,5 @@ __all__ = [
     "learn_classifiers",
     "open_source",
     "read_classifiers",
+    "study_lengths",
 ]

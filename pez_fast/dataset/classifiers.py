@@ -5,9 +5,7 @@ Each finished run is a file of its own, written whole or not at all, so that a k
 
 from __future__ import annotations
 
-import dataclasses
 import itertools
-import json
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -16,12 +14,12 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from pez_fast.config import SearchConfig, config_from, takes_config
 from pez_fast.dataset.locks import exclusive_lock
 from pez_fast.dataset.manifest import check_manifest, ensure_manifest, model_part, search_part
-from pez_fast.dataset.shards import write_atomically
+from pez_fast.dataset.runs import learn_runs, read_run, write_run
 from pez_fast.labelled import LEARNING, LabelConfig, LabelOptions, split_options
 from pez_fast.models.fingerprint import text_digest
 from pez_fast.models.language import LabelModel, LanguageModel
 from pez_fast.objectives import LabelLoss
-from pez_fast.prompt_search import PromptSearch, progress_of
+from pez_fast.prompt_search import PromptSearch
 from pez_fast.result import ClassifierResult, PromptResult
 from pez_fast.tasks.classify import check_lm, checked_config, classifier_result
 from pez_fast.tasks.labelled_task import Labelled, label_task, labelled
@@ -89,7 +87,7 @@ def learn_classifiers(  # type: ignore[misc]  # shots replaces the option of tha
     check_manifest(folder, complete)
     with exclusive_lock(folder, _STEM):
         ensure_manifest(folder, complete, lm.name)
-        found = {run: result for run in runs if (result := _kept(folder / run.name)) is not None}
+        found = {run: result for run in runs if (result := read_run(folder / run.name, ClassifierResult)) is not None}
         for (length, shot), group in itertools.groupby(runs, key=lambda run: (run.prompt_len, run.shots)):
             missing = [run for run in group if run not in found]
             if missing and not _learn(folder, missing, LabelModel(lm, tasks[shot]), data, configs[length], found):
@@ -99,7 +97,7 @@ def learn_classifiers(  # type: ignore[misc]  # shots replaces the option of tha
 
 def read_classifiers(out: str | Path) -> list[ClassifierResult]:
     """Returns the finished results in a folder of `learn_classifiers`, in the order of their names."""
-    kept = (_kept(path) for path in sorted(Path(out).glob("run-*.json")))
+    kept = (read_run(path, ClassifierResult) for path in sorted(Path(out).glob("run-*.json")))
     return [result for result in kept if result is not None]
 
 
@@ -139,13 +137,7 @@ def _learn(
     folder: Path, runs: list[Run], model: LabelModel, data: Labelled, config: SearchConfig, found: dict[Run, Any]
 ) -> bool:
     """Learns runs of one length and one number of shots, in batches, and keeps each; returns whether all were done."""
-    search = PromptSearch(model, config)
-    shown: list[PromptResult | None] = [None] * len(runs)
     numbers = {run: number for number, run in enumerate(runs)}
-
-    def on_progress(searches: Any) -> object:
-        assert config.callback is not None
-        return config.callback(progress_of(search.stages, search.bound, shown, searches))
 
     def targets() -> Iterator[tuple[list[int], LabelLoss, int]]:
         by_seed = sorted(runs, key=lambda run: run.seed)
@@ -153,22 +145,9 @@ def _learn(
             members = list(group)
             yield [numbers[run] for run in members], LabelLoss([run.fluency for run in members]), seed
 
-    for results in search.stream(targets(), on_progress if config.callback else None):
-        for number, result in results:
-            if result.stop_reason in ("interrupt", "callback"):
-                continue
-            run, shown[number] = runs[number], result
-            found[run] = classifier_result(result, model, data, run.fluency, not config.terms)
-            text = found[run].to_json(indent=1) + "\n"
-            write_atomically(folder / run.name, lambda file, text=text: file.write(text.encode()))  # type: ignore[misc]
-    return search.stop_reason is None
+    def keep(number: int, result: PromptResult) -> None:
+        run = runs[number]
+        found[run] = classifier_result(result, model, data, run.fluency, not config.terms)
+        write_run(folder / run.name, found[run].to_json(indent=1))
 
-
-def _kept(path: Path) -> ClassifierResult | None:
-    """Returns the result in a file; None if there is none, or one that cannot be read."""
-    try:
-        values = json.loads(path.read_text("utf-8"))
-        known = {f.name for f in dataclasses.fields(ClassifierResult)}
-        return ClassifierResult(**{name: value for name, value in values.items() if name in known})
-    except (OSError, ValueError, TypeError, AttributeError):
-        return None
+    return learn_runs(PromptSearch(model, config), targets(), len(runs), keep)

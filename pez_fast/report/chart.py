@@ -56,14 +56,14 @@ def axes_of(
     low, high = (min(found), max(found)) if found else (0.0, 1.0)
     if high > 0:
         low = max(low, 0.0)  # random words can begin below; that short part is left out
-    gap = _nice(max(high - low, 0.02) / 4)
+    gap = nice(max(high - low, 0.02) / 4)
     ticks = tuple(k * gap for k in range(math.floor(low / gap), math.ceil(high / gap + 1e-9) + 1))
     steps = max(1, 1, *(len(history) - 1 for history in histories))
-    step_ticks = tuple(range(0, steps + 1, max(1, round(_nice(steps / 4)))))
+    step_ticks = tuple(range(0, steps + 1, max(1, round(nice(steps / 4)))))
     return Axes(ticks[0], ticks[-1], gap, ticks, steps, step_ticks, bool(risen), best)
 
 
-def _nice(gap: float) -> float:
+def nice(gap: float) -> float:
     """The first of 1, 2, 2.5, 5, 10, ... times a power of ten that is not below."""
     power = 10.0 ** math.floor(math.log10(gap))
     return next(n * power for n in (1, 2, 2.5, 5, 10) if n * power >= gap * 0.999)

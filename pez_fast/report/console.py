@@ -205,6 +205,12 @@ def show_one(result: PromptResult, as_json: bool, history: bool = False) -> None
         say(f"text cosines {', '.join(f'{candidate.text_score:.4f}' for candidate in result.top)}")
     told = f"text cosine {result.text_score:.4f}, {result.steps} steps in {result.seconds:.1f} s"
     say(f"{told} ({whose(result.model)})")
+    if result.referee_score is not None:
+        scores = (
+            [candidate.referee_score for candidate in result.top] if len(result.top) > 1 else [result.referee_score]
+        )
+        told = ", ".join(f"{score:.4f}" for score in scores if score is not None)
+        say(f"referee's cosine{'s' * (len(scores) > 1)} {told} ({result.referee})")
     _say_notes([result])
 
 
@@ -227,6 +233,9 @@ def show_many(names: Sequence[str], results: Sequence[PromptResult], as_json: bo
         )
         return
     console, table = stdout(), table_of("image", "learned prompt", "text cosine")
+    judged = next((result.referee for result in results if result.referee), "")
+    if judged:
+        table.add_column("referee", justify="right", no_wrap=True)
     for name, result in zip(names, results, strict=True):
         name = one_line(name, console.encoding)
         if result.error:
@@ -234,11 +243,12 @@ def show_many(names: Sequence[str], results: Sequence[PromptResult], as_json: bo
         best: Sequence[Any] = [] if result.error else result.top or [result]
         for k, candidate in enumerate(best):
             prompt = _shaded(candidate, console.encoding)
-            table.add_row(Text("" if k else name), prompt, f"{candidate.text_score:.3f}")
+            second = "-" if candidate.referee_score is None else f"{candidate.referee_score:.3f}"
+            table.add_row(Text("" if k else name), prompt, f"{candidate.text_score:.3f}", *([second] if judged else []))
     put_table(console, table)
     learned = [result for result in results if not result.error]
     if learned:
-        say(whose(learned[0].model))
+        say(whose(learned[0].model) + (f"; the referee is {judged}" if judged else ""))
     _say_notes(results, names)
 
 

@@ -50,6 +50,7 @@ def write_sheet(
     if learned:
         steps, first = max(result.steps for result in learned), learned[0]
         subtitle = f"model {first.model}, seed {first.seed}, {steps} steps, {first.seconds:.1f} s"
+        subtitle += f", referee {first.referee}" if first.referee else ""
         rows = [Row(*row) for row in zip(names, images, results, strict=True)]
         save_sheet(path, draw_sheet(rows, "Prompts learned from images", subtitle))
     return bool(learned)
@@ -112,6 +113,8 @@ def draw_sheet(rows: Sequence[Row], title: str, subtitle: str) -> Image.Image:
             write(pen, (x_text, inner + 36 + 27 * len(lines) + 19 * k), text, 14, BAD)
         if not row.result.error:
             write(pen, (x_score, inner + 26), f"{row.result.text_score:.3f}", 26, INK, "ra")
+            if row.result.referee_score is not None:
+                write(pen, (x_score, inner + 62), f"referee {row.result.referee_score:.3f}", 14, GRAY, "ra")
             image.paste(chart.draw_chart(row.result, axes), (x_chart, inner))
         y += height
     if more > 0:

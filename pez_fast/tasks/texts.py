@@ -6,11 +6,12 @@ import warnings
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from pez_fast.config import SearchOptions, takes_config
+from pez_fast.config import SearchOptions, config_from, takes_config
 from pez_fast.objectives import Similarity, weighted_target
 from pez_fast.prompt_search import search
 from pez_fast.result import PromptResult
 from pez_fast.tasks.checks import check_model
+from pez_fast.tasks.referee import ChooseBy, add_referee, check_choice, check_referee
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
@@ -24,6 +25,8 @@ def distill(  # type: ignore[misc]  # prompt_len replaces the option of that nam
     prompt_len: int | None = None,
     *,
     weights: Sequence[float] | None = None,
+    referee: Any = None,
+    choose_by: ChooseBy = "model",
     **options: Unpack[SearchOptions],
 ) -> PromptResult:
     """Learns a shorter prompt that means the same to the model.
@@ -36,6 +39,7 @@ def distill(  # type: ignore[misc]  # prompt_len replaces the option of that nam
         prompt_len: the number of tokens, in place of a ratio.
         weights: one number for each text; a negative one pushes the prompt away from its text. Default: equal
             weights.
+        referee, choose_by: as for `invert`; the referee encodes texts.
 
     Returns:
         The best prompt that the search met. Ctrl-C returns the best prompt so far.
@@ -45,12 +49,9 @@ def distill(  # type: ignore[misc]  # prompt_len replaces the option of that nam
         TypeError: an option does not exist, or the model lacks what the task needs.
     """
     check_model(model, "encode_texts", "context_length")
-    texts = [text] if isinstance(text, str) else list(text)
-    if not texts:
-        raise ValueError("text must hold at least one text; got an empty list")
-    for item in texts:
-        if not isinstance(item, str) or not item.strip():
-            raise ValueError(f"text must not be empty; got {item!r}")
+    check_referee(referee, model, "encode_texts")
+    check_choice(choose_by, referee, config_from({**options}))
+    texts = _checked_texts(text)
     if ratio is not None and prompt_len is not None:
         raise ValueError(f"ratio and prompt_len exclude each other; got {ratio!r} and {prompt_len!r}")
     tokens, longest = max(len(model.vocabulary.encode(item)) for item in texts), model.context_length - 2
@@ -63,4 +64,22 @@ def distill(  # type: ignore[misc]  # prompt_len replaces the option of that nam
         warnings.warn(f"the model reads the first {longest} of the {tokens} tokens of the text", stacklevel=3)
         prompt_len = min(prompt_len, longest)
     target = weighted_target(model.encode_texts(texts), weights)
-    return search(Similarity(target[None]), model, **{**options, "prompt_len": prompt_len})[0]
+    result = search(Similarity(target[None]), model, **{**options, "prompt_len": prompt_len})[0]
+    if referee is not None:
+        add_referee([result], weighted_target(referee.encode_texts(texts), weights)[None], referee, choose_by)
+    return result
+
+
+def _checked_texts(text: str | Sequence[str]) -> list[str]:
+    """Returns the texts.
+
+    Raises:
+        ValueError: there is none, or one is empty.
+    """
+    texts = [text] if isinstance(text, str) else list(text)
+    if not texts:
+        raise ValueError("text must hold at least one text; got an empty list")
+    for item in texts:
+        if not isinstance(item, str) or not item.strip():
+            raise ValueError(f"text must not be empty; got {item!r}")
+    return texts
