@@ -1,16 +1,20 @@
-"""Prompts for images."""
+"""Prompts for images, and for images and texts together."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+import torch
+from torch import Tensor
+
 from pez_fast.config import SearchOptions, config_from, takes_config
 from pez_fast.images import image_or_error, load_image
 from pez_fast.objectives import Similarity, weighted_target
+from pez_fast.objectives.similarity import checked_weights
 from pez_fast.prompt_search import search
 from pez_fast.result import PromptResult
-from pez_fast.tasks.checks import check_model
+from pez_fast.tasks.checks import check_model, checked_texts, most_tokens
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
@@ -18,36 +22,56 @@ if TYPE_CHECKING:
 
 @takes_config
 def invert(
-    images: Any, model: Any, *, weights: Sequence[float] | None = None, **options: Unpack[SearchOptions]
+    images: Any,
+    model: Any,
+    *,
+    texts: str | Sequence[str] | None = None,
+    weights: Sequence[float] | None = None,
+    **options: Unpack[SearchOptions],
 ) -> PromptResult:
-    """Learns one prompt for one image, or for several images that share something, such as their style.
+    """Learns one prompt for targets of any kind: an image, several that share something, texts, or both together.
 
     Args:
-        images: what `load_image` takes (a path, a PIL image, bytes, an array), or a list of them.
-        model: from `load_clip`.
-        weights: one number for each image; a negative one pushes the prompt away from its image. Default: equal
-            weights.
+        images: what `load_image` takes (a path, a PIL image, bytes, an array), or a list of them; None or an empty
+            list if there are texts.
+        model: from `load_clip`; for texts alone also from `load_sentence_encoder`.
+        texts: a text or several that the prompt is to be like, beside the images or in their place.
+        weights: one number for each target, those of the images first, then those of the texts; a negative one pushes
+            the prompt away from its target. Default: equal weights. A text's cosines lie higher than an image's with
+            most models, so that at equal weights texts count for more.
 
     Returns:
-        The best prompt that the search met; its scores are weighted means over the images. Ctrl-C returns the best
+        The best prompt that the search met; its scores are weighted means over the targets. Ctrl-C returns the best
         prompt so far.
 
     Raises:
-        ValueError, TypeError: an option or an image cannot be used; the message names it.
+        ValueError, TypeError: an option, an image, a text or the weights cannot be used, or there is no target; the
+            message names it.
     """
     config_from({**options})
-    images = list(images) if isinstance(images, (list, tuple)) else [images]
-    if not images:
-        raise ValueError("images must hold at least one image; got an empty list")
-    check_model(model, "encode_images")
-    if hasattr(model, "notes"):  # an open file can be read once
-        pixels = [model.preprocess(load_image(image)) for image in images]
-        features, notes = model.encode_pixels(pixels), model.notes(pixels)
-    else:
-        features, notes = model.encode_images(images), []
-    result = search(Similarity(weighted_target(features, weights)[None]), model, **options)[0]
-    result.note = next(filter(None, notes), "")
+    images = list(images) if isinstance(images, (list, tuple)) else [] if images is None else [images]
+    found = [] if texts is None else checked_texts("texts", texts)
+    if not images and not found:
+        raise ValueError("images must hold at least one image, or texts one text; got neither")
+    if weights is not None:
+        weights = checked_weights(weights, len(images) + len(found))
+    check_model(model, *(["encode_images"] if images else []), *(["encode_texts", "context_length"] if found else []))
+    features, note = _image_features(images, model) if images else (None, "")
+    parts = [] if features is None else [features]
+    if found:
+        most_tokens(found, model)
+        parts.append(model.encode_texts(found))
+    result = search(Similarity(weighted_target(torch.cat(parts), weights)[None]), model, **options)[0]
+    result.note = note
     return result
+
+
+def _image_features(images: Sequence[Any], model: Any) -> tuple[Tensor, str]:
+    """Returns the features (N, D) of images, and the first note on one."""
+    if not hasattr(model, "notes"):
+        return model.encode_images(images), ""
+    pixels = [model.preprocess(load_image(image)) for image in images]  # an open file can be read once
+    return model.encode_pixels(pixels), next(filter(None, model.notes(pixels)), "")
 
 
 @takes_config
@@ -67,19 +91,36 @@ def invert_batch(images: Sequence[Any], model: Any, **options: Unpack[SearchOpti
         TypeError: an option does not exist, or `images` is no list.
     """
     config = config_from({**options})
+    results, readable = read_each(images, model, config.seed)
+    if readable:
+        targets = model.encode_pixels(list(readable.values()))
+        for k, result in zip(readable, search(Similarity(targets), model, **options), strict=True):
+            result.note, results[k] = results[k].note, result
+    return results
+
+
+def read_each(images: Any, model: Any, seed: int) -> tuple[list[PromptResult], dict[int, Tensor]]:
+    """Reads images that are to have a prompt each.
+
+    Returns:
+        For each image a result without a prompt, with `error` or `note` set where there is something to say; and the
+        preprocessed images (3, H, W) that could be read, by their number.
+
+    Raises:
+        ValueError: `images` is empty.
+        TypeError: `images` is no list, or the model cannot read images.
+    """
     if isinstance(images, (str, bytes)) or not isinstance(images, Sequence):
         raise TypeError(f"images must be a list of images; got {type(images).__name__}")
     if not images:
         raise ValueError("images must hold at least one image; got an empty list")
     check_model(model, "encode_pixels", "preprocess")
-    results = [PromptResult(seed=config.seed, model=model.name) for _ in images]
+    results = [PromptResult(seed=seed, model=model.name) for _ in images]
     loaded = [image_or_error(image, model.preprocess) for image in images]
+    readable = {k: pixels for k, pixels in enumerate(loaded) if not isinstance(pixels, str)}
     for result, pixels in zip(results, loaded, strict=True):
         result.error = pixels if isinstance(pixels, str) else None
-    readable = {k: pixels for k, pixels in enumerate(loaded) if not isinstance(pixels, str)}
-    if readable:
-        targets = model.encode_pixels(list(readable.values()))
-        notes = model.notes(list(readable.values())) if hasattr(model, "notes") else [""] * len(readable)
-        for k, result, note in zip(readable, search(Similarity(targets), model, **options), notes, strict=True):
-            results[k], result.note = result, note
-    return results
+    if readable and hasattr(model, "notes"):
+        for k, note in zip(readable, model.notes(list(readable.values())), strict=True):
+            results[k].note = note
+    return results, readable
