@@ -46,11 +46,11 @@ def test_a_negative_weight_pushes_away_and_a_text_is_found():
     clip, text = pez_fast.load_clip("emoji", device="cpu"), "a red apple on white"
     options = {"prompt_len": 3, "steps": 40, "refine": 0, "vocabulary": "words"}
     found = pez_fast.invert(None, clip, texts=text, **options)
-    assert "apple" in found.prompt and found.text_score > 0.9
+    assert "red" in found.prompt and found.text_score > 0.8
     away = pez_fast.invert(None, clip, texts=["a rocket on white", text], weights=[1, -0.5], **options)
     near = pez_fast.invert(None, clip, texts=["a rocket on white", text], weights=[1, 0.5], **options)
     target = clip.encode_texts([text])
-    assert mean_cosine(away.prompt, target, clip) < mean_cosine(near.prompt, target, clip)
+    assert mean_cosine(away.prompt, target, clip) < mean_cosine(near.prompt, target, clip) - 0.1
 
 
 def test_a_text_longer_than_the_context_is_warned_of(tiny_clip):
@@ -96,13 +96,15 @@ def test_one_word_too_many_is_the_one_that_costs_least(tiny_clip, images):
         row = text.split()
         for at in range(38):
             shorter = " ".join(row[:at] + row[at + 1 :])
-            costs[k, at] = mean_cosine(text, targets[k], tiny_clip) - mean_cosine(shorter, targets[k], tiny_clip)
+            costs[k, at] = mean_cosine(text, targets[k : k + 1], tiny_clip) - mean_cosine(
+                shorter, targets[k : k + 1], tiny_clip
+            )
     (k, at), least = min(costs.items(), key=lambda item: item[1])
     assert joined.tokens == 75 and sum(map(len, joined.cut)) == 1 and joined.cut[1 - k] == []
     row = texts[k].split()
     del row[at]
-    assert mean_cosine(joined.parts[k], targets[k], tiny_clip) == pytest.approx(
-        mean_cosine(" ".join(row), targets[k], tiny_clip), abs=1e-6
+    assert mean_cosine(joined.parts[k], targets[k : k + 1], tiny_clip) == pytest.approx(
+        mean_cosine(" ".join(row), targets[k : k + 1], tiny_clip), abs=1e-6
     )
     assert joined.note == f"the model reads 75 tokens, so 1 word was cut: {joined.cut[k][0]}"
 

@@ -17,6 +17,15 @@ from pez_fast.report.tensorboard import watch
 
 DEMO_STEPS, DEMO_LENGTH, DEMO_RESTARTS, DEMO_VOCABULARY = 300, 6, 8, "words"
 LANGUAGE_STEPS = 100
+Images = Annotated[
+    list[str] | None,
+    typer.Argument(help="Image files, http(s) addresses, or - for stdin.", metavar="IMAGE", show_default=False),
+]
+Text = Annotated[list[str] | None, option("A text that the prompt is to be like; can be repeated.")]
+Weight = Annotated[
+    list[float] | None,
+    option("A weight for each target, first the images, then the texts; a negative one pushes the prompt away."),
+]
 
 
 @app.command()
@@ -66,23 +75,12 @@ def demo(
 @with_search
 def invert(
     search: SearchFlags,
-    images: Annotated[
-        list[str] | None,
-        typer.Argument(help="Image files, http(s) addresses, or - for stdin.", metavar="IMAGE", show_default=False),
-    ] = None,
-    text: Annotated[
-        list[str] | None, option("A text that the prompt is to be like, beside the images; can be repeated.")
-    ] = None,
+    images: Images = None,
+    text: Text = None,
     each: Annotated[bool, option("Learn a prompt for each image, in place of one for all.", "--each")] = False,
     prompt_len: PromptLen = SearchConfig.prompt_len,
     top: Top = SearchConfig.top_k,
-    weight: Annotated[
-        list[float] | None,
-        option(
-            "A weight for each target: the images in their order, then the texts in theirs. A negative one pushes the "
-            "prompt away."
-        ),
-    ] = None,
+    weight: Weight = None,
     sheet: Annotated[
         Path | None, option("Draw images, prompts and scores into this PNG file.", metavar="FILE.png")
     ] = None,
@@ -116,8 +114,8 @@ def invert(
         show_one(results[0], search.as_json, history)
     if sheet is not None:
         drawn = [[] if isinstance(image, Unreadable) else [image] for image in opened] if each else [opened]
-        shown = [Path(name).name for name in images] if each or len(images) == 1 and not text else names
-        if write_sheet(sheet, shown, drawn, results):
+        whole = each or (len(images) == 1 and not text)
+        if write_sheet(sheet, [Path(name).name for name in images] if whole else names, drawn, results):
             say(f"sheet written to {sheet}")
     finish(results, search.steps)
 
