@@ -23,15 +23,19 @@ if TYPE_CHECKING:
     from pez_fast.prompt_search import search as search
     from pez_fast.result import ClassifierResult as ClassifierResult
     from pez_fast.result import ClassifierScores as ClassifierScores
+    from pez_fast.result import Concatenation as Concatenation
     from pez_fast.result import LengthStudy as LengthStudy
+    from pez_fast.result import Mix as Mix
     from pez_fast.result import PromptResult as PromptResult
     from pez_fast.table import TokenTable as TokenTable
+    from pez_fast.tasks import concatenate as concatenate
     from pez_fast.tasks import continuation as continuation
     from pez_fast.tasks import distill as distill
     from pez_fast.tasks import evaluate_classifier as evaluate_classifier
     from pez_fast.tasks import invert as invert
     from pez_fast.tasks import invert_batch as invert_batch
     from pez_fast.tasks import learn_classifier as learn_classifier
+    from pez_fast.tasks import mix as mix
     from pez_fast.tasks import save_soft_prompt as save_soft_prompt
     from pez_fast.tasks import score as score
     from pez_fast.tasks import transfer as transfer
@@ -51,6 +55,8 @@ _HOME = {
     "invert_batch": "tasks",
     "distill": "tasks",
     "score": "tasks",
+    "concatenate": "tasks",
+    "mix": "tasks",
     "learn_classifier": "tasks",
     "evaluate_classifier": "tasks",
     "transfer": "tasks",
@@ -58,6 +64,8 @@ _HOME = {
     "save_soft_prompt": "tasks",
     "study_lengths": "dataset",
     "PromptResult": "result",
+    "Concatenation": "result",
+    "Mix": "result",
     "LengthStudy": "result",
     "ClassifierResult": "result",
     "ClassifierScores": "result",

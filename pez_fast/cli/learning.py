@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
@@ -28,6 +29,15 @@ from pez_fast.report.tensorboard import watch
 
 DEMO_STEPS, DEMO_LENGTH, DEMO_RESTARTS, DEMO_VOCABULARY = 300, 6, 8, "words"
 LANGUAGE_STEPS = 100
+Images = Annotated[
+    list[str] | None,
+    typer.Argument(help="Image files, http(s) addresses, or - for stdin.", metavar="IMAGE", show_default=False),
+]
+Text = Annotated[list[str] | None, option("A text that the prompt is to be like; can be repeated.")]
+Weight = Annotated[
+    list[float] | None,
+    option("A weight for each target, first the images, then the texts; a negative one pushes the prompt away."),
+]
 
 
 @app.command()
@@ -76,17 +86,13 @@ def demo(
 @app.command()
 @with_search
 def invert(
-    images: Annotated[
-        list[str],
-        typer.Argument(help="Image files, http(s) addresses, or - for stdin.", metavar="IMAGE", show_default=False),
-    ],
     search: SearchFlags,
+    images: Images = None,
+    text: Text = None,
     each: Annotated[bool, option("Learn a prompt for each image, in place of one for all.", "--each")] = False,
     prompt_len: PromptLen = SearchConfig.prompt_len,
     top: Top = SearchConfig.top_k,
-    weight: Annotated[
-        list[float] | None, option("A weight for each image; a negative one pushes the prompt away from it.")
-    ] = None,
+    weight: Weight = None,
     referee: Referee = None,
     choose_by: Annotated[ChooseBy, option("Who chooses among the --top prompts.")] = ChooseBy.model,
     sheet: Annotated[
@@ -95,7 +101,7 @@ def invert(
     tensorboard: Log = None,
     history: History = False,
 ) -> None:
-    """Learn a prompt from images: one for all that they share, or with --each one for each."""
+    """Learn a prompt from images and texts: one for all that they share, or with --each one for each image."""
     from pez_fast.report.sheet import check_writable, write_sheet
     from pez_fast.tasks import invert as invert_all
     from pez_fast.tasks import invert_batch
@@ -103,17 +109,18 @@ def invert(
     options = search.options(prompt_len=prompt_len, top_k=top)
     check_history(history, search.as_json)
     _check_referee(search, referee, choose_by, top)
-    _check_weights(weight, each, len(images))
+    images, text = images or [], text or []
+    _check_targets(images, text, weight, each)
     if sheet is not None:
         check_writable(sheet, images)
     opened = read_images(images, each)
     readable = [path for path, image in zip(images, opened, strict=True) if not isinstance(image, Unreadable)]
-    names = images if each else [images[0] if len(images) == 1 else f"{len(images)} images"]
+    names = images if each else [_name_of(images, text)]
     watching = watch(readable if each else names, search.steps, tensorboard)
     clip = search.load()
     options |= {} if referee is None else {"referee": search.load_referee(referee), "choose_by": choose_by.value}
     with watching as progress:
-        options |= watched(progress) | ({} if each else {"weights": weight})
+        options |= watched(progress) | ({} if each else {"texts": text, "weights": weight})
         results = invert_batch(opened, clip, **options) if each else [invert_all(opened, clip, **options)]
     if each:
         show_many(names, results, search.as_json, history)
@@ -121,7 +128,8 @@ def invert(
         show_one(results[0], search.as_json, history)
     if sheet is not None:
         drawn = [[] if isinstance(image, Unreadable) else [image] for image in opened] if each else [opened]
-        if write_sheet(sheet, [Path(name).name for name in names], drawn, results):
+        whole = each or (len(images) == 1 and not text)
+        if write_sheet(sheet, [Path(name).name for name in images] if whole else names, drawn, results):
             say(f"sheet written to {sheet}")
     finish(results, search.steps)
 
@@ -133,12 +141,30 @@ def _check_referee(search: SearchFlags, referee: str | None, choose_by: ChooseBy
         raise ValueError("--choose-by referee needs --referee MODEL and a --top of at least 2")
 
 
-def _check_weights(weight: list[float] | None, each: bool, count: int) -> None:
-    """Raises ValueError if the weights do not go with the images."""
-    if weight and each:
-        raise ValueError("--weight and --each exclude each other")
-    if weight and len(weight) != count:
-        raise ValueError(f"--weight must be given once for each of the {count} images; got {len(weight)}")
+def _check_targets(images: Sequence[str], texts: Sequence[str], weights: Sequence[float] | None, each: bool) -> None:
+    """Raises ValueError if there is no target, or its weights or its texts cannot be used."""
+    from pez_fast.objectives.similarity import checked_weights
+    from pez_fast.tasks.checks import checked_texts
+
+    if not images and not texts:
+        raise ValueError("Missing argument 'IMAGE'; give at least one image, or a text with --text")
+    for name, given in (("--weight", weights), ("--text", texts)):
+        if given and each:
+            raise ValueError(f"{name} and --each exclude each other")
+    checked_texts("--text", texts)
+    targets = f"{len(images)} images" + (f" and the {len(texts)} texts" if texts else "")
+    if weights and len(weights) != len(images) + len(texts):
+        raise ValueError(f"--weight must be given once for each of the {targets}; got {len(weights)}")
+    if weights:
+        checked_weights(weights, len(weights))
+
+
+def _name_of(images: Sequence[str], texts: Sequence[str]) -> str:
+    """Returns what the targets of one prompt are called: a single one by itself, several by their numbers."""
+    if len(images) + len(texts) == 1:
+        return [*images, *texts][0]
+    counts = ((len(images), "image"), (len(texts), "text"))
+    return " and ".join(f"{count} {noun}{'s' * (count != 1)}" for count, noun in counts if count)
 
 
 @app.command()

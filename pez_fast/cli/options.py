@@ -134,7 +134,7 @@ class SearchFlags:
         if name == self.model:
             raise ValueError(f"--referee must be another model than --model; both are {name}")
 
-    def load_referee(self, name: str) -> ClipEncoder:
+    def load_referee(self, name: str) -> ClipEncoder | HFClipEncoder:
         """Loads a second model onto the same device."""
         return SearchFlags(model=name, device=self.device).load()
 

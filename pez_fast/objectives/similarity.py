@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -50,9 +52,24 @@ def weighted_target(targets: Tensor, weights: Sequence[float] | None = None) -> 
     """
     if weights is None:
         return targets.mean(0)
-    w = torch.as_tensor(list(weights), dtype=targets.dtype, device=targets.device)
-    if w.shape != (len(targets),):
-        raise ValueError(f"weights must be one for each of the {len(targets)} targets; got {len(w)}")
-    if not w.isfinite().all() or not w.any():
-        raise ValueError(f"weights must be finite and not all zero; got {list(weights)}")
+    w = torch.as_tensor(checked_weights(weights, len(targets)), dtype=targets.dtype, device=targets.device)
     return (w[:, None] * targets).sum(0) / w.abs().sum()
+
+
+def checked_weights(weights: Any, count: int) -> list[float]:
+    """Returns the weights of `count` targets as plain numbers.
+
+    Raises:
+        ValueError: there is not one weight for each target, a weight is not finite, or all weights are 0.
+    """
+    try:
+        if isinstance(weights, (str, bytes)):
+            raise TypeError
+        found = [float(weight) for weight in weights]
+    except (TypeError, ValueError):
+        raise ValueError(f"weights must be a list of numbers; got {weights!r}") from None
+    if len(found) != count:
+        raise ValueError(f"weights must be one for each of the {count} targets; got {len(found)}")
+    if not all(map(math.isfinite, found)) or not any(found):
+        raise ValueError(f"weights must be finite and not all zero; got {found}")
+    return found

@@ -115,7 +115,8 @@ def draw_sheet(rows: Sequence[Row], title: str, subtitle: str) -> Image.Image:
             write(pen, (x_score, inner + 26), f"{row.result.text_score:.3f}", 26, INK, "ra")
             if row.result.referee_score is not None:
                 write(pen, (x_score, inner + 62), f"referee {row.result.referee_score:.3f}", 14, GRAY, "ra")
-            image.paste(chart.draw_chart(row.result, axes), (x_chart, inner))
+            if row.result.history:  # a joined prompt was not searched for
+                image.paste(chart.draw_chart(row.result, axes), (x_chart, inner))
         y += height
     if more > 0:
         write(pen, (MARGIN, y + 8), f"and {more} more", 15, GRAY)

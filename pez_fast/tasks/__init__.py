@@ -1,19 +1,23 @@
 """Tasks: what a prompt is searched for."""
 
 from pez_fast.tasks.classify import evaluate_classifier, learn_classifier, transfer
+from pez_fast.tasks.concatenation import concatenate
 from pez_fast.tasks.images import invert, invert_batch
+from pez_fast.tasks.mixing import mix
 from pez_fast.tasks.scores import score
 from pez_fast.tasks.soft_prompt import save_soft_prompt
 from pez_fast.tasks.target_text import continuation
 from pez_fast.tasks.texts import distill
 
 __all__ = [
+    "concatenate",
     "continuation",
     "distill",
     "evaluate_classifier",
     "invert",
     "invert_batch",
     "learn_classifier",
+    "mix",
     "save_soft_prompt",
     "score",
     "transfer",

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import warnings
+from collections.abc import Sequence
+from typing import Any
+
 
 def check_model(model: object, *needed: str) -> None:
     """Checks that a model has the attributes that a task needs.
@@ -15,3 +19,29 @@ def check_model(model: object, *needed: str) -> None:
     refused = getattr(model, "text_only", "")
     if refused and {"encode_images", "encode_pixels"} & {*needed}:
         raise TypeError(refused)
+
+
+def checked_texts(name: str, texts: Any) -> list[str]:
+    """Returns a text or several as a list.
+
+    Raises:
+        ValueError: one is empty.
+        TypeError: one is no text.
+    """
+    if not isinstance(texts, (str, Sequence)) or isinstance(texts, bytes):
+        raise TypeError(f"{name} must be a text or a list of texts; got {texts!r}")
+    found = [texts] if isinstance(texts, str) else list(texts)
+    for text in found:
+        if not isinstance(text, str):
+            raise TypeError(f"{name} must hold texts alone; got {text!r}")
+        if not text.strip():
+            raise ValueError(f"{name} must not be empty; got {text!r}")
+    return found
+
+
+def most_tokens(texts: Sequence[str], model: Any) -> int:
+    """Returns the tokens of the longest text, and warns if the model does not read them all."""
+    tokens, longest = max(len(model.vocabulary.encode(text)) for text in texts), model.context_length - 2
+    if tokens > longest:
+        warnings.warn(f"the model reads the first {longest} of the {tokens} tokens of the text", stacklevel=4)
+    return tokens

@@ -35,5 +35,10 @@ def score(images: Sequence[Any], prompts: Sequence[str], model: Any) -> Tensor:
     for prompt in prompts:
         if not isinstance(prompt, str) or not prompt.strip():
             raise ValueError(f"prompts must not be empty; got {prompt!r}")
+    return cosines(model.encode_images(list(images)), prompts, model)
+
+
+def cosines(features: Tensor, prompts: Sequence[str], model: Any) -> Tensor:
+    """Returns the cosines (N, M) of unit features (N, D) with the texts of M prompts; see `score`."""
     texts = model.encode_texts(list(prompts))
-    return (model.encode_images(list(images))[:, None] * texts).sum(-1)  # products of rows round alike in any number
+    return (features[:, None] * texts).sum(-1)  # products of rows round alike in any number

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -10,7 +9,7 @@ from pez_fast.config import SearchOptions, config_from, takes_config
 from pez_fast.objectives import Similarity, weighted_target
 from pez_fast.prompt_search import search
 from pez_fast.result import PromptResult
-from pez_fast.tasks.checks import check_model
+from pez_fast.tasks.checks import check_model, checked_texts, most_tokens
 from pez_fast.tasks.referee import ChooseBy, add_referee, check_choice, check_referee
 
 if TYPE_CHECKING:
@@ -46,40 +45,28 @@ def distill(  # type: ignore[misc]  # prompt_len replaces the option of that nam
 
     Raises:
         ValueError: an option, a text, `ratio` or `prompt_len` cannot be used; the message names it.
-        TypeError: an option does not exist, or the model lacks what the task needs.
+        TypeError: an option does not exist, a text is no text, or the model lacks what the task needs.
     """
     check_model(model, "encode_texts", "context_length")
     check_referee(referee, model, "encode_texts")
     check_choice(choose_by, referee, config_from({**options}))
-    texts = _checked_texts(text)
+    texts = checked_texts("text", text)
+    if not texts:
+        raise ValueError("text must hold at least one text; got an empty list")
     if ratio is not None and prompt_len is not None:
         raise ValueError(f"ratio and prompt_len exclude each other; got {ratio!r} and {prompt_len!r}")
-    tokens, longest = max(len(model.vocabulary.encode(item)) for item in texts), model.context_length - 2
     if prompt_len is None:
         ratio = 0.3 if ratio is None else ratio
         if not isinstance(ratio, (int, float)) or not 0 < ratio <= 1:
             raise ValueError(f"ratio must be above 0 and at most 1; got {ratio!r}")
+    tokens, longest = most_tokens(texts, model), model.context_length - 2
+    if prompt_len is None:
+        assert ratio is not None
         prompt_len = max(1, round(ratio * tokens))
     if tokens > longest:
-        warnings.warn(f"the model reads the first {longest} of the {tokens} tokens of the text", stacklevel=3)
         prompt_len = min(prompt_len, longest)
     target = weighted_target(model.encode_texts(texts), weights)
     result = search(Similarity(target[None]), model, **{**options, "prompt_len": prompt_len})[0]
     if referee is not None:
         add_referee([result], weighted_target(referee.encode_texts(texts), weights)[None], referee, choose_by)
     return result
-
-
-def _checked_texts(text: str | Sequence[str]) -> list[str]:
-    """Returns the texts.
-
-    Raises:
-        ValueError: there is none, or one is empty.
-    """
-    texts = [text] if isinstance(text, str) else list(text)
-    if not texts:
-        raise ValueError("text must hold at least one text; got an empty list")
-    for item in texts:
-        if not isinstance(item, str) or not item.strip():
-            raise ValueError(f"text must not be empty; got {item!r}")
-    return texts
