@@ -8,9 +8,10 @@ the caption itself is the best answer (cosine 1).
 
 Equal time: pez_fast in its default way runs first, for `--steps` steps and its refinement. The process CPU seconds that
 it took for one caption, on one thread, are the budget of every other way. A search without refinement is ended by the
-clock; 4 restarts have a quarter of the steps of both stages; the plain port (`pez_fast.reference.optimize_prompt`, one
-caption at a time over the whole vocabulary, as the original does) has as many steps as a short run before says, and
-once more ten times as many on some of the captions. The rows hold the seconds that each really took.
+clock. Other ways of pez_fast have as many steps of both stages as a run on the first captions before says, and the
+plain port (`pez_fast.reference.optimize_prompt`, one caption at a time over the whole vocabulary, as the original does)
+as many as a short run says; on some captions it gets ten times as many once more. These runs before count for nobody.
+The rows hold the steps and the seconds that each really took.
 """
 
 from __future__ import annotations
@@ -41,7 +42,7 @@ from emoji_images import COLOUR_NAMES, PAIR, SINGLE
 
 ENDLESS = 10**5  # steps of a search that the clock ends
 RESTARTS = 4
-PROBE = 20  # steps of the plain port that tell how many fit into the time
+PROBE = 20  # steps of the plain port, or captions, that tell how many steps fit into the time
 LONGER = 10  # how much more time the plain port gets in its second row
 
 
@@ -89,7 +90,7 @@ class Known:
             found[len(ids)].append(k)
         return dict(sorted(found.items()))
 
-    def row(self, name: str, prompts: list[str], steps: int, cpu: float, wall: float) -> dict[str, Any]:
+    def row(self, name: str, prompts: list[str], steps: int, refine: int, cpu: float, wall: float) -> dict[str, Any]:
         """Returns what prompts recovered of the captions, and prints it as one line."""
         ids = [self.clip.vocabulary.encode(prompt) for prompt in prompts]
         count, tokens = len(prompts), sum(map(len, self.ids))
@@ -100,6 +101,7 @@ class Known:
             "name": name,
             "captions": count,
             "steps": steps,
+            "refine": refine,
             "cpu_seconds_per_caption": cpu / count,
             "wall_seconds_per_caption": wall / count,
             "median_cosine": statistics.median(cosines),
@@ -111,7 +113,7 @@ class Known:
             "prompts": prompts,
         }
         print(
-            f"{name:34} {count:4} captions {steps:6} steps {cpu / count:6.3f} CPU s each   "
+            f"{name:34} {count:4} captions {steps:5} + {refine:2} steps {cpu / count:6.3f} CPU s each   "
             f"cosine {row['median_cosine']:.4f}  tokens {row['tokens_recovered']:4.0%}  "
             f"words {row['words_recovered']:4.0%}  all words {row['all_words']:4.0%}  exact {row['exact']:4.0%}",
             flush=True,
@@ -126,24 +128,29 @@ def clocked(run: Callable[[], Any]) -> tuple[Any, float, float]:
     return answer, time.process_time() - cpu, time.perf_counter() - wall
 
 
-def learned(known: Known, name: str, seconds: float | None = None, **options: Any) -> dict[str, Any]:
-    """Returns the row of pez_fast; `seconds` are the CPU seconds for each caption after which the clock ends it."""
+def searched(known: Known, seconds: float | None = None, **options: Any) -> list[Any]:
+    """Returns what pez_fast finds, in a batch for each length of captions.
 
-    def run() -> list[Any]:
-        results: list[Any] = [None] * len(known.texts)
-        for length, numbers in known.groups().items():
-            own = dict(options)
-            if seconds is not None:
-                end = time.process_time() + seconds * len(numbers)
-                own |= {"callback": lambda _, end=end: time.process_time() >= end, "every": 10, "steps": ENDLESS}
-            found = pez_fast.search(Similarity(known.targets[numbers]), known.clip, prompt_len=length, **own)
-            for number, result in zip(numbers, found, strict=True):
-                results[number] = result
-        return results
+    Args:
+        seconds: the CPU seconds for each caption after which the clock ends the search. Default: no limit.
+    """
+    results: list[Any] = [None] * len(known.texts)
+    for length, numbers in known.groups().items():
+        own = dict(options)
+        if seconds is not None:
+            end = time.process_time() + seconds * len(numbers)
+            own |= {"callback": lambda _, end=end: time.process_time() >= end, "every": 10, "steps": ENDLESS}
+        found = pez_fast.search(Similarity(known.targets[numbers]), known.clip, prompt_len=length, **own)
+        for number, result in zip(numbers, found, strict=True):
+            results[number] = result
+    return results
 
-    results, cpu, wall = clocked(run)
+
+def learned(known: Known, name: str, seconds: float | None = None, refine: int = 0, **options: Any) -> dict[str, Any]:
+    """Returns the row of pez_fast; as for `searched`."""
+    results, cpu, wall = clocked(lambda: searched(known, seconds, refine=refine, **options))
     steps = round(statistics.mean(result.steps for result in results))
-    return known.row(name, [result.prompt for result in results], steps, cpu, wall)
+    return known.row(name, [result.prompt for result in results], steps, refine, cpu, wall)
 
 
 def plain(known: Known, name: str, steps: int) -> dict[str, Any]:
@@ -157,7 +164,7 @@ def plain(known: Known, name: str, steps: int) -> dict[str, Any]:
         return prompts
 
     prompts, cpu, wall = clocked(run)
-    return known.row(name, prompts, steps, cpu, wall)
+    return known.row(name, prompts, steps, 0, cpu, wall)
 
 
 def plain_step(known: Known) -> float:
@@ -171,14 +178,28 @@ def plain_step(known: Known) -> float:
     return clocked(run)[1] / PROBE
 
 
+def fitting(known: Known, steps: int, refine: int, **options: Any) -> dict[str, int]:
+    """Returns the numbers of steps that take a way of pez_fast as long as its default way takes for `steps`."""
+    some = known.first(PROBE)
+
+    def seconds(**way: Any) -> float:
+        return clocked(lambda: searched(some, steps=max(1, steps // 4), refine=max(1, refine // 4), **way))[1]
+
+    share = seconds() / seconds(**options)
+    return {"steps": max(1, round(share * steps)), "refine": max(1, round(share * refine))}
+
+
 def measure(known: Known, steps: int, refine: int, longer: int) -> dict[str, Any]:
     """Returns the rows of all ways, each with the CPU seconds of the first for each caption."""
     pez_fast.search(Similarity(known.targets[:1]), known.clip, prompt_len=4, steps=1, refine=1)  # makes what lasts
     rows = [learned(known, "pez_fast", steps=steps, refine=refine)]
     budget = rows[0]["cpu_seconds_per_caption"]
-    rows.append(learned(known, "pez_fast, all tokens", steps=steps, refine=refine, vocabulary="full"))
-    quarter = {"steps": max(1, steps // RESTARTS), "refine": refine // RESTARTS}
-    rows.append(learned(known, f"pez_fast, {RESTARTS} restarts", restarts=RESTARTS, **quarter))
+    ways: dict[str, dict[str, Any]] = {
+        "pez_fast, all tokens": {"vocabulary": "full"},
+        f"pez_fast, {RESTARTS} restarts": {"restarts": RESTARTS},
+    }
+    for name, options in ways.items():
+        rows.append(learned(known, name, **options, **fitting(known, steps, refine, **options)))
     rows.append(learned(known, "PEZ, without refine", budget, refine=0))
     rows.append(learned(known, f"PEZ, {RESTARTS} restarts, without refine", budget, refine=0, restarts=RESTARTS))
     fit = max(1, round(budget / plain_step(known)))
@@ -188,14 +209,14 @@ def measure(known: Known, steps: int, refine: int, longer: int) -> dict[str, Any
         rows.append(plain(some, f"plain port, {LONGER} times as long", LONGER * fit))
         wall = rows[0]["wall_seconds_per_caption"] * longer
         same = rows[0]["prompts"][:longer]  # of the first row, so that the two can be compared
-        rows.append(some.row("pez_fast, the same captions", same, steps, budget * longer, wall))
-    return {"budget_cpu_seconds_per_caption": budget, "refine": refine, "rows": rows}
+        rows.append(some.row("pez_fast, the same captions", same, steps, refine, budget * longer, wall))
+    return {"budget_cpu_seconds_per_caption": budget, "rows": rows}
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--captions", type=int, default=100)
-    parser.add_argument("--steps", type=int, default=600, help="steps of pez_fast in its default way")
+    parser.add_argument("--steps", type=int, default=300, help="steps of pez_fast in its default way")
     parser.add_argument("--refine", type=int, default=32, help="steps of its refinement")
     parser.add_argument("--longer", type=int, default=10, help="captions for which the plain port also gets more time")
     parser.add_argument("--out", type=Path)
@@ -210,7 +231,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             "stable_tokens": statistics.mean(bool(allowed[i]) for ids in known.ids for i in ids),
             "stable_captions": statistics.mean(all(bool(allowed[i]) for i in ids) for ids in known.ids),
         }
-        answer = measure(known, args.steps, args.refine, args.longer)
+        answer = measure(known, args.steps, args.refine, min(args.longer, args.captions))
         if args.out:
             write(args.out, {**facts, **answer})
     finally:

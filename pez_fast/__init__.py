@@ -22,10 +22,14 @@ if TYPE_CHECKING:
     from pez_fast.prompt_search import search as search
     from pez_fast.result import ClassifierResult as ClassifierResult
     from pez_fast.result import ClassifierScores as ClassifierScores
+    from pez_fast.result import Distilled as Distilled
     from pez_fast.result import PromptResult as PromptResult
+    from pez_fast.result import StyledPrompt as StyledPrompt
     from pez_fast.table import TokenTable as TokenTable
+    from pez_fast.tasks import apply_style as apply_style
     from pez_fast.tasks import continuation as continuation
     from pez_fast.tasks import distill as distill
+    from pez_fast.tasks import distill_study as distill_study
     from pez_fast.tasks import evaluate_classifier as evaluate_classifier
     from pez_fast.tasks import invert as invert
     from pez_fast.tasks import invert_batch as invert_batch
@@ -48,6 +52,8 @@ _HOME = {
     "invert": "tasks",
     "invert_batch": "tasks",
     "distill": "tasks",
+    "distill_study": "tasks",
+    "apply_style": "tasks",
     "score": "tasks",
     "learn_classifier": "tasks",
     "evaluate_classifier": "tasks",
@@ -55,6 +61,8 @@ _HOME = {
     "continuation": "tasks",
     "save_soft_prompt": "tasks",
     "PromptResult": "result",
+    "Distilled": "result",
+    "StyledPrompt": "result",
     "ClassifierResult": "result",
     "ClassifierScores": "result",
     "SearchConfig": "config",

@@ -3,6 +3,9 @@
 import pez_fast.cli.learning  # the help lists the commands in the order of these imports
 
 # isort: split
+import pez_fast.cli.style
+
+# isort: split
 import pez_fast.cli.classify
 
 # isort: split
