@@ -8,7 +8,7 @@ from typing import Any
 
 from pez_fast.cli.app import finish, watched
 from pez_fast.cli.options import SearchFlags
-from pez_fast.report.console import say
+from pez_fast.report.console import PROMPTS, say
 from pez_fast.report.recipes_console import show_study
 from pez_fast.report.tensorboard import watch
 
@@ -31,7 +31,8 @@ def distill_all(
     texts, shares = list(dict.fromkeys(texts)), list(dict.fromkeys(ratios or RATIOS))
     if sheet is not None:
         check_writable(sheet)
-    watching = watch([f"{ratio:g} of {text}" for text in texts for ratio in shares], search.steps, tensorboard)
+    names = [f"{ratio:g} of {text}" for text in texts for ratio in shares]
+    watching = watch(names, search.steps, tensorboard, PROMPTS)
     clip = search.load()
     with watching as progress:
         rows = distill_study(texts, clip, shares, **options, **watched(progress))

@@ -60,7 +60,7 @@ def draw_style(images: Sequence[Image.Image], style: PromptResult, prompts: Sequ
     write(pen, (WIDTH - MARGIN, text + 28), f"{style.text_score:.3f}", 26, INK, "ra")
     for k, line in enumerate(learned):
         draw_line(image, (MARGIN, text + 28 + 34 * k), line, 24)
-    write(pen, (MARGIN, table - 28), "new prompts", 15, GRAY)
+    write(pen, (MARGIN, table - 28), "new prompts, and in gray the other order", 15, GRAY)
     _legend(pen, table - 28)
     for part in parts:
         image.paste(part, (MARGIN, table))
@@ -74,7 +74,8 @@ def draw_style(images: Sequence[Image.Image], style: PromptResult, prompts: Sequ
 def _legend(pen: ImageDraw.ImageDraw, y: int) -> None:
     """Writes what the bars are."""
     x = WIDTH - MARGIN - BARS
-    for name, colour, at in (("new prompt", LINE, x), ("subject alone", SOFT, x + 130)):
+    write(pen, (x, y), "cosine:", 14, GRAY)
+    for name, colour, at in (("new prompt", LINE, x + 64), ("subject alone", SOFT, x + 190)):
         pen.rounded_rectangle((at, y + 4, at + 15, y + 13), 3, colour)
         write(pen, (at + 22, y), name, 14, GRAY)
 
