@@ -8,10 +8,10 @@ the caption itself is the best answer (cosine 1).
 
 Equal time: pez_fast in its default way runs first, for `--steps` steps and its refinement. The process CPU seconds that
 it took for one caption, on one thread, are the budget of every other way. A search without refinement is ended by the
-clock. Other ways of pez_fast have as many steps of both stages as a run on the first captions before says, and the
-plain port (`pez_fast.reference.optimize_prompt`, one caption at a time over the whole vocabulary, as the original does)
-as many as a short run says; on some captions it gets ten times as many once more. These runs before count for nobody.
-The rows hold the steps and the seconds that each really took.
+clock. The way with restarts has as many steps of both stages as a short run of it before says, and the plain port
+(`pez_fast.reference.optimize_prompt`, one caption at a time over the whole vocabulary, as the original does) as many
+as a short run of it says; on some captions it gets ten times as many once more. The short runs count for nobody. The
+rows hold the steps and the seconds that each really took.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ import statistics
 import sys
 import time
 from collections import Counter, defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -42,7 +42,8 @@ from emoji_images import COLOUR_NAMES, PAIR, SINGLE
 
 ENDLESS = 10**5  # steps of a search that the clock ends
 RESTARTS = 4
-PROBE = 20  # steps of the plain port, or captions, that tell how many steps fit into the time
+PROBE = 20  # steps of the plain port that tell how many fit into the time
+SHORT = 8  # a run that tells how many steps of pez_fast fit has so many times fewer
 LONGER = 10  # how much more time the plain port gets in its second row
 
 
@@ -180,43 +181,37 @@ def plain_step(known: Known) -> float:
 
 def fitting(known: Known, steps: int, refine: int, **options: Any) -> dict[str, int]:
     """Returns the numbers of steps that take a way of pez_fast as long as its default way takes for `steps`."""
-    some = known.first(PROBE)
 
     def seconds(**way: Any) -> float:
-        return clocked(lambda: searched(some, steps=max(1, steps // 4), refine=max(1, refine // 4), **way))[1]
+        few = {"steps": max(1, steps // SHORT), "refine": max(1, refine // SHORT)}
+        return clocked(lambda: searched(known, **few, **way))[1]
 
     share = seconds() / seconds(**options)
     return {"steps": max(1, round(share * steps)), "refine": max(1, round(share * refine))}
 
 
-def measure(known: Known, steps: int, refine: int, longer: int) -> dict[str, Any]:
-    """Returns the rows of all ways, each with the CPU seconds of the first for each caption."""
+def measured(known: Known, steps: int, refine: int, longer: int) -> Iterator[dict[str, Any]]:
+    """Yields the rows of all ways, each with the CPU seconds of the first for each caption."""
     pez_fast.search(Similarity(known.targets[:1]), known.clip, prompt_len=4, steps=1, refine=1)  # makes what lasts
-    rows = [learned(known, "pez_fast", steps=steps, refine=refine)]
-    budget = rows[0]["cpu_seconds_per_caption"]
-    ways: dict[str, dict[str, Any]] = {
-        "pez_fast, all tokens": {"vocabulary": "full"},
-        f"pez_fast, {RESTARTS} restarts": {"restarts": RESTARTS},
-    }
-    for name, options in ways.items():
-        rows.append(learned(known, name, **options, **fitting(known, steps, refine, **options)))
-    rows.append(learned(known, "PEZ, without refine", budget, refine=0))
-    rows.append(learned(known, f"PEZ, {RESTARTS} restarts, without refine", budget, refine=0, restarts=RESTARTS))
+    default = learned(known, "pez_fast", steps=steps, refine=refine)
+    yield default
+    budget = default["cpu_seconds_per_caption"]
+    yield learned(known, "PEZ, without refine", budget)
     fit = max(1, round(budget / plain_step(known)))
-    rows.append(plain(known, "plain port", fit))
-    if longer:
-        some = known.first(longer)
-        rows.append(plain(some, f"plain port, {LONGER} times as long", LONGER * fit))
-        wall = rows[0]["wall_seconds_per_caption"] * longer
-        same = rows[0]["prompts"][:longer]  # of the first row, so that the two can be compared
-        rows.append(some.row("pez_fast, the same captions", same, steps, refine, budget * longer, wall))
-    return {"budget_cpu_seconds_per_caption": budget, "rows": rows}
+    yield plain(known, "plain port", fit)
+    fitted = fitting(known, steps, refine, restarts=RESTARTS)
+    yield learned(known, f"pez_fast, {RESTARTS} restarts", restarts=RESTARTS, **fitted)
+    some = known.first(longer)
+    yield plain(some, f"plain port, {LONGER} times as long", LONGER * fit)
+    wall = default["wall_seconds_per_caption"] * longer
+    same = default["prompts"][:longer]  # of the first row, so that the two can be compared
+    yield some.row("pez_fast, the same captions", same, steps, refine, budget * longer, wall)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--captions", type=int, default=100)
-    parser.add_argument("--steps", type=int, default=300, help="steps of pez_fast in its default way")
+    parser.add_argument("--steps", type=int, default=100, help="steps of pez_fast in its default way")
     parser.add_argument("--refine", type=int, default=32, help="steps of its refinement")
     parser.add_argument("--longer", type=int, default=10, help="captions for which the plain port also gets more time")
     parser.add_argument("--out", type=Path)
@@ -231,9 +226,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
             "stable_tokens": statistics.mean(bool(allowed[i]) for ids in known.ids for i in ids),
             "stable_captions": statistics.mean(all(bool(allowed[i]) for i in ids) for ids in known.ids),
         }
-        answer = measure(known, args.steps, args.refine, min(args.longer, args.captions))
-        if args.out:
-            write(args.out, {**facts, **answer})
+        rows: list[dict[str, Any]] = []
+        for row in measured(known, args.steps, args.refine, min(args.longer, args.captions)):
+            rows.append(row)
+            if args.out:  # after each row, so that a run that is ended loses only the row in progress
+                budget = rows[0]["cpu_seconds_per_caption"]
+                write(args.out, {**facts, "budget_cpu_seconds_per_caption": budget, "rows": rows}, final=False)
     finally:
         torch.set_num_threads(threads)
 

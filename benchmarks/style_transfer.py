@@ -1,4 +1,4 @@
-"""How well a style prompt carries over to new subjects, by the number of its tokens.
+"""How well a style prompt carries over to new subjects, by the number of pictures and tokens.
 
     python benchmarks/style_transfer.py --out benchmarks/results/style_transfer.json
 
@@ -60,15 +60,20 @@ def row(clip: ClipEncoder, cases: list[tuple[str, str, Path, list[Any]]], length
 def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--examples", type=int, default=8)
-    parser.add_argument("--pictures", type=int, default=7, help="held-out images of each colour")
-    parser.add_argument("--tokens", type=int, nargs="+", default=[1, 2, 4, 8])
+    parser.add_argument("--pictures", type=int, nargs="+", default=[3, 7, 25], help="most images of each colour")
+    parser.add_argument("--tokens", type=int, nargs="+", default=[2, 4, 8])
     parser.add_argument("--steps", type=int, default=200)
     parser.add_argument("--out", type=Path)
     args = parser.parse_args(arguments)
-    clip, cases = pez_fast.load_clip("emoji", device="cpu"), examples(args.examples, args.pictures)
-    rows = [row(clip, cases, length, args.steps) for length in args.tokens]
+    clip, rows = pez_fast.load_clip("emoji", device="cpu"), []
+    for pictures in args.pictures:
+        cases = examples(args.examples, pictures)
+        fewest = min(len(images) for *_, images in cases)
+        for length in args.tokens:
+            print(f"{fewest} to {pictures} pictures, ", end="")
+            rows.append({"pictures": [fewest, pictures], **row(clip, cases, length, args.steps)})
     if args.out:
-        write(args.out, {"examples": len(cases), "pictures": args.pictures, "steps": args.steps, "rows": rows})
+        write(args.out, {"examples": args.examples, "steps": args.steps, "rows": rows})
 
 
 if __name__ == "__main__":

@@ -27,7 +27,6 @@ def distill_study(  # type: ignore[misc]  # the ratios replace the option prompt
     texts: str | Sequence[str],
     model: Any,
     ratios: Sequence[float] = RATIOS,
-    *,
     prompt_len: None = None,
     **options: Unpack[SearchOptions],
 ) -> list[Distilled]:
