@@ -24,13 +24,17 @@ if TYPE_CHECKING:
     from pez_fast.result import ClassifierResult as ClassifierResult
     from pez_fast.result import ClassifierScores as ClassifierScores
     from pez_fast.result import Concatenation as Concatenation
+    from pez_fast.result import Distilled as Distilled
     from pez_fast.result import LengthStudy as LengthStudy
     from pez_fast.result import Mix as Mix
     from pez_fast.result import PromptResult as PromptResult
+    from pez_fast.result import StyledPrompt as StyledPrompt
     from pez_fast.table import TokenTable as TokenTable
+    from pez_fast.tasks import apply_style as apply_style
     from pez_fast.tasks import concatenate as concatenate
     from pez_fast.tasks import continuation as continuation
     from pez_fast.tasks import distill as distill
+    from pez_fast.tasks import distill_study as distill_study
     from pez_fast.tasks import evaluate_classifier as evaluate_classifier
     from pez_fast.tasks import invert as invert
     from pez_fast.tasks import invert_batch as invert_batch
@@ -54,6 +58,8 @@ _HOME = {
     "invert": "tasks",
     "invert_batch": "tasks",
     "distill": "tasks",
+    "distill_study": "tasks",
+    "apply_style": "tasks",
     "score": "tasks",
     "concatenate": "tasks",
     "mix": "tasks",
@@ -67,6 +73,8 @@ _HOME = {
     "Concatenation": "result",
     "Mix": "result",
     "LengthStudy": "result",
+    "Distilled": "result",
+    "StyledPrompt": "result",
     "ClassifierResult": "result",
     "ClassifierScores": "result",
     "SearchConfig": "config",

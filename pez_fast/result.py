@@ -175,6 +175,52 @@ class Mix:
 
 
 @dataclass
+class Distilled:
+    """A text shortened to a share of its tokens, as one row of a study.
+
+    Attributes:
+        text, text_tokens: the text, and how many tokens it has.
+        ratio: the share that was asked for.
+        result: the shorter prompt.
+    """
+
+    text: str
+    text_tokens: int
+    ratio: float
+    result: PromptResult
+
+    def to_dict(self) -> dict[str, Any]:
+        """Returns the row as plain values."""
+        return {**vars(self), "result": self.result.to_dict()}
+
+
+@dataclass
+class StyledPrompt:
+    """A style applied to a new subject: the better of the two orders of the subject and the style.
+
+    Attributes:
+        subject: the new subject.
+        prompt: the subject and the style in the order that scores better.
+        score: the mean cosine of `prompt` with the style's pictures.
+        scores: the cosine of `prompt` with each picture.
+        other_prompt, other_score: the other order, and its mean cosine.
+        subject_score: the mean cosine of the subject alone, without the style.
+    """
+
+    subject: str
+    prompt: str
+    score: float
+    scores: list[float]
+    other_prompt: str
+    other_score: float
+    subject_score: float
+
+    def to_dict(self) -> dict[str, Any]:
+        """Returns the prompt and its scores as plain values."""
+        return dataclasses.asdict(self)
+
+
+@dataclass
 class ClassifierResult(PromptResult):
     """A prompt learned for a classification by a language model.
 

@@ -21,7 +21,7 @@ from pez_fast.config import POSITIONAL, SearchConfig, SearchOptions, config_from
 
 PAGE = Path(__file__).parents[1] / "docs" / "options.md"
 NAMES = [f.name for f in fields(SearchConfig)]
-TASKS = [pez_fast.invert, pez_fast.invert_batch, pez_fast.distill]
+TASKS = [pez_fast.invert, pez_fast.invert_batch, pez_fast.distill, pez_fast.distill_study]
 
 
 def shown(value: object) -> str:
@@ -42,7 +42,7 @@ def test_type_checkers_see_the_same_options():
 def test_tasks_show_their_options(task):
     parameters = inspect.signature(task).parameters
     assert set(NAMES) <= parameters.keys() and "options" not in parameters
-    own = {"prompt_len"} if task is pez_fast.distill else set()
+    own = {"prompt_len"} if task in (pez_fast.distill, pez_fast.distill_study) else set()
     for f in fields(SearchConfig):
         if f.name not in own:
             assert parameters[f.name].default == f.default

@@ -88,6 +88,7 @@ def folder(tmp_path, tiny_clip_dir, images, monkeypatch):
 
     here = tmp_path / "here"
     (here / "images").mkdir(parents=True)
+    (here / "benchmarks").symlink_to(ROOT / "benchmarks")  # its pictures, as in a checkout
     (here / ".venv" / "bin").mkdir(parents=True)
     (here / ".venv" / "bin" / "activate").touch()
     for k, name in enumerate(["image.png", "another.png", "photo.jpg", "images/a.png", "images/b.png"]):

@@ -6,6 +6,9 @@ import pez_fast.cli.learning  # the help lists the commands in the order of thes
 import pez_fast.cli.mix
 
 # isort: split
+import pez_fast.cli.style
+
+# isort: split
 import pez_fast.cli.classify
 
 # isort: split

@@ -151,7 +151,7 @@ def _check_targets(images: Sequence[str], texts: Sequence[str], weights: Sequenc
     for name, given in (("--weight", weights), ("--text", texts)):
         if given and each:
             raise ValueError(f"{name} and --each exclude each other")
-    checked_texts("--text", texts)
+    checked_texts("--text", texts, may_be_none=True)
     targets = f"{len(images)} images" + (f" and the {len(texts)} texts" if texts else "")
     if weights and len(weights) != len(images) + len(texts):
         raise ValueError(f"--weight must be given once for each of the {targets}; got {len(weights)}")
@@ -170,24 +170,46 @@ def _name_of(images: Sequence[str], texts: Sequence[str]) -> str:
 @app.command()
 @with_search
 def distill(
-    text: Annotated[str, typer.Argument(help="The prompt to shorten.", metavar="TEXT", show_default=False)],
+    text: Annotated[list[str], typer.Argument(help="The prompt to shorten.", metavar="TEXT", show_default=False)],
     search: SearchFlags,
-    ratio: Annotated[float | None, option("Tokens of the result divided by tokens of the text. Default: 0.3.")] = None,
+    ratio: Annotated[
+        list[float] | None,
+        option("Tokens of the result divided by tokens of the text; with --study can be repeated. Default: 0.3."),
+    ] = None,
     prompt_len: Annotated[int | None, option("Number of tokens, in place of a ratio.")] = None,
+    study: Annotated[
+        bool, option("Shorten each TEXT to several ratios, by default 0.7, 0.5, 0.3 and 0.1.", "--study")
+    ] = False,
     top: Top = SearchConfig.top_k,
+    sheet: Annotated[
+        Path | None, option("With --study: draw the curve and the prompts into this PNG file.", metavar="FILE.png")
+    ] = None,
     tensorboard: Log = None,
     history: History = False,
 ) -> None:
     """Learn a shorter prompt that means the same to the model."""
-    from pez_fast.tasks import distill as distill_text
-
     options = search.options(prompt_len=1 if prompt_len is None else prompt_len, top_k=top)
     check_history(history, search.as_json)
-    if ratio is not None and prompt_len is not None:
+    if ratio and prompt_len is not None:
         raise ValueError("--ratio and --prompt-len exclude each other")
-    watching = watch([text], search.steps, tensorboard)
+    if study:
+        if prompt_len is not None:
+            raise ValueError("--study and --prompt-len exclude each other; --ratio can be repeated")
+        from pez_fast.cli.studying import distill_all
+
+        del options["prompt_len"]
+        return distill_all(text, ratio, search, options, sheet, tensorboard, history)
+    if sheet is not None:
+        raise ValueError("--sheet has an effect only with --study")
+    for name, values, means in (("TEXT", text, "; a text of several words stands in quotes"), ("--ratio", ratio, "")):
+        if values and len(values) > 1:
+            raise ValueError(f"{name} is given {len(values)} times, which only --study takes{means}")
+    from pez_fast.tasks import distill as distill_text
+
+    watching = watch(text, search.steps, tensorboard)
     clip = search.load()
     with watching as progress:
-        result = distill_text(text, clip, ratio, **options | {"prompt_len": prompt_len}, **watched(progress))
+        share = ratio[0] if ratio else None
+        result = distill_text(text[0], clip, share, **options | {"prompt_len": prompt_len}, **watched(progress))
     show_one(result, search.as_json, history)
     finish([result], search.steps)

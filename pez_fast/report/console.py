@@ -41,6 +41,7 @@ class Words(NamedTuple):
 
 
 IMAGES, CLASSIFIERS = Words("image", "images", "cosine"), Words("prompt", "prompts", "accuracy")
+PROMPTS = Words("prompt", "prompts", "cosine")
 
 
 def one_line(text: object, encoding: str = "utf-8") -> str:

@@ -4,15 +4,19 @@ from pez_fast.tasks.classify import evaluate_classifier, learn_classifier, trans
 from pez_fast.tasks.concatenation import concatenate
 from pez_fast.tasks.images import invert, invert_batch
 from pez_fast.tasks.mixing import mix
+from pez_fast.tasks.ratios import distill_study
 from pez_fast.tasks.scores import score
 from pez_fast.tasks.soft_prompt import save_soft_prompt
+from pez_fast.tasks.style import apply_style
 from pez_fast.tasks.target_text import continuation
 from pez_fast.tasks.texts import distill
 
 __all__ = [
     "concatenate",
+    "apply_style",
     "continuation",
     "distill",
+    "distill_study",
     "evaluate_classifier",
     "invert",
     "invert_batch",

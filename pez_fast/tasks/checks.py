@@ -21,16 +21,18 @@ def check_model(model: object, *needed: str) -> None:
         raise TypeError(refused)
 
 
-def checked_texts(name: str, texts: Any) -> list[str]:
+def checked_texts(name: str, texts: Any, may_be_none: bool = False) -> list[str]:
     """Returns a text or several as a list.
 
     Raises:
-        ValueError: one is empty.
+        ValueError: one is empty, or there is none though there must be.
         TypeError: one is no text.
     """
     if not isinstance(texts, (str, Sequence)) or isinstance(texts, bytes):
         raise TypeError(f"{name} must be a text or a list of texts; got {texts!r}")
     found = [texts] if isinstance(texts, str) else list(texts)
+    if not found and not may_be_none:
+        raise ValueError(f"{name} must hold at least one text; got an empty list")
     for text in found:
         if not isinstance(text, str):
             raise TypeError(f"{name} must hold texts alone; got {text!r}")

@@ -57,7 +57,7 @@ def invert(
     """
     check_choice(choose_by, referee, config_from({**options}))
     images = list(images) if isinstance(images, (list, tuple)) else [] if images is None else [images]
-    found = [] if texts is None else checked_texts("texts", texts)
+    found = [] if texts is None else checked_texts("texts", texts, may_be_none=True)
     if not images and not found:
         raise ValueError("images must hold at least one image, or texts one text; got neither")
     if weights is not None:

@@ -51,18 +51,11 @@ def distill(  # type: ignore[misc]  # prompt_len replaces the option of that nam
     check_referee(referee, model, "encode_texts")
     check_choice(choose_by, referee, config_from({**options}))
     texts = checked_texts("text", text)
-    if not texts:
-        raise ValueError("text must hold at least one text; got an empty list")
     if ratio is not None and prompt_len is not None:
         raise ValueError(f"ratio and prompt_len exclude each other; got {ratio!r} and {prompt_len!r}")
-    if prompt_len is None:
-        ratio = 0.3 if ratio is None else ratio
-        if not isinstance(ratio, (int, float)) or not 0 < ratio <= 1:
-            raise ValueError(f"ratio must be above 0 and at most 1; got {ratio!r}")
     tokens, longest = most_tokens(texts, model), model.context_length - 2
     if prompt_len is None:
-        assert ratio is not None
-        prompt_len = max(1, round(ratio * tokens))
+        prompt_len = max(1, round(checked_ratio("ratio", 0.3 if ratio is None else ratio) * tokens))
     if tokens > longest:
         prompt_len = min(prompt_len, longest)
     target = weighted_target(model.encode_texts(texts), weights)
@@ -70,3 +63,14 @@ def distill(  # type: ignore[misc]  # prompt_len replaces the option of that nam
     if referee is not None:
         add_referee([result], weighted_target(referee.encode_texts(texts), weights)[None], referee, choose_by)
     return result
+
+
+def checked_ratio(name: str, ratio: float) -> float:
+    """Returns a ratio of tokens.
+
+    Raises:
+        ValueError: it is no number above 0 and at most 1; the message names it.
+    """
+    if isinstance(ratio, bool) or not isinstance(ratio, (int, float)) or not 0 < ratio <= 1:
+        raise ValueError(f"{name} must be above 0 and at most 1; got {ratio!r}")
+    return ratio
