@@ -1,0 +1,149 @@
+"""One prompt for two encoders, beside a prompt of its own for each, by both encoders' cosines on held-out images.
+
+    python benchmarks/joint_quality.py --out benchmarks/results/joint_quality_cpu.json
+
+The first encoder is the bundled model. The second is made here, since no other small trained one is at hand: a text
+tower of other width and depth with a token table of its own, trained from other random weights to give the first
+encoder's features of random captions in 64 directions drawn at random, in place of its 128. Its image side is the first
+encoder's image tower, followed by those directions. So the two agree more than two models that were trained apart, such
+as those of Stable Diffusion XL, and the figures say which way is better, not by how much there.
+"""
+
+from __future__ import annotations
+
+import argparse
+import random
+import statistics
+import time
+from pathlib import Path
+from typing import Any
+
+import open_clip
+import torch
+import torch.nn.functional as F
+from emoji_quality import held_out
+from provenance import write
+from torch import Tensor, nn
+
+import pez_fast
+from pez_fast.models import ClipEncoder, JointModel
+
+DIRECTIONS, WIDTH, LAYERS, HEADS, CONTEXT, BATCH = 64, 96, 2, 2, 77, 128
+SHARES = {"raw tables": (1.0, 1.0), "tables of one size": None}  # scales of the joint table
+
+
+class Directions(nn.Module):
+    """An image tower, and its features in a few directions."""
+
+    def __init__(self, tower: nn.Module, directions: Tensor) -> None:
+        super().__init__()
+        self.tower = tower
+        self.register_buffer("directions", directions)
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.tower(images) @ self.directions
+
+
+def captions(clip: ClipEncoder, rng: random.Random, count: int) -> list[str]:
+    """Returns random rows of 1 to 16 of the tokens that the first encoder knows."""
+    known = clip.vocabulary.stable()
+    return [clip.vocabulary.decode(rng.choices(known, k=rng.randrange(1, 17))) for _ in range(count)]
+
+
+def second_encoder(clip: ClipEncoder, steps: int, size: float, seed: int = 1) -> tuple[ClipEncoder, float]:
+    """Returns the second encoder, and its text features' median cosine with what it was trained for, on new captions.
+
+    Args:
+        size: a factor for the random token table that training starts from.
+    """
+    torch.manual_seed(seed)
+    rng, directions = random.Random(seed), torch.linalg.qr(torch.randn(128, DIRECTIONS)).Q
+    text = {"context_length": CONTEXT, "vocab_size": 49408, "width": WIDTH, "heads": HEADS, "layers": LAYERS}
+    vision = {"image_size": 64, "layers": 1, "width": 64, "head_width": 32, "patch_size": 32}  # replaced below
+    model = open_clip.CLIP(DIRECTIONS, vision, text)
+    with torch.no_grad():
+        model.token_embedding.weight.mul_(size)
+    optimiser = torch.optim.AdamW(model.parameters(), lr=2e-3, betas=(0.9, 0.98), weight_decay=0.0, fused=True)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, 2e-3, total_steps=steps)
+
+    def features(texts: list[str]) -> tuple[Tensor, Tensor]:
+        ids = clip.tokenizer(texts)
+        length = int(ids.argmax(-1).max()) + 1
+        with torch.no_grad():
+            wanted = cut(clip.model, ids, length) @ directions
+        return F.normalize(cut(model, ids, length), dim=-1), F.normalize(wanted, dim=-1)
+
+    for _ in range(steps):
+        own, wanted = features(captions(clip, rng, BATCH))
+        loss = 1 - (own * wanted).sum(-1).mean() + F.cross_entropy(20 * own @ wanted.T, torch.arange(BATCH))
+        optimiser.zero_grad()
+        loss.backward()
+        optimiser.step()
+        schedule.step()
+    with torch.no_grad():
+        own, wanted = features(captions(clip, rng, 256))
+    model.visual = Directions(clip.model.visual, directions)
+    known = clip.vocabulary.known_ids
+    made = ClipEncoder(model, clip.tokenizer, clip.preprocess, "second", known)
+    return made, statistics.median((own * wanted).sum(-1).tolist())
+
+
+def cut(model: Any, ids: Tensor, length: int) -> Tensor:
+    """Returns the features (B, D) of captions (B, 77); the tower is causal, so `length` places are enough."""
+    x = model.token_embedding(ids[:, :length]) + model.positional_embedding[:length]
+    x = model.ln_final(model.transformer(x, attn_mask=model.attn_mask[:length, :length]))
+    return x[torch.arange(len(ids)), ids.argmax(-1)] @ model.text_projection
+
+
+def row(name: str, prompts: list[list[str]], images: list, models: list[ClipEncoder], seconds: float) -> dict:
+    """Returns the mean cosines of one way, of whose prompts encoder k reads prompts[k], and prints them."""
+    own = [
+        (model.encode_images(images) * model.encode_texts(p)).sum(-1) for model, p in zip(models, prompts, strict=True)
+    ]
+    cosines = [float(c.mean()) for c in own]
+    print(f"{name:44} {cosines[0]:.4f}  {cosines[1]:.4f}  mean {sum(cosines) / 2:.4f}  {seconds:6.1f} s", flush=True)
+    scores = [[round(float(c), 5) for c in one] for one in own]
+    return {"name": name, "cosines": cosines, "mean": sum(cosines) / 2, "seconds": seconds, "scores": scores}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--images", type=int, default=20)
+    parser.add_argument("--steps", type=int, default=200)
+    parser.add_argument("--prompt-len", type=int, default=16)
+    parser.add_argument("--train-steps", type=int, default=600, help="of the second encoder")
+    parser.add_argument("--size", type=float, default=8, help="a factor for the second encoder's token table")
+    parser.add_argument("--json", "--out", dest="out", type=Path, help="file of the results")
+    args = parser.parse_args()
+    clip = pez_fast.load_clip("emoji", device="cpu")
+    begun = time.perf_counter()
+    second, fidelity = second_encoder(clip, args.train_steps, args.size)
+    print(f"second encoder: cosine {fidelity:.3f} on new captions, {time.perf_counter() - begun:.0f} s", flush=True)
+    models, (_, images) = [clip, second], held_out(args.images)
+    rows = []
+
+    def learn(model: Any) -> tuple[list[str], float]:
+        begun = time.perf_counter()
+        found = pez_fast.invert_batch(images, model, prompt_len=args.prompt_len, steps=args.steps)
+        return [result.prompt for result in found], time.perf_counter() - begun
+
+    alone = [learn(model) for model in models]
+    both = alone[0][1] + alone[1][1]
+    rows.append(row("two prompts, one for each", [alone[0][0], alone[1][0]], images, models, both))
+    for k, name in enumerate(("first", "second")):
+        rows.append(row(f"the prompt of the {name} for both", [alone[k][0]] * 2, images, models, alone[k][1]))
+    sizes = {}
+    for name, scales in SHARES.items():
+        joint = JointModel(models, scales=scales)
+        prompts, seconds = learn(joint)
+        rows.append(row(f"one prompt, {name}", [prompts] * 2, images, models, seconds))
+        sizes[name] = joint.scales
+    if args.out:
+        given = {name: getattr(args, name) for name in ("images", "steps", "prompt_len", "train_steps", "size")}
+        rms = [float(model.embedding.weight.square().mean().sqrt()) for model in models]
+        told = {"second_encoder_cosine": fidelity, "table_rms": rms, "scales": sizes}
+        write(args.out, given | told | {"rows": rows})
+
+
+if __name__ == "__main__":
+    main()
