@@ -28,8 +28,8 @@ from torch import Tensor, nn
 import pez_fast
 from pez_fast.models import ClipEncoder, JointModel
 
-DIRECTIONS, WIDTH, LAYERS, HEADS, CONTEXT, BATCH = 64, 96, 2, 2, 77, 128
-SHARES = {"raw tables": (1.0, 1.0), "tables of one size": None}  # scales of the joint table
+DIRECTIONS, WIDTH, LAYERS, HEADS, CONTEXT, BATCH = 64, 96, 1, 2, 77, 64
+SCALES = {"raw tables": (1.0, 1.0), "tables of one size": None}  # of the joint table
 
 
 class Directions(nn.Module):
@@ -63,15 +63,19 @@ def second_encoder(clip: ClipEncoder, steps: int, size: float, seed: int = 1) ->
     model = open_clip.CLIP(DIRECTIONS, vision, text)
     with torch.no_grad():
         model.token_embedding.weight.mul_(size)
-    optimiser = torch.optim.AdamW(model.parameters(), lr=2e-3, betas=(0.9, 0.98), weight_decay=0.0, fused=True)
+    known = torch.tensor(sorted({*clip.vocabulary.stable(), *clip.tokenizer(["a"])[0, [0, 2]].tolist()}))
+    place = torch.zeros(49408, dtype=torch.int64).index_put((known,), torch.arange(len(known)))
+    table = nn.Parameter(model.token_embedding.weight[known].detach().clone())  # the rest of the table stays as drawn
+    others = [p for name, p in model.named_parameters() if not name.startswith(("visual", "token_embedding"))]
+    optimiser = torch.optim.AdamW([table, *others], lr=2e-3, betas=(0.9, 0.98), weight_decay=0.0, fused=True)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, 2e-3, total_steps=steps)
 
     def features(texts: list[str]) -> tuple[Tensor, Tensor]:
         ids = clip.tokenizer(texts)
         length = int(ids.argmax(-1).max()) + 1
         with torch.no_grad():
-            wanted = cut(clip.model, ids, length) @ directions
-        return F.normalize(cut(model, ids, length), dim=-1), F.normalize(wanted, dim=-1)
+            wanted = cut(clip.model, clip.embedding(ids[:, :length]), ids) @ directions
+        return F.normalize(cut(model, table[place[ids[:, :length]]], ids), dim=-1), F.normalize(wanted, dim=-1)
 
     for _ in range(steps):
         own, wanted = features(captions(clip, rng, BATCH))
@@ -82,15 +86,16 @@ def second_encoder(clip: ClipEncoder, steps: int, size: float, seed: int = 1) ->
         schedule.step()
     with torch.no_grad():
         own, wanted = features(captions(clip, rng, 256))
+        model.token_embedding.weight[known] = table
     model.visual = Directions(clip.model.visual, directions)
-    known = clip.vocabulary.known_ids
-    made = ClipEncoder(model, clip.tokenizer, clip.preprocess, "second", known)
+    made = ClipEncoder(model, clip.tokenizer, clip.preprocess, "second", clip.vocabulary.stable())
     return made, statistics.median((own * wanted).sum(-1).tolist())
 
 
-def cut(model: Any, ids: Tensor, length: int) -> Tensor:
-    """Returns the features (B, D) of captions (B, 77); the tower is causal, so `length` places are enough."""
-    x = model.token_embedding(ids[:, :length]) + model.positional_embedding[:length]
+def cut(model: Any, embeds: Tensor, ids: Tensor) -> Tensor:
+    """Returns the features (B, D) of captions (B, 77), of the embeddings of their first places; the tower is causal."""
+    length = embeds.shape[1]
+    x = embeds + model.positional_embedding[:length]
     x = model.ln_final(model.transformer(x, attn_mask=model.attn_mask[:length, :length]))
     return x[torch.arange(len(ids)), ids.argmax(-1)] @ model.text_projection
 
@@ -109,9 +114,10 @@ def row(name: str, prompts: list[list[str]], images: list, models: list[ClipEnco
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--images", type=int, default=20)
-    parser.add_argument("--steps", type=int, default=200)
+    parser.add_argument("--steps", type=int, default=100)
+    parser.add_argument("--refine", type=int, default=8)
     parser.add_argument("--prompt-len", type=int, default=16)
-    parser.add_argument("--train-steps", type=int, default=600, help="of the second encoder")
+    parser.add_argument("--train-steps", type=int, default=500, help="of the second encoder")
     parser.add_argument("--size", type=float, default=8, help="a factor for the second encoder's token table")
     parser.add_argument("--json", "--out", dest="out", type=Path, help="file of the results")
     args = parser.parse_args()
@@ -124,7 +130,7 @@ def main() -> None:
 
     def learn(model: Any) -> tuple[list[str], float]:
         begun = time.perf_counter()
-        found = pez_fast.invert_batch(images, model, prompt_len=args.prompt_len, steps=args.steps)
+        found = pez_fast.invert_batch(images, model, prompt_len=args.prompt_len, steps=args.steps, refine=args.refine)
         return [result.prompt for result in found], time.perf_counter() - begun
 
     alone = [learn(model) for model in models]
@@ -133,14 +139,17 @@ def main() -> None:
     for k, name in enumerate(("first", "second")):
         rows.append(row(f"the prompt of the {name} for both", [alone[k][0]] * 2, images, models, alone[k][1]))
     sizes = {}
-    for name, scales in SHARES.items():
+    for name, scales in SCALES.items():
         joint = JointModel(models, scales=scales)
         prompts, seconds = learn(joint)
         rows.append(row(f"one prompt, {name}", [prompts] * 2, images, models, seconds))
         sizes[name] = joint.scales
     if args.out:
-        given = {name: getattr(args, name) for name in ("images", "steps", "prompt_len", "train_steps", "size")}
-        rms = [float(model.embedding.weight.square().mean().sqrt()) for model in models]
+        given = {
+            name: getattr(args, name) for name in ("images", "steps", "refine", "prompt_len", "train_steps", "size")
+        }
+        known = clip.vocabulary.stable()
+        rms = [float(model.embedding.weight[known].square().mean().sqrt()) for model in models]
         told = {"second_encoder_cosine": fidelity, "table_rms": rms, "scales": sizes}
         write(args.out, given | told | {"rows": rows})
 

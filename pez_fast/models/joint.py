@@ -34,7 +34,7 @@ class JointModel:
             the result is that of the others alone. Default: equal weights.
         scales: a positive factor for each encoder's token table, in the joint table alone; every encoder still reads
             its own embeddings. Default: powers of two, so that nothing is rounded, that bring the root mean square of
-            each table's entries as near as they can to that of the first. AdamW moves all entries of a soft prompt
+            each table's entries (of known tokens) near that of the first. AdamW moves all entries of a soft prompt
             alike, so without it an encoder whose table has larger entries would decide more on the nearest token.
 
     Attributes:
@@ -83,7 +83,7 @@ class JointModel:
 
     def _balanced(self) -> list[float]:
         """Returns the powers of two that bring the entries of all tables to about one size."""
-        sizes = [_root_mean_square(model.embedding.weight) for model in self.models]
+        sizes = [_root_mean_square(model.embedding.weight, model.vocabulary.known_ids) for model in self.models]
         first = sizes[self._active[0]]
         return [2.0 ** round(math.log2(first / size)) if first and size else 1.0 for size in sizes]
 
@@ -224,7 +224,7 @@ def _checked_models(models: Sequence[Any]) -> list[Any]:
     for model in models:
         missing = [name for name in _NEEDED if not hasattr(model, name)]
         if missing or isinstance(model, JointModel):
-            lacks = f"which lacks {', '.join(missing)}" if missing else "which is itself joint"
+            lacks = "which is itself joint" if isinstance(model, JointModel) else f"which lacks {', '.join(missing)}"
             raise TypeError(f"models must hold encoders such as load_clip returns; got {type(model).__name__}, {lacks}")
     for other in models[1:]:
         if other.device != models[0].device:
@@ -245,7 +245,8 @@ def _numbers(name: str, values: object, count: int) -> list[float]:
     return [float(value) for value in values]
 
 
-def _root_mean_square(weight: Tensor) -> float:
-    """Returns it of the entries of a table (V, d)."""
-    parts = [part.float().square().mean(-1) for part in weight.split(8192)]
-    return float(torch.cat(parts).mean().sqrt())
+def _root_mean_square(weight: Tensor, known_ids: Sequence[int] | None) -> float:
+    """Returns it of the entries of a table (V, d), of the tokens that the model was trained on if they are known."""
+    parts = [part.float().square().mean(-1) for part in weight.detach().split(8192)]
+    squares = torch.cat(parts)
+    return float((squares if known_ids is None else squares[list(known_ids)]).mean().sqrt())
