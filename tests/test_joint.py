@@ -230,7 +230,7 @@ def test_the_command_line_learns_and_scores_with_several(tiny_clip_dir, images, 
     assert found["model"] == f"emoji + {tiny_clip_dir}"
     scored = run("score", path, found["prompt"], "a red dog", "--model", model, "--device", "cpu", "--json")
     for row in json.loads(scored.stdout):
-        assert list(row["encoders"]) == ["emoji", str(tiny_clip_dir)]
+        assert list(row["encoders"]) == ["1. emoji", f"2. {tiny_clip_dir}"]
         assert abs(row["cosine"] - sum(row["encoders"].values()) / 2) < 1e-5
     told = complaint(*learn, "--encoder-weight", "3")
     assert told == "--encoder-weight must be given once for each of several encoders; got [3.0]"

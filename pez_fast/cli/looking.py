@@ -48,7 +48,8 @@ def score(
         raise ValueError(f"a prompt must not be empty; got {blank!r}")
     images = read_images(files)
     clip = SearchFlags(model=model, pretrained=pretrained, device=device).load()
-    own = {one.name: score_all(images, prompts, one).tolist() for one in getattr(clip, "models", ())}
+    encoders = enumerate(getattr(clip, "models", ()), 1)
+    own = {f"{k}. {one.name}": score_all(images, prompts, one).tolist() for k, one in encoders}
     print_scores(files, prompts, score_all(images, prompts, clip).tolist(), as_json, clip.name, own)
 
 
