@@ -50,6 +50,7 @@ CALLS = {
         steps.engine,
         steps.quality,
         steps.language,
+        steps.joint,
         steps.other_baselines,
         steps.other_shapes,
         steps.more_engine,

@@ -194,6 +194,18 @@ def language(s: Session) -> Pieces:
         yield shape, s.script("classify_step", *given, seconds=90)
 
 
+def joint(s: Session) -> Pieces:
+    """Steps of one prompt for both text towers of Stable Diffusion XL, after parity with a plain loop over both."""
+    if s.run(sys.executable, "-c", "import open_clip", seconds=60)["rc"]:
+        yield "skipped", "open_clip cannot be imported"
+        return
+    given: list[object] = ["--prompts", 1, 8, 64, "--dtypes", "float32", "bfloat16", "--steps", 20]
+    if s.rehearse:
+        given = ["--models", "emoji", "emoji", "--prompts", 2, "--steps", 2, "--repeats", 1]
+    for impl in ["auto"] if s.rehearse else (s.sound(gpu=True) or ["auto"])[:2]:
+        yield impl, s.script("joint_step", "--impl", impl, *given, seconds=90)
+
+
 def other_baselines(s: Session) -> Pieces:
     rows = [4] if s.rehearse else [16, 1024, 4096]
     yield "baselines", baselines(s, [shape_of(s)], rows, MORE_BASELINES, 60)

@@ -15,7 +15,9 @@ if TYPE_CHECKING:
     from pez_fast.functional import project as project
     from pez_fast.functional import splice as splice
     from pez_fast.information import info as info
+    from pez_fast.models import JointModel as JointModel
     from pez_fast.models import load_clip as load_clip
+    from pez_fast.models import load_joint as load_joint
     from pez_fast.models import load_sentence_encoder as load_sentence_encoder
     from pez_fast.models.language import LanguageModel as LanguageModel
     from pez_fast.models.language import load_lm as load_lm
@@ -50,7 +52,9 @@ _HOME = {
     "project": "functional",
     "splice": "functional",
     "PEZ": "optimizer",
+    "JointModel": "models",
     "load_clip": "models",
+    "load_joint": "models",
     "load_sentence_encoder": "models",
     "load_lm": "models.language",
     "LanguageModel": "models.language",

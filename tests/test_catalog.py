@@ -72,7 +72,7 @@ def test_a_short_name_is_the_model_with_its_weights(monkeypatch: pytest.MonkeyPa
 
 @pytest.mark.parametrize(
     ("name", "hint"),
-    [("sdxl", "did you mean sdxl-l, sdxl-g?"), ("SD15", "did you mean sd15?"), ("smal", "did you mean small")],
+    [("sdx", "did you mean sdxl-l, sdxl-g?"), ("SD15", "did you mean sd15?"), ("smal", "did you mean small")],
 )
 def test_a_wrong_short_name_has_close_ones(name: str, hint: str):
     with pytest.raises(ValueError) as caught:

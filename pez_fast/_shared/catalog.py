@@ -143,6 +143,15 @@ CATALOG = (
     Entry("emoji", "emoji", None, "trying it out: emoji on plain", None, 9_840_138, 7_143_809, 128, 4),
 )
 
+JOINT = {"sdxl": ("sdxl-l", "sdxl-g"), "sd3": ("sdxl-l", "sdxl-g")}  # generators with two CLIP encoders
+
+
+def joint_names(model: str) -> tuple[str, ...]:
+    """The encoders that a name of several stands for, such as "sdxl" or "sd15+sdxl-g"; none for any other name."""
+    if "+" in model and not Path(model).exists():
+        return tuple(model.split("+"))
+    return JOINT.get(model, ())
+
 
 def find(name: str) -> Entry | None:
     """The model with this short name."""

@@ -33,7 +33,10 @@ def score(
     device: Device = None,
     as_json: Json = False,
 ) -> None:
-    """Show the cosine of each image with each prompt. Cosines of different models cannot be compared."""
+    """Show the cosine of each image with each prompt. Cosines of different models cannot be compared.
+
+    With several encoders, such as --model sdxl, it is the mean of their own, which stand beside it.
+    """
     from pez_fast.tasks import score as score_all
 
     files = [item for item in items if _is_image(item)]
@@ -45,7 +48,9 @@ def score(
         raise ValueError(f"a prompt must not be empty; got {blank!r}")
     images = read_images(files)
     clip = SearchFlags(model=model, pretrained=pretrained, device=device).load()
-    print_scores(files, prompts, score_all(images, prompts, clip).tolist(), as_json, clip.name)
+    encoders = enumerate(getattr(clip, "models", ()), 1)
+    own = {f"{k}. {one.name}": score_all(images, prompts, one).tolist() for k, one in encoders}
+    print_scores(files, prompts, score_all(images, prompts, clip).tolist(), as_json, clip.name, own)
 
 
 @app.command()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from enum import Enum
 from functools import wraps
 from pathlib import Path
@@ -12,13 +12,13 @@ from typing import TYPE_CHECKING, Annotated, Any, get_args, get_type_hints
 
 import typer
 
-from pez_fast._shared.catalog import DEFAULT_MODEL, entry_of, find, size_of, tag_of
+from pez_fast._shared.catalog import DEFAULT_MODEL, entry_of, find, joint_names, size_of, tag_of
 from pez_fast.config import SearchConfig, Vocabulary, explanation
 from pez_fast.labelled import LabelConfig
 from pez_fast.report.console import say
 
 if TYPE_CHECKING:
-    from pez_fast.models import ClipEncoder, HFClipEncoder
+    from pez_fast.models import ClipEncoder, HFClipEncoder, JointModel
 
 SHARED = (
     "steps",
@@ -74,10 +74,14 @@ Model = Annotated[
     str,
     option(
         "A short name that `pez-fast models` lists, a name of open_clip's, hf-hub:owner/repo, or a folder; "
-        "hf:owner/repo for a model of transformers."
+        "hf:owner/repo for a model of transformers. sdxl and sd3, or names joined by +, stand for several encoders "
+        "that read one prompt."
     ),
 ]
 Pretrained = Annotated[str | None, option("Tag or file of its weights, for a name of open_clip's.")]
+EncoderWeight = Annotated[
+    list[float] | None, option("With several encoders, a weight for each: what its cosine counts. Default: all alike.")
+]
 Device = Annotated[str | None, option("A device of torch, such as cpu. Default: cuda if there is one.")]
 Seed = Annotated[int, option(explanation("seed"))]
 PromptLen = Annotated[int, option(explanation("prompt_len"))]
@@ -100,6 +104,7 @@ class SearchFlags:
 
     model: Model = DEFAULT_MODEL
     pretrained: Pretrained = None
+    encoder_weight: EncoderWeight = None
     device: Device = None
     config: dict[str, Any] = field(default_factory=dict)  # the values of the options in SHARED
     ban: Ban = None
@@ -116,10 +121,19 @@ class SearchFlags:
         """The number of updates."""
         return self.config.get("steps", SearchConfig.steps)
 
-    def load(self) -> ClipEncoder | HFClipEncoder:
-        """Loads the model, and says so first, since that can take a minute."""
-        from pez_fast.models import load_clip
+    def load(self) -> ClipEncoder | HFClipEncoder | JointModel:
+        """Loads the model, or several as one, and says so first, since that can take a minute."""
+        from pez_fast.models import JointModel, load_clip
         from pez_fast.models.arguments import checked_device
+
+        names, shares = joint_names(self.model), self.encoder_weight or None
+        if shares is not None and len(shares) != len(names):
+            raise ValueError(f"--encoder-weight must be given once for each of several encoders; got {shares}")
+        if names:
+            if self.pretrained is not None:
+                raise ValueError(f"--pretrained is for one model, not for {self.model}; got {self.pretrained!r}")
+            each = [replace(self, model=name, encoder_weight=None) for name in names]
+            return JointModel([one.load() for one in each], shares)
 
         device = checked_device(self.device) if self.device is not None else None
         entry, weights = entry_of(self.model, self.weights), self.weights
@@ -134,7 +148,7 @@ class SearchFlags:
         if name == self.model:
             raise ValueError(f"--referee must be another model than --model; both are {name}")
 
-    def load_referee(self, name: str) -> ClipEncoder | HFClipEncoder:
+    def load_referee(self, name: str) -> ClipEncoder | HFClipEncoder | JointModel:
         """Loads a second model onto the same device."""
         return SearchFlags(model=name, device=self.device).load()
 

@@ -7,19 +7,19 @@ from collections.abc import Sequence
 from rich import box
 from rich.table import Table
 
-from pez_fast._shared.catalog import CATALOG, Entry, close_names, find, size_of
+from pez_fast._shared.catalog import CATALOG, JOINT, Entry, close_names, find, size_of
 from pez_fast.report.console import print_json
 from pez_fast.report.output import put_table, stdout
 
 
 def entries_of(name: str) -> list[Entry]:
-    """Returns the model with a short name, or those with a name of open_clip's.
+    """Returns the model with a short name, the encoders of a generator, or the models with a name of open_clip's.
 
     Raises:
         ValueError: there is none; the sentence has the close ones.
     """
-    found = find(name)
-    entries = [found] if found else [entry for entry in CATALOG if entry.model == name]
+    found = [entry for entry in map(find, JOINT.get(name, (name,))) if entry is not None]
+    entries = found or [entry for entry in CATALOG if entry.model == name]
     if not entries:
         close = close_names(name)
         hint = f"did you mean {', '.join(close)}?" if close else f"they are {', '.join(e.name for e in CATALOG)}"

@@ -138,6 +138,8 @@ def _known_ids(folder: Path | None) -> list[int] | None:
 
 def _check_name(open_clip: Any, name: str, pretrained: str | None) -> bool:
     """Returns whether QuickGELU must be forced; raises ValueError where open_clip would only warn."""
+    if name in catalog.JOINT:
+        raise ValueError(f"name={name!r} stands for several encoders, which load_joint({name!r}) loads as one model")
     if name not in open_clip.list_models():
         close = catalog.close_names(name) + [m for m in open_clip.list_models() if name.lower() in m.lower()]
         hint = f"; did you mean {', '.join(close[:5])}?" if close else "; `pez-fast models` lists the short names"

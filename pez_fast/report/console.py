@@ -287,10 +287,11 @@ def print_json(value: Any, indent: int | None = None) -> None:
     put(json.dumps(finite_or_none(value), ensure_ascii=not unicode, allow_nan=False, indent=indent))
 
 
-def table_of(name: str, prompt: str, score: str) -> Table:
-    """Returns an empty table with three columns of these titles."""
+def table_of(name: str, prompt: str, *scores: str) -> Table:
+    """Returns an empty table with columns of these titles, the scores at the right."""
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, header_style="bold")
     table.add_column(name, overflow="fold", max_width=32)
     table.add_column(prompt, overflow="fold", ratio=1)
-    table.add_column(score, justify="right", no_wrap=True)
+    for score in scores:
+        table.add_column(score, justify="right", no_wrap=True)
     return table

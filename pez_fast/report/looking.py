@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from rich.table import Table
@@ -13,21 +13,31 @@ from pez_fast.report.output import put_table, stdout
 
 
 def print_scores(
-    images: Sequence[str], prompts: Sequence[str], scores: Sequence[Sequence[float]], as_json: bool, model: str = ""
+    images: Sequence[str],
+    prompts: Sequence[str],
+    scores: Sequence[Sequence[float]],
+    as_json: bool,
+    model: str = "",
+    encoders: Mapping[str, Sequence[Sequence[float]]] | None = None,
 ) -> None:
-    """Prints the cosine (N, M) of each image with each prompt on stdout, the best prompt of each image first."""
-    rows = [
-        {"image": image, "prompt": prompt, "cosine": cosine}
-        for image, own in zip(images, scores, strict=True)
-        for cosine, prompt in sorted(zip(own, prompts, strict=True), key=lambda pair: -pair[0])
-    ]
+    """Prints the cosine (N, M) of each image with each prompt on stdout, the best prompt of each image first.
+
+    Where several encoders share the prompts, their own cosines, by name, stand beside the mean.
+    """
+    rows: list[dict[str, Any]] = []
+    for n, source in enumerate(images):
+        for m in sorted(range(len(prompts)), key=lambda m, own=scores[n]: -own[m]):  # type: ignore[misc]
+            rows.append({"image": source, "prompt": prompts[m], "cosine": scores[n][m]})
+            if encoders:
+                rows[-1]["encoders"] = {name: own[n][m] for name, own in encoders.items()}
     if as_json:
         print_json(rows)
         return
-    console, table = stdout(), table_of("image", "prompt", "cosine")
+    console, table = stdout(), table_of("image", "prompt", "cosine", *(encoders or ()))
     for row in rows:
         image, prompt = (Text(one_line(row[name], console.encoding)) for name in ("image", "prompt"))
-        table.add_row(image, prompt, f"{row['cosine']:.3f}")
+        shown = [row["cosine"], *row.get("encoders", {}).values()]
+        table.add_row(image, prompt, *(f"{cosine:.3f}" for cosine in shown))
     put_table(console, table)
     say(whose(model))
 
