@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from pez_fast.information import info as info
     from pez_fast.models import load_clip as load_clip
     from pez_fast.models import load_sentence_encoder as load_sentence_encoder
+    from pez_fast.models.diffusion import load_pipeline as load_pipeline
     from pez_fast.models.language import LanguageModel as LanguageModel
     from pez_fast.models.language import load_lm as load_lm
     from pez_fast.optimizer import PEZ as PEZ
@@ -24,12 +25,16 @@ if TYPE_CHECKING:
     from pez_fast.result import ClassifierScores as ClassifierScores
     from pez_fast.result import PromptResult as PromptResult
     from pez_fast.table import TokenTable as TokenTable
+    from pez_fast.tasks import Generated as Generated
     from pez_fast.tasks import continuation as continuation
     from pez_fast.tasks import distill as distill
     from pez_fast.tasks import evaluate_classifier as evaluate_classifier
+    from pez_fast.tasks import generate as generate
     from pez_fast.tasks import invert as invert
     from pez_fast.tasks import invert_batch as invert_batch
+    from pez_fast.tasks import invert_diffusion as invert_diffusion
     from pez_fast.tasks import learn_classifier as learn_classifier
+    from pez_fast.tasks import noise_error as noise_error
     from pez_fast.tasks import save_soft_prompt as save_soft_prompt
     from pez_fast.tasks import score as score
     from pez_fast.tasks import transfer as transfer
@@ -43,6 +48,7 @@ _HOME = {
     "load_clip": "models",
     "load_sentence_encoder": "models",
     "load_lm": "models.language",
+    "load_pipeline": "models.diffusion",
     "LanguageModel": "models.language",
     "search": "prompt_search",
     "invert": "tasks",
@@ -54,6 +60,10 @@ _HOME = {
     "transfer": "tasks",
     "continuation": "tasks",
     "save_soft_prompt": "tasks",
+    "generate": "tasks",
+    "Generated": "tasks",
+    "invert_diffusion": "tasks",
+    "noise_error": "tasks",
     "PromptResult": "result",
     "ClassifierResult": "result",
     "ClassifierScores": "result",

@@ -103,7 +103,7 @@ def draw_sheet(rows: Sequence[Row], title: str, subtitle: str) -> Image.Image:
     for row, lines, note, height in zip(shown, texts, notes, heights, strict=True):
         pen.line([(MARGIN, y), (WIDTH - MARGIN, y)], FAINT)
         inner = y + GAP // 2
-        image.paste(_thumbnail(row.images), (MARGIN, inner))
+        image.paste(thumbnail(row.images), (MARGIN, inner))
         name, *rest = wrap(row.name, 15, TEXT - 16)
         write(pen, (x_text, inner + 2), name + ("..." if rest else ""), 15, GRAY)
         for k, line in enumerate(lines):
@@ -134,7 +134,7 @@ def wrap(text: str, size: int, width: int) -> list[str]:
     return lines
 
 
-def _thumbnail(images: Sequence[Image.Image]) -> Image.Image:
+def thumbnail(images: Sequence[Image.Image]) -> Image.Image:
     """The images as a square of squares, with rounded corners."""
     square = Image.new("RGB", (THUMB, THUMB), BACK if images else "#f3f5f7")
     side = max(1, min(4, math.ceil(math.sqrt(len(images)))))

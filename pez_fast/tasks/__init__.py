@@ -1,6 +1,8 @@
 """Tasks: what a prompt is searched for."""
 
 from pez_fast.tasks.classify import evaluate_classifier, learn_classifier, transfer
+from pez_fast.tasks.diffusion import invert_diffusion, noise_error
+from pez_fast.tasks.generation import Generated, generate
 from pez_fast.tasks.images import invert, invert_batch
 from pez_fast.tasks.scores import score
 from pez_fast.tasks.soft_prompt import save_soft_prompt
@@ -8,12 +10,16 @@ from pez_fast.tasks.target_text import continuation
 from pez_fast.tasks.texts import distill
 
 __all__ = [
+    "Generated",
     "continuation",
     "distill",
     "evaluate_classifier",
+    "generate",
     "invert",
     "invert_batch",
+    "invert_diffusion",
     "learn_classifier",
+    "noise_error",
     "save_soft_prompt",
     "score",
     "transfer",
