@@ -18,10 +18,10 @@ from diffusers import (  # noqa: E402
     StableDiffusionXLPipeline,
     UNet2DConditionModel,
 )
-from test_vocabulary import corpus  # noqa: E402
+from test_vocabulary import FIXED, corpus  # noqa: E402
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer  # noqa: E402
 
-CONTEXT, SIDE = 20, 16  # tokens of the context; pixels of an image
+CONTEXT, SIDE = 77, 16  # tokens of the context; pixels of an image
 KINDS = ("sd15", "sd21", "sdxl")
 BETAS = {"beta_schedule": "scaled_linear", "beta_start": 0.00085, "beta_end": 0.012, "num_train_timesteps": 1000}
 
@@ -29,7 +29,7 @@ BETAS = {"beta_schedule": "scaled_linear", "beta_start": 0.00085, "beta_end": 0.
 def clip_tokens(pad_token="<|endoftext|>"):
     """A tokenizer of CLIP's own class: whole words of the corpus, made of letters that are merged one by one."""
     words = sorted({word.strip(",.;:!?'-").lower() for line in corpus() for word in line.split()})
-    words = [word for word in words if word.isascii() and word.isalpha()][:250]
+    words = [word for word in [*FIXED, *words] if word.isascii() and word.isalpha()][:250]
     letters = [*"abcdefghijklmnopqrstuvwxyz!"]
     pieces, merges = [*letters, *(f"{letter}</w>" for letter in letters)], []
     for word in words:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 from pathlib import Path
+from textwrap import shorten
 from typing import Any
 
 import torch
@@ -114,5 +115,5 @@ def check_fits(pipeline: Any, prompt: Any, name: str = "prompt") -> None:
         if length > tokenizer.model_max_length:
             raise ValueError(
                 f"{name} must have at most {tokenizer.model_max_length} tokens, special ones included, which is what "
-                f"the pipeline's text encoder reads; {quoted(ValueError(prompt))!r} has {length}"
+                f"the pipeline's text encoder reads; {shorten(prompt, 60, placeholder=' …')!r} has {length}"
             )
