@@ -17,6 +17,7 @@ from pez_fast.report.console import one_line, print_json, say
 from pez_fast.report.output import put
 
 DTYPES = ("float32", "bfloat16", "float16")
+SOFTWARE = "pez_fast generate"  # how an image that may be replaced is known again
 
 
 @app.command()
@@ -53,12 +54,7 @@ def generate(
     texts = _texts(prompts or [], results)
     given = {"num_inference_steps": num_inference_steps, "guidance_scale": guidance_scale}
     settings = {name: v for name, v in (given | {"negative_prompt": negative_prompt}).items() if v is not None}
-    if not pipeline.strip():
-        raise ValueError("--pipeline must name a folder or a pipeline on the hub")
-    if dtype not in DTYPES:
-        raise ValueError(f"--dtype must be one of {', '.join(DTYPES)}; got {dtype!r}")
-    if num_images < 1:
-        raise ValueError(f"--num-images must be at least 1; got {num_images}")
+    _check(pipeline, dtype, num_images)
     files = _files(out, len(texts) * num_images)
     _check_files(files, sheet, image or [])
     originals = read_images(image or [])
@@ -69,14 +65,22 @@ def generate(
         search = SearchFlags(model=model, pretrained=pretrained, device=device)
         scoring = {"clip": search.load(), "images": [originals] * len(texts)}
     made = _made(texts, pipeline, device, dtype, {"num_images": num_images, "seed": seed, **scoring, **settings})
-    for file, picture in zip(files, [picture for one in made for picture in one.images], strict=True):
-        picture.save(file, format="PNG", pnginfo=_mark())
+    _write(made, files)
     _show(made, files, as_json)
     if sheet is not None:
         from pez_fast.report.generated_sheet import write_generated
 
         write_generated(sheet, made, [originals] * len(made), f"pipeline {pipeline}, seed {seed}")
         say(f"sheet written to {sheet}")
+
+
+def _check(pipeline: str, dtype: str, num_images: int) -> None:
+    if not pipeline.strip():
+        raise ValueError("--pipeline must name a folder or a pipeline on the hub")
+    if dtype not in DTYPES:
+        raise ValueError(f"--dtype must be one of {', '.join(DTYPES)}; got {dtype!r}")
+    if num_images < 1:
+        raise ValueError(f"--num-images must be at least 1; got {num_images}")
 
 
 def _made(texts: list[Any], pipeline: str, device: str | None, dtype: str, options: dict[str, Any]) -> list[Any]:
@@ -150,15 +154,14 @@ def _check_files(files: list[Path], sheet: Path | None, originals: list[str]) ->
         check_writable(sheet, [*originals, *files])
 
 
-SOFTWARE = "pez_fast generate"  # how an image that may be replaced is known again
-
-
-def _mark() -> Any:
+def _write(made: list[Any], files: list[Path]) -> None:
+    """Writes the images, each with a mark by which `_is_ours` knows it again."""
     from PIL.PngImagePlugin import PngInfo
 
     mark = PngInfo()
     mark.add_text("Software", SOFTWARE)
-    return mark
+    for file, image in zip(files, (image for one in made for image in one.images), strict=True):
+        image.save(file, format="PNG", pnginfo=mark)
 
 
 def _is_ours(path: Path) -> bool:
