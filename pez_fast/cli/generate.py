@@ -52,19 +52,18 @@ def generate(
 ) -> None:
     """Make images from prompts with a text-to-image pipeline of diffusers."""
     texts = _texts(prompts or [], results)
-    given = {"num_inference_steps": num_inference_steps, "guidance_scale": guidance_scale}
-    settings = {name: v for name, v in (given | {"negative_prompt": negative_prompt}).items() if v is not None}
     _check(pipeline, dtype, num_images)
     files = _files(out, len(texts) * num_images)
     _check_files(files, sheet, image or [])
     originals = read_images(image or [])
-    if prompt_2 is not None:
-        texts = [(text, prompt_2) for text in texts]
+    texts = texts if prompt_2 is None else [(text, prompt_2) for text in texts]
     scoring = {}
     if originals:
         search = SearchFlags(model=model, pretrained=pretrained, device=device)
         scoring = {"clip": search.load(), "images": [originals] * len(texts)}
-    made = _made(texts, pipeline, device, dtype, {"num_images": num_images, "seed": seed, **scoring, **settings})
+    scheduled = {"num_inference_steps": num_inference_steps, "guidance_scale": guidance_scale}
+    settings = {"num_images": num_images, "seed": seed, **scheduled, "negative_prompt": negative_prompt}
+    made = _made(texts, pipeline, device, dtype, {**scoring, **settings})
     _write(made, files)
     _show(made, files, as_json)
     if sheet is not None:
@@ -91,6 +90,7 @@ def _made(texts: list[Any], pipeline: str, device: str | None, dtype: str, optio
     from pez_fast.tasks import generate as generate_all
 
     say(f"loading the pipeline {pipeline}")
+    options = {name: value for name, value in options.items() if value is not None}
     loaded, images = load_pipeline(pipeline, device, getattr(torch, dtype)), options.pop("images", None)
     made = []
     for k, text in enumerate(texts):
