@@ -109,6 +109,7 @@ def test_similarity_is_the_mean_cosine_with_the_originals(tiny_clip, images):
         ({"result_or_text": PromptResult(error="no image")}, ValueError, "holds no prompt: no image"),
         ({"num_images": 0}, ValueError, "num_images must be an integer, at least 1; got 0"),
         ({"seed": -1}, ValueError, "seed must be an integer, at least 0; got -1"),
+        ({"num_inference_steps": 0}, ValueError, "num_inference_steps must be an integer, at least 1; got 0"),
         ({"generator": None}, TypeError, "'generator' is not an option of generate, which sets it itself"),
         ({"stepz": 3}, TypeError, "'stepz' is neither an option of generate nor one of StableDiffusionPipeline"),
         ({"images": "a.png"}, ValueError, "images is given without clip or referee"),

@@ -180,7 +180,10 @@ def _made(prompt: _Prompt, pipeline: Any, num_images: int, seed: int, options: d
 
 def _check_options(pipeline: Any, num_images: int, seed: int, options: dict[str, Any]) -> None:
     check_pipeline(pipeline)
-    for name, value, least in (("num_images", num_images, 1), ("seed", seed, 0)):
+    whole = [("num_images", num_images, 1), ("seed", seed, 0)]
+    if "num_inference_steps" in options:
+        whole.append(("num_inference_steps", options["num_inference_steps"], 1))
+    for name, value, least in whole:
         if not isinstance(value, int) or isinstance(value, bool) or value < least:
             raise ValueError(f"{name} must be an integer, at least {least}; got {value!r}")
     for name in options:
