@@ -6,11 +6,12 @@
     python benchmarks/hardware.py --rehearse --out FOLDER                 anywhere: all three, on a CPU with tiny shapes
 
 Every call builds the extensions, so each may run on a fresh machine. --wheels DIR names a folder of packages that the
-machine lacks (for C open_clip_torch, ftfy, wcwidth; transformers with tokenizers for its step "language"). The results
-are hardware_A.json, written after every piece of a step, and hardware_A.log, everything that was printed. Each
-implementation is measured in processes of its own with time limits. The step "smoke" comes first: an implementation
-that crashes, hangs or raises there is struck from the other steps, with the reason; one that finds wrong ids is marked,
-is timed all the same, and its stages are examined. `--inject torch=wrong` (crash, raise, hang) rehearses that.
+machine lacks (for C open_clip_torch, ftfy, wcwidth; transformers with tokenizers for its step "language", and with
+diffusers for "diffusion"). The results are hardware_A.json, written after every piece of a step, and hardware_A.log,
+everything that was printed. Each implementation is measured in processes of its own with time limits. The step "smoke"
+comes first: an implementation that crashes, hangs or raises there is struck from the other steps, with the reason; one
+that finds wrong ids is marked, is timed all the same, and its stages are examined. `--inject torch=wrong` (crash,
+raise, hang) rehearses that.
 """
 
 from __future__ import annotations
@@ -51,6 +52,7 @@ CALLS = {
         steps.quality,
         steps.language,
         steps.joint,
+        steps.diffusion,
         steps.other_baselines,
         steps.other_shapes,
         steps.more_engine,

@@ -206,6 +206,17 @@ def joint(s: Session) -> Pieces:
         yield impl, s.script("joint_step", "--impl", impl, *given, seconds=90)
 
 
+def diffusion(s: Session) -> Pieces:
+    """Steps of prompt learning through a diffusion model of SD 1.5's shapes, beside a plain loop on the same card."""
+    if s.run(sys.executable, "-c", "import diffusers, transformers", seconds=60)["rc"]:
+        yield "skipped", "diffusers or transformers cannot be imported"
+        return
+    shape, given = "sd15", ["--prompts", 1, 4, "--dtypes", "float32", "bfloat16", "--steps", 5, "--repeats", 3]
+    if s.rehearse:
+        shape, given = "tiny", ["--prompts", 1, 2, "--steps", 2, "--repeats", 2]
+    yield shape, s.script("diffusion_step", "--shape", shape, *given, seconds=120)
+
+
 def other_baselines(s: Session) -> Pieces:
     rows = [4] if s.rehearse else [16, 1024, 4096]
     yield "baselines", baselines(s, [shape_of(s)], rows, MORE_BASELINES, 60)

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from pez_fast.models import load_clip as load_clip
     from pez_fast.models import load_joint as load_joint
     from pez_fast.models import load_sentence_encoder as load_sentence_encoder
+    from pez_fast.models.diffusion import load_pipeline as load_pipeline
     from pez_fast.models.language import LanguageModel as LanguageModel
     from pez_fast.models.language import load_lm as load_lm
     from pez_fast.optimizer import PEZ as PEZ
@@ -32,16 +33,20 @@ if TYPE_CHECKING:
     from pez_fast.result import PromptResult as PromptResult
     from pez_fast.result import StyledPrompt as StyledPrompt
     from pez_fast.table import TokenTable as TokenTable
+    from pez_fast.tasks import Generated as Generated
     from pez_fast.tasks import apply_style as apply_style
     from pez_fast.tasks import concatenate as concatenate
     from pez_fast.tasks import continuation as continuation
     from pez_fast.tasks import distill as distill
     from pez_fast.tasks import distill_study as distill_study
     from pez_fast.tasks import evaluate_classifier as evaluate_classifier
+    from pez_fast.tasks import generate as generate
     from pez_fast.tasks import invert as invert
     from pez_fast.tasks import invert_batch as invert_batch
+    from pez_fast.tasks import invert_diffusion as invert_diffusion
     from pez_fast.tasks import learn_classifier as learn_classifier
     from pez_fast.tasks import mix as mix
+    from pez_fast.tasks import noise_error as noise_error
     from pez_fast.tasks import save_soft_prompt as save_soft_prompt
     from pez_fast.tasks import score as score
     from pez_fast.tasks import transfer as transfer
@@ -57,6 +62,7 @@ _HOME = {
     "load_joint": "models",
     "load_sentence_encoder": "models",
     "load_lm": "models.language",
+    "load_pipeline": "models.diffusion",
     "LanguageModel": "models.language",
     "search": "prompt_search",
     "invert": "tasks",
@@ -73,6 +79,10 @@ _HOME = {
     "continuation": "tasks",
     "save_soft_prompt": "tasks",
     "study_lengths": "dataset",
+    "generate": "tasks",
+    "Generated": "tasks",
+    "invert_diffusion": "tasks",
+    "noise_error": "tasks",
     "PromptResult": "result",
     "Concatenation": "result",
     "Mix": "result",

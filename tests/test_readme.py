@@ -149,8 +149,26 @@ def my_clip(folder, monkeypatch):
     monkeypatch.setattr(hf_loading, "source_of", lambda name: "my-clip")
 
 
+@pytest.fixture
+def diffusion_pipelines(tmp_path, monkeypatch):
+    """Lets every pipeline of diffusers be a tiny one with random weights."""
+    diffusers = pytest.importorskip("diffusers")
+    from pipelines import build
+
+    load = diffusers.DiffusionPipeline.from_pretrained
+    for kind in ("sd15", "sdxl"):
+        build(kind).save_pretrained(tmp_path / kind)
+
+    def loaded(name, **more):
+        return load(tmp_path / ("sdxl" if "xl" in name else "sd15"), **more)
+
+    monkeypatch.setattr(diffusers.DiffusionPipeline, "from_pretrained", loaded)
+
+
 @pytest.mark.parametrize("path", PAGES, ids=lambda path: path.name)
 def test_every_block_runs(path, folder, request, capsys):
+    if "load_pipeline(" in path.read_text(encoding="utf-8"):
+        request.getfixturevalue("diffusion_pipelines")
     if "load_sentence_encoder(" in path.read_text(encoding="utf-8"):
         request.getfixturevalue("sentence_encoder")
     if "my-clip" in path.read_text(encoding="utf-8"):

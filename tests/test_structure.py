@@ -231,7 +231,8 @@ before = set(sys.modules)
 import pez_fast
 {then}
 loaded = {{name.split(".")[0] for name in set(sys.modules) - before}}
-heavy = loaded & {{"open_clip", "transformers", "typer", "triton", "matplotlib", "datasets", "torchvision"}}
+others = {{"typer", "triton", "matplotlib", "datasets", "torchvision"}}
+heavy = loaded & {{"open_clip", "transformers", "diffusers", *others}}
 assert not heavy, heavy
 assert "torch" not in sys.modules or not sys.modules["torch"].cuda.is_initialized()
 assert "torch._inductor" not in sys.modules

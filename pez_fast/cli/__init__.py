@@ -15,6 +15,7 @@ import pez_fast.cli.classify
 import pez_fast.cli.batch
 import pez_fast.cli.classify_looking
 import pez_fast.cli.export
+import pez_fast.cli.generate
 import pez_fast.cli.looking
 import pez_fast.cli.study  # noqa: F401
 from pez_fast.cli.app import app

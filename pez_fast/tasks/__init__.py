@@ -2,6 +2,8 @@
 
 from pez_fast.tasks.classify import evaluate_classifier, learn_classifier, transfer
 from pez_fast.tasks.concatenation import concatenate
+from pez_fast.tasks.diffusion import invert_diffusion, noise_error
+from pez_fast.tasks.generation import Generated, generate
 from pez_fast.tasks.images import invert, invert_batch
 from pez_fast.tasks.mixing import mix
 from pez_fast.tasks.ratios import distill_study
@@ -14,14 +16,18 @@ from pez_fast.tasks.texts import distill
 __all__ = [
     "concatenate",
     "apply_style",
+    "Generated",
     "continuation",
     "distill",
     "distill_study",
     "evaluate_classifier",
+    "generate",
     "invert",
     "invert_batch",
+    "invert_diffusion",
     "learn_classifier",
     "mix",
+    "noise_error",
     "save_soft_prompt",
     "score",
     "transfer",
