@@ -123,7 +123,7 @@ def test_the_site_builds_without_a_warning_and_loads_nothing_from_elsewhere(tmp_
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
     site = tmp_path / "out" / "site"
-    assert "Learns one prompt for one image" in (site / "api" / "pez_fast.html").read_text(encoding="utf-8")
+    assert "Learns one prompt for targets of any kind" in (site / "api" / "pez_fast.html").read_text(encoding="utf-8")
     for path in site.rglob("*.html"):
         loaded = re.findall(
             r"<(?:script|link|img)[^>]*(?:src|href)=\"?((?:https?:)?//[^\" >]+)", path.read_text("utf-8")

@@ -67,26 +67,28 @@ def invert(
     check_referee(referee, model, *needed, "encode_texts")
     if referee is not None:
         images = [load_image(image) for image in images]  # an open file can be read once
-    features, note = _image_features(images, model) if images else (None, "")
-    parts = [] if features is None else [features]
     if found:
         most_tokens(found, model)
-        parts.append(model.encode_texts(found))
-    result = search(Similarity(weighted_target(torch.cat(parts), weights)[None]), model, **options)[0]
+    features, note = _features(images, found, model)
+    result = search(Similarity(weighted_target(features, weights)[None]), model, **options)[0]
     result.note = note
     if referee is not None:
-        seen = [referee.encode_images(images)] if images else []
-        seen += [referee.encode_texts(found)] if found else []
-        add_referee([result], weighted_target(torch.cat(seen), weights)[None], referee, choose_by)
+        seen, _ = _features(images, found, referee)
+        add_referee([result], weighted_target(seen, weights)[None], referee, choose_by)
     return result
 
 
-def _image_features(images: Sequence[Any], model: Any) -> tuple[Tensor, str]:
-    """Returns the features (N, D) of images, and the first note on one."""
-    if not hasattr(model, "notes"):
-        return model.encode_images(images), ""
-    pixels = [model.preprocess(load_image(image)) for image in images]  # an open file can be read once
-    return model.encode_pixels(pixels), next(filter(None, model.notes(pixels)), "")
+def _features(images: Sequence[Any], texts: Sequence[str], model: Any) -> tuple[Tensor, str]:
+    """Returns the features (N, D) of images, then of texts, and the first note on an image."""
+    parts, note = [], ""
+    if images and hasattr(model, "notes"):
+        pixels = [model.preprocess(load_image(image)) for image in images]  # an open file can be read once
+        parts, note = [model.encode_pixels(pixels)], next(filter(None, model.notes(pixels)), "")
+    elif images:
+        parts = [model.encode_images(images)]
+    if texts:
+        parts.append(model.encode_texts(texts))
+    return torch.cat(parts), note
 
 
 @takes_config

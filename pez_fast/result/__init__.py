@@ -1,0 +1,22 @@
+"""What a task returns."""
+
+from pez_fast.result.classifier import ClassifierResult, ClassifierScores
+from pez_fast.result.lengths import LengthRow, LengthRun, LengthStudy, Spread
+from pez_fast.result.pictures import Concatenation, Distilled, Mix, StyledPrompt
+from pez_fast.result.prompt import Candidate, PromptResult, finite_or_none
+
+__all__ = [
+    "Candidate",
+    "ClassifierResult",
+    "ClassifierScores",
+    "Concatenation",
+    "Distilled",
+    "LengthRow",
+    "LengthRun",
+    "LengthStudy",
+    "Mix",
+    "PromptResult",
+    "Spread",
+    "StyledPrompt",
+    "finite_or_none",
+]
