@@ -56,12 +56,7 @@ def invert(
             message names it.
     """
     check_choice(choose_by, referee, config_from({**options}))
-    images = list(images) if isinstance(images, (list, tuple)) else [] if images is None else [images]
-    found = [] if texts is None else checked_texts("texts", texts, may_be_none=True)
-    if not images and not found:
-        raise ValueError("images must hold at least one image, or texts one text; got neither")
-    if weights is not None:
-        weights = checked_weights(weights, len(images) + len(found))
+    images, found, weights = _targets(images, texts, weights)
     needed = [*(["encode_images"] if images else []), *(["encode_texts"] if found else [])]
     check_model(model, *needed, *(["context_length"] if found else []))
     check_referee(referee, model, *needed, "encode_texts")
@@ -76,6 +71,19 @@ def invert(
         seen, _ = _features(images, found, referee)
         add_referee([result], weighted_target(seen, weights)[None], referee, choose_by)
     return result
+
+
+def _targets(
+    images: Any, texts: Any, weights: Sequence[float] | None
+) -> tuple[list[Any], list[str], Sequence[float] | None]:
+    """Returns the images and the texts of one prompt as lists, and their weights, all checked."""
+    images = list(images) if isinstance(images, (list, tuple)) else [] if images is None else [images]
+    found = [] if texts is None else checked_texts("texts", texts, may_be_none=True)
+    if not images and not found:
+        raise ValueError("images must hold at least one image, or texts one text; got neither")
+    if weights is not None:
+        weights = checked_weights(weights, len(images) + len(found))
+    return images, found, weights
 
 
 def _features(images: Sequence[Any], texts: Sequence[str], model: Any) -> tuple[Tensor, str]:
