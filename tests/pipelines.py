@@ -18,8 +18,8 @@ from diffusers import (  # noqa: E402
     StableDiffusionXLPipeline,
     UNet2DConditionModel,
 )
-from test_vocabulary import FIXED, corpus  # noqa: E402
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer  # noqa: E402
+from vocabularies import FIXED, corpus  # noqa: E402
 
 CONTEXT, SIDE = 77, 16  # tokens of the context; pixels of an image
 KINDS = ("sd15", "sd21", "sdxl")
