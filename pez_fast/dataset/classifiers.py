@@ -13,10 +13,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from pez_fast._shared.files import write_atomically
 from pez_fast.config import SearchConfig, config_from, takes_config
 from pez_fast.dataset.locks import exclusive_lock
 from pez_fast.dataset.manifest import check_manifest, ensure_manifest, model_part, search_part
-from pez_fast.dataset.shards import write_atomically
 from pez_fast.labelled import LEARNING, LabelConfig, LabelOptions, split_options
 from pez_fast.models.fingerprint import text_digest
 from pez_fast.models.language import LabelModel, LanguageModel

@@ -85,7 +85,7 @@ class PromptSearch:
 
     def __init__(self, model: PromptModel, config: SearchConfig, max_targets: int | None = None) -> None:
         self.model, self.config = model, config
-        self.table = model.table(config.vocabulary, config.banned)
+        self.table = model.table(config.vocabulary, config.banned)  # type: ignore[arg-type]  # a name, or words
         self.dtype = search_dtype(config.dtype, model.dtype, self.table.dim, model.device)
         template = (config.prompt_len, config.prefix, config.suffix)
         self.bound = model.bind(*template, dtype=self.dtype)
