@@ -22,14 +22,19 @@ if TYPE_CHECKING:
     from pez_fast.prompt_search import search as search
     from pez_fast.result import ClassifierResult as ClassifierResult
     from pez_fast.result import ClassifierScores as ClassifierScores
+    from pez_fast.result import Description as Description
     from pez_fast.result import PromptResult as PromptResult
     from pez_fast.table import TokenTable as TokenTable
+    from pez_fast.tasks import PhraseBank as PhraseBank
     from pez_fast.tasks import continuation as continuation
+    from pez_fast.tasks import describe as describe
     from pez_fast.tasks import distill as distill
     from pez_fast.tasks import evaluate_classifier as evaluate_classifier
     from pez_fast.tasks import invert as invert
     from pez_fast.tasks import invert_batch as invert_batch
+    from pez_fast.tasks import invert_with_bank as invert_with_bank
     from pez_fast.tasks import learn_classifier as learn_classifier
+    from pez_fast.tasks import load_bank as load_bank
     from pez_fast.tasks import save_soft_prompt as save_soft_prompt
     from pez_fast.tasks import score as score
     from pez_fast.tasks import transfer as transfer
@@ -48,6 +53,10 @@ _HOME = {
     "invert": "tasks",
     "invert_batch": "tasks",
     "distill": "tasks",
+    "describe": "tasks",
+    "invert_with_bank": "tasks",
+    "load_bank": "tasks",
+    "PhraseBank": "tasks",
     "score": "tasks",
     "learn_classifier": "tasks",
     "evaluate_classifier": "tasks",
@@ -56,6 +65,7 @@ _HOME = {
     "save_soft_prompt": "tasks",
     "PromptResult": "result",
     "ClassifierResult": "result",
+    "Description": "result",
     "ClassifierScores": "result",
     "SearchConfig": "config",
     "info": "information",

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from enum import Enum
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -14,8 +15,27 @@ from pez_fast.config import SearchConfig
 from pez_fast.report.console import say, show_many, show_one
 from pez_fast.report.tensorboard import watch
 
+if TYPE_CHECKING:
+    from pez_fast.result import PromptResult
+
 DEMO_STEPS, DEMO_LENGTH, DEMO_RESTARTS, DEMO_VOCABULARY = 300, 6, 8, "words"
 LANGUAGE_STEPS = 100
+
+
+class BankUse(str, Enum):
+    """What `invert` does with phrases of a bank."""
+
+    init = "init"
+    hold = "hold"
+
+
+InvertBank = Annotated[
+    str | None,
+    option(
+        "Phrases that the prompt begins at, those that fit the image: a folder of .txt files, general or emoji.",
+        metavar="FOLDER",
+    ),
+]
 
 
 @app.command()
@@ -75,6 +95,8 @@ def invert(
     weight: Annotated[
         list[float] | None, option("A weight for each image; a negative one pushes the prompt away from it.")
     ] = None,
+    bank: InvertBank = None,
+    bank_use: Annotated[BankUse, option("Begin at the phrases, or hold them and learn what follows.")] = BankUse.init,
     sheet: Annotated[
         Path | None, option("Draw images, prompts and scores into this PNG file.", metavar="FILE.png")
     ] = None,
@@ -83,15 +105,10 @@ def invert(
 ) -> None:
     """Learn a prompt from images: one for all that they share, or with --each one for each."""
     from pez_fast.report.sheet import check_writable, write_sheet
-    from pez_fast.tasks import invert as invert_all
-    from pez_fast.tasks import invert_batch
 
     options = search.options(prompt_len=prompt_len, top_k=top)
     check_history(history, search.as_json)
-    if weight and each:
-        raise ValueError("--weight and --each exclude each other")
-    if weight and len(weight) != len(images):
-        raise ValueError(f"--weight must be given once for each of the {len(images)} images; got {len(weight)}")
+    _check_weights(weight, each, images, bank)
     if sheet is not None:
         check_writable(sheet, images)
     opened = read_images(images, each)
@@ -100,10 +117,7 @@ def invert(
     watching = watch(readable if each else names, search.steps, tensorboard)
     clip = search.load()
     with watching as progress:
-        if each:
-            results = invert_batch(opened, clip, **options, **watched(progress))
-        else:
-            results = [invert_all(opened, clip, weights=weight, **options, **watched(progress))]
+        results = _learned(opened, clip, each, weight, bank, bank_use.value, options | watched(progress))
     if each:
         show_many(names, results, search.as_json, history)
     else:
@@ -113,6 +127,38 @@ def invert(
         if write_sheet(sheet, [Path(name).name for name in names], drawn, results):
             say(f"sheet written to {sheet}")
     finish(results, search.steps)
+
+
+def _check_weights(weight: list[float] | None, each: bool, images: list[str], bank: str | None) -> None:
+    """Raises ValueError for options that do not go together, and for a bank that cannot be read."""
+    if weight and each:
+        raise ValueError("--weight and --each exclude each other")
+    if weight and len(weight) != len(images):
+        raise ValueError(f"--weight must be given once for each of the {len(images)} images; got {len(weight)}")
+    if bank is not None:
+        from pez_fast.tasks import load_bank
+
+        if weight or (len(images) > 1 and not each):
+            raise ValueError("--bank finds phrases for each image alone; give one image, or --each, and no --weight")
+        load_bank(bank)
+
+
+def _learned(
+    images: list[Any],
+    clip: Any,
+    each: bool,
+    weight: list[float] | None,
+    bank: str | None,
+    bank_use: str,
+    options: dict[str, Any],
+) -> list[PromptResult]:
+    """Returns the result of each image, or the one of all."""
+    from pez_fast.tasks import invert as invert_all
+    from pez_fast.tasks import invert_batch, invert_with_bank
+
+    if bank is not None:
+        return invert_with_bank(images, clip, bank, bank_use, **options)
+    return invert_batch(images, clip, **options) if each else [invert_all(images, clip, weights=weight, **options)]
 
 
 @app.command()

@@ -75,6 +75,18 @@ Json = Annotated[bool, option("Print JSON, and only that, on stdout.", "--json")
 History = Annotated[bool, option("With --json: also the score at every step.", "--history")]
 Log = Annotated[Path | None, option("Record the search for TensorBoard in a folder of its own.", metavar="DIR")]
 
+Bank = Annotated[
+    str | None,
+    option(
+        "A folder of .txt files with one phrase a line, or the name of a bank that comes with the package: general, "
+        "emoji. Default: emoji for the model of that name, else general.",
+        metavar="FOLDER",
+    ),
+]
+Cache = Annotated[
+    Path | None, option("Folder that keeps the features of phrases. Default: the user's folder of caches.")
+]
+
 
 @dataclass
 class SearchFlags:
