@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +27,7 @@ def listed_words(vocabulary: Any) -> str | tuple[str, ...]:
         except (OSError, ValueError) as error:
             reason = getattr(error, "strerror", None) or "it is no text in UTF-8"
             raise ValueError(f"{wanted}; {str(vocabulary)!r} cannot be read: {reason}") from None
-    if isinstance(texts, bytes) or not isinstance(texts, Iterable) or not all(isinstance(t, str) for t in texts):
+    if isinstance(texts, bytes) or not isinstance(texts, Collection) or not all(isinstance(t, str) for t in texts):
         raise ValueError(f"{wanted}; got {vocabulary!r}")
     if not (words := {word for text in texts for word in text.lower().split()}):
         raise ValueError(f"vocabulary must hold at least one word; got {vocabulary!r}")
