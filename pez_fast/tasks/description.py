@@ -3,21 +3,22 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
 
 from pez_fast.config import whole_number
 from pez_fast.images import image_or_error, load_image
-from pez_fast.result import Description, DescriptionPart
+from pez_fast.result import Description, DescriptionPart, PromptResult
 from pez_fast.tasks.bank import FLAVORS, Counted, PhraseBank, load_bank, room_of
 from pez_fast.tasks.checks import check_model
 
 SEPARATOR = ", "
 MAX_FLAVORS, CANDIDATES = 8, 64
 _ROWS = 8192  # phrases compared with an image at once
+R = TypeVar("R", Description, PromptResult)
 
 
 def describe(
@@ -58,19 +59,14 @@ def describe(
     candidates = whole_number("candidates", candidates, 1, "a positive integer")
     bank, is_list = checked_bank(bank, model), isinstance(images, (list, tuple))
     errors, features, notes = read_targets(images if is_list else [images], model, is_list)
-    describer = Describer(model, bank, max_flavors, candidates, cache, progress) if len(features) else None
-    rows = iter(zip(features, notes, strict=True))
-    results = []
-    for error in errors:
-        if error is not None:
-            results.append(Description(model=model.name, error=error))
-        else:
-            row, note = next(rows)
-            assert describer is not None
-            results.append(describer(row))
-            results[-1].note = note
-        if progress is not None:
-            progress("images", len(results), len(errors))
+    found: list[Description] = []
+    if len(features):
+        describer = Describer(model, bank, max_flavors, candidates, cache, progress)
+        for row in features:
+            found.append(describer(row))
+            if progress is not None:
+                progress("images", len(found), len(features))
+    results = merged(errors, found, notes, lambda error: Description(model=model.name, error=error))
     return results if is_list else results[0]
 
 
@@ -95,6 +91,22 @@ def read_targets(images: Sequence[Any], model: Any, go_on: bool) -> tuple[list[s
     features = model.encode_pixels(pixels) if pixels else torch.empty(0, 0)
     notes = model.notes(pixels) if pixels and hasattr(model, "notes") else [""] * len(pixels)
     return [each if isinstance(each, str) else None for each in loaded], features, notes
+
+
+def merged(
+    errors: Sequence[str | None], found: Sequence[R], notes: Sequence[str], failed: Callable[[str], R]
+) -> list[R]:
+    """Returns the results in the order of the images: those found, with their notes, and the failed ones."""
+    rows = iter(zip(found, notes, strict=True))
+    results = []
+    for error in errors:
+        if error is not None:
+            results.append(failed(error))
+            continue
+        result, note = next(rows)
+        result.note = note
+        results.append(result)
+    return results
 
 
 class Describer:

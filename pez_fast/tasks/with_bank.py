@@ -15,7 +15,7 @@ from pez_fast.objectives import Similarity
 from pez_fast.prompt_search import NOT_BEGUN, search
 from pez_fast.result import Description, PromptResult
 from pez_fast.tasks.bank import room_of
-from pez_fast.tasks.description import Describer, checked_bank, read_targets
+from pez_fast.tasks.description import Describer, checked_bank, merged, read_targets
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
@@ -45,9 +45,9 @@ def invert_with_bank(
         max_flavors, cache: as for `describe`.
 
     Returns:
-        A `PromptResult`, or for a list of images a list of them, each the same as alone. In a list, an image that
-        cannot be read has `error` set. With "init" all are learned in one batch; with "hold" those whose phrases are
-        the same share one. Ctrl-C returns the best prompts so far.
+        A `PromptResult`, or for a list of images a list of them, each the same as alone; one that cannot be read has
+        `error` set. With "init" all are learned in one batch; with "hold" those whose phrases are the same share one.
+        Ctrl-C returns the best prompts so far.
 
     Raises:
         ValueError, TypeError: an option, an image or the bank cannot be used; the message names it.
@@ -69,15 +69,9 @@ def invert_with_bank(
         else:
             inits = [_start(describer(row), model, config.prompt_len) for row in features]
             learned = search(Similarity(features), model, inits=inits, **options)
-    rows = iter(zip(learned, notes, strict=True))
-    results = []
-    for error in errors:
-        if error is None:
-            result, note = next(rows)
-            result.note = note
-        else:
-            result = PromptResult(seed=config.seed, model=model.name, error=error)
-        results.append(result)
+    results = merged(
+        errors, learned, notes, lambda error: PromptResult(seed=config.seed, model=model.name, error=error)
+    )
     return results if is_list else results[0]
 
 
