@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from pez_fast.result import ClassifierResult as ClassifierResult
     from pez_fast.result import ClassifierScores as ClassifierScores
     from pez_fast.result import Concatenation as Concatenation
+    from pez_fast.result import Description as Description
     from pez_fast.result import Distilled as Distilled
     from pez_fast.result import LengthStudy as LengthStudy
     from pez_fast.result import Mix as Mix
@@ -34,9 +35,11 @@ if TYPE_CHECKING:
     from pez_fast.result import StyledPrompt as StyledPrompt
     from pez_fast.table import TokenTable as TokenTable
     from pez_fast.tasks import Generated as Generated
+    from pez_fast.tasks import PhraseBank as PhraseBank
     from pez_fast.tasks import apply_style as apply_style
     from pez_fast.tasks import concatenate as concatenate
     from pez_fast.tasks import continuation as continuation
+    from pez_fast.tasks import describe as describe
     from pez_fast.tasks import distill as distill
     from pez_fast.tasks import distill_study as distill_study
     from pez_fast.tasks import evaluate_classifier as evaluate_classifier
@@ -44,7 +47,9 @@ if TYPE_CHECKING:
     from pez_fast.tasks import invert as invert
     from pez_fast.tasks import invert_batch as invert_batch
     from pez_fast.tasks import invert_diffusion as invert_diffusion
+    from pez_fast.tasks import invert_with_bank as invert_with_bank
     from pez_fast.tasks import learn_classifier as learn_classifier
+    from pez_fast.tasks import load_bank as load_bank
     from pez_fast.tasks import mix as mix
     from pez_fast.tasks import noise_error as noise_error
     from pez_fast.tasks import save_soft_prompt as save_soft_prompt
@@ -70,6 +75,10 @@ _HOME = {
     "distill": "tasks",
     "distill_study": "tasks",
     "apply_style": "tasks",
+    "describe": "tasks",
+    "invert_with_bank": "tasks",
+    "load_bank": "tasks",
+    "PhraseBank": "tasks",
     "score": "tasks",
     "concatenate": "tasks",
     "mix": "tasks",
@@ -90,6 +99,7 @@ _HOME = {
     "Distilled": "result",
     "StyledPrompt": "result",
     "ClassifierResult": "result",
+    "Description": "result",
     "ClassifierScores": "result",
     "SearchConfig": "config",
     "info": "information",

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from pez_fast._shared.files import FullDiskError
 from pez_fast._shared.installation import install_hint
 from pez_fast.config import SearchConfig, config_from
 from pez_fast.dataset.arrow import arrow
@@ -21,7 +22,7 @@ from pez_fast.dataset.locks import exclusive_lock
 from pez_fast.dataset.manifest import ensure_manifest, fingerprint_of, model_part
 from pez_fast.dataset.progress import last_prompt, watch_batch
 from pez_fast.dataset.rows import bytes_or_path
-from pez_fast.dataset.shards import FullDiskError, Row, columns, write_shard
+from pez_fast.dataset.shards import Row, columns, write_shard
 from pez_fast.dataset.sources import digest
 from pez_fast.images import image_or_error
 from pez_fast.models import load_clip

@@ -29,6 +29,12 @@ TINY = {
 }
 
 
+@pytest.fixture(scope="session", autouse=True)
+def cache_folder(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """Nothing is kept in the user's folder of caches."""
+    os.environ["PEZ_FAST_CACHE"] = str(tmp_path_factory.mktemp("cache"))
+
+
 @pytest.fixture(scope="session")
 def tiny_clip_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Returns a folder that open_clip loads as `local-dir:`, with random weights and the real tokenizer."""

@@ -80,7 +80,11 @@ BAD = [
     ("banned", 3, "banned must be a list of words and ids; got 3"),
     ("banned", [True], "banned must hold words and ids; got True"),
     ("callback", 3, "callback must be a function, or None; got 3"),
-    ("vocabulary", "half", "vocabulary must be one of stable, words, full; got 'half'"),
+    (
+        "vocabulary",
+        "half",
+        "a list of words or a file of them; 'half' cannot be read: No such file",
+    ),
     ("dtype", "int8", "dtype must be one of float32, bfloat16, float16, float64, or None; got 'int8'"),
     ("dtype", 32, "dtype must be one of float32, bfloat16, float16, float64, or None; got '32'"),
     ("compile", "yes", "compile must be True or False; got 'yes'"),

@@ -247,7 +247,10 @@ def test_banned_words_and_ids(tiny_clip):
 @pytest.mark.parametrize(
     ("call", "sentence"),
     [
-        (lambda c: c.table("half"), "vocabulary must be 'stable', 'words' or 'full'; got 'half'"),
+        (
+            lambda c: c.table("half"),
+            "vocabulary must be one of stable, words, full, a list of words or a file of them; 'half' cannot be read",
+        ),
         (lambda c: c.table("stable", [99999]), "banned holds the id 99999"),
         (lambda c: c.table("stable", [" "]), "banned holds an empty word"),
         (lambda c: c.table("stable", "cat"), "banned must be a list"),

@@ -129,7 +129,7 @@ def test_a_model_that_looks_at_ids_is_refused(load):
         (lambda e: e.bind(0), ValueError, "prompt_len must be a positive integer; got 0"),
         (lambda e: e.bind(47), ValueError, "prompt_len must be at most 46: the context has 48 places and 2"),
         (lambda e: e.bind(45, "a red", "house"), ValueError, "prompt_len must be at most 43"),
-        (lambda e: e.table("half"), ValueError, "vocabulary must be 'stable', 'words' or 'full'; got 'half'"),
+        (lambda e: e.table("half"), ValueError, "a list of words or a file of them; 'half' cannot be read"),
         (lambda e: pez_fast.invert("cat.png", e), TypeError, "model must .* have encode_images; got SentenceEncoder"),
         (lambda e: pez_fast.invert_batch(["cat.png"], e), TypeError, "encode_pixels, preprocess; got SentenceEncoder"),
         (lambda e: SentenceEncoder(torch.nn.Linear(2, 2)), TypeError, "have tokenizer, preprocess; got Linear"),

@@ -186,7 +186,10 @@ def test_images_of_every_mode_are_read(tmp_path):
         ({"seed": -1}, "seed must be an integer"),
         ({"lr": float("nan")}, "lr must be a finite number, not negative; got nan"),
         ({"weight_decay": -1}, "weight_decay must be a finite number, not negative; got -1"),
-        ({"vocabulary": "all"}, "vocabulary must be one of stable, words, full; got 'all'"),
+        (
+            {"vocabulary": "all"},
+            "vocabulary must be one of stable, words, full, a list of words or a file of them; 'all' cannot be read",
+        ),
         ({"init": "one two three four five"}, "init must be 1 to 4 tokens"),
         ({"banned": list(range(49408))}, "banned leaves no token"),
         ({"impl": "fast"}, "impl must be one of auto"),

@@ -14,6 +14,7 @@ import pez_fast.cli.classify
 # isort: split
 import pez_fast.cli.batch
 import pez_fast.cli.classify_looking
+import pez_fast.cli.describing
 import pez_fast.cli.export
 import pez_fast.cli.generate
 import pez_fast.cli.looking

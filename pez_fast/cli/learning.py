@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from enum import Enum
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -27,6 +28,9 @@ from pez_fast.config import SearchConfig
 from pez_fast.report.console import say, show_many, show_one
 from pez_fast.report.tensorboard import watch
 
+if TYPE_CHECKING:
+    pass
+
 DEMO_STEPS, DEMO_LENGTH, DEMO_RESTARTS, DEMO_VOCABULARY = 300, 6, 8, "words"
 LANGUAGE_STEPS = 100
 Images = Annotated[
@@ -37,6 +41,22 @@ Text = Annotated[list[str] | None, option("A text that the prompt is to be like;
 Weight = Annotated[
     list[float] | None,
     option("A weight for each target, first the images, then the texts; a negative one pushes the prompt away."),
+]
+
+
+class BankUse(str, Enum):
+    """What `invert` does with phrases of a bank."""
+
+    init = "init"
+    hold = "hold"
+
+
+InvertBank = Annotated[
+    str | None,
+    option(
+        "Phrases that the prompt begins at, those that fit the image: a folder of .txt files, general or emoji.",
+        metavar="FOLDER",
+    ),
 ]
 
 
@@ -95,6 +115,8 @@ def invert(
     weight: Weight = None,
     referee: Referee = None,
     choose_by: Annotated[ChooseBy, option("Who chooses among the --top prompts.")] = ChooseBy.model,
+    bank: InvertBank = None,
+    bank_use: Annotated[BankUse, option("Begin at the phrases, or hold them and learn what follows.")] = BankUse.init,
     sheet: Annotated[
         Path | None, option("Draw images, prompts and scores into this PNG file.", metavar="FILE.png")
     ] = None,
@@ -104,13 +126,14 @@ def invert(
     """Learn a prompt from images and texts: one for all that they share, or with --each one for each image."""
     from pez_fast.report.sheet import check_writable, write_sheet
     from pez_fast.tasks import invert as invert_all
-    from pez_fast.tasks import invert_batch
+    from pez_fast.tasks import invert_batch, invert_with_bank
 
     options = search.options(prompt_len=prompt_len, top_k=top)
     check_history(history, search.as_json)
     _check_referee(search, referee, choose_by, top)
     images, text = images or [], text or []
     _check_targets(images, text, weight, each)
+    _check_bank(bank, len(images), each, bool(text or weight or referee))
     if sheet is not None:
         check_writable(sheet, images)
     opened = read_images(images, each)
@@ -120,8 +143,13 @@ def invert(
     clip = search.load()
     options |= {} if referee is None else {"referee": search.load_referee(referee), "choose_by": choose_by.value}
     with watching as progress:
-        options |= watched(progress) | ({} if each else {"texts": text, "weights": weight})
-        results = invert_batch(opened, clip, **options) if each else [invert_all(opened, clip, **options)]
+        options |= watched(progress)
+        if bank is not None:
+            results = invert_with_bank(opened, clip, bank, bank_use.value, **options)
+        elif each:
+            results = invert_batch(opened, clip, **options)
+        else:
+            results = [invert_all(opened, clip, texts=text, weights=weight, **options)]
     if each:
         show_many(names, results, search.as_json, history)
     else:
@@ -165,6 +193,19 @@ def _name_of(images: Sequence[str], texts: Sequence[str]) -> str:
         return [*images, *texts][0]
     counts = ((len(images), "image"), (len(texts), "text"))
     return " and ".join(f"{count} {noun}{'s' * (count != 1)}" for count, noun in counts if count)
+
+
+def _check_bank(bank: str | None, count: int, each: bool, others: bool) -> None:
+    """Raises ValueError for options that do not go with a bank, and for a bank that cannot be read."""
+    if bank is None:
+        return
+    from pez_fast.tasks import load_bank
+
+    if others or (count != 1 and not each):
+        raise ValueError(
+            "--bank finds phrases for each image alone; give one image, or --each, and no --text, --weight or --referee"
+        )
+    load_bank(bank)
 
 
 @app.command()

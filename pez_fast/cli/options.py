@@ -8,12 +8,12 @@ from dataclasses import dataclass, field, fields, replace
 from enum import Enum
 from functools import wraps
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, get_args, get_type_hints
+from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
 
 import typer
 
 from pez_fast._shared.catalog import DEFAULT_MODEL, entry_of, find, joint_names, size_of, tag_of
-from pez_fast.config import SearchConfig, Vocabulary, explanation
+from pez_fast.config import VOCABULARIES, SearchConfig, explanation
 from pez_fast.labelled import LabelConfig
 from pez_fast.report.console import say
 
@@ -41,7 +41,9 @@ WRITTEN: dict[str, tuple[Any, ...]] = {  # type, and name if it is another one, 
     "label": (str | None, "--label-column"),
     "held_out": (str | None,),
     "calibrate": (bool, "--calibrate"),
+    "vocabulary": (str,),
 }
+METAVARS = {"vocabulary": f"[{'|'.join(VOCABULARIES)}|FILE]"}  # what the help shows of an option's value
 # Presets, by benchmarks/results/quality_cpu.json: 200 steps and the refinement reach what 400 and it do; the refinement
 # is worth more than any number of steps, and restarts the least.
 FAST = {"steps": 200}
@@ -60,9 +62,6 @@ class Backend(str, Enum):
 
     local = "local"
     ray = "ray"
-
-
-Tokens = Enum("Tokens", {name: name for name in get_args(Vocabulary)}, type=str)  # type: ignore[misc]
 
 
 def option(text: str, *names: str, **more: Any) -> Any:
@@ -96,6 +95,18 @@ Referee = Annotated[
     ),
 ]
 Log = Annotated[Path | None, option("Record the search for TensorBoard in a folder of its own.", metavar="DIR")]
+
+Bank = Annotated[
+    str | None,
+    option(
+        "A folder of .txt files with one phrase a line, or the name of a bank that comes with the package: general, "
+        "emoji. Default: emoji for the model of that name, else general.",
+        metavar="FOLDER",
+    ),
+]
+Cache = Annotated[
+    Path | None, option("Folder that keeps the features of phrases. Default: the user's folder of caches.")
+]
 
 
 @dataclass
@@ -167,10 +178,8 @@ def parameter(name: str, defaults: Mapping[str, Any] | None = None) -> inspect.P
     """Returns a field of `SearchConfig` or `LabelConfig` as an option of a command; `defaults` can replace its own."""
     config = LabelConfig if name in LabelConfig.__dataclass_fields__ else SearchConfig
     hint, default = get_type_hints(config)[name], (defaults or {}).get(name, getattr(config, name))
-    if hint == Vocabulary:
-        hint, default = Tokens, Tokens[default]
     hint, *names = WRITTEN.get(name, (hint,))
-    annotation = Annotated[hint, option(explanation(name, config), *names)]  # type: ignore[valid-type]
+    annotation = Annotated[hint, option(explanation(name, config), *names, metavar=METAVARS.get(name))]  # type: ignore[valid-type]
     return keyword(name, annotation, default)
 
 

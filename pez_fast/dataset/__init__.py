@@ -5,11 +5,11 @@ A run can be killed at any moment and continued.
 
 from __future__ import annotations
 
+from pez_fast._shared.files import FullDiskError
 from pez_fast.dataset.classifiers import learn_classifiers, read_classifiers
 from pez_fast.dataset.export import Export, export_rows
 from pez_fast.dataset.job import Job, Summary, invert_dataset
 from pez_fast.dataset.lengths import LengthJob, study_lengths
-from pez_fast.dataset.shards import FullDiskError
 from pez_fast.dataset.sources import Item, Source, open_source
 
 __all__ = [

@@ -11,10 +11,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from pez_fast._shared.files import FullDiskError, write_atomically
 from pez_fast.dataset.arrow import arrow
 from pez_fast.dataset.held import Held, scan
 from pez_fast.dataset.manifest import fingerprint_of, stored_configuration
-from pez_fast.dataset.shards import FullDiskError, Row, columns, write_atomically
+from pez_fast.dataset.shards import Row, columns
 from pez_fast.dataset.sources import open_source
 from pez_fast.report.console import say
 from pez_fast.result import finite_or_none

@@ -13,8 +13,8 @@ from typing import Any
 
 import torch
 
+from pez_fast._shared.files import write_atomically
 from pez_fast.config import SearchConfig
-from pez_fast.dataset.shards import write_atomically
 from pez_fast.dataset.sources import Source
 from pez_fast.models.fingerprint import text_digest
 from pez_fast.models.precision import search_dtype
@@ -45,7 +45,9 @@ def search_part(options: SearchConfig) -> dict[str, Any]:
     }
     plugs = {name: text_digest(repr(v)) if (v := getattr(options, name)) else None for name in ("stages", "terms")}
     chosen.pop("dtype")  # it stands in the model's part
-    return {**chosen, **plugs, "banned": list(options.banned)}
+    words = options.vocabulary
+    vocabulary = words if isinstance(words, str) else f"{len(words)} words with the digest {text_digest(repr(words))}"  # type: ignore[arg-type]
+    return {**chosen, **plugs, "banned": list(options.banned), "vocabulary": vocabulary}
 
 
 def model_part(model: Any, options: SearchConfig, device: str) -> dict[str, Any]:

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, TypeVar
 
-from pez_fast.dataset.shards import write_atomically
+from pez_fast._shared.files import write_atomically
 from pez_fast.engine import Objective
 from pez_fast.prompt_search import PromptSearch, progress_of
 from pez_fast.result import PromptResult

@@ -11,6 +11,8 @@ import torch
 from torch import Tensor
 
 from pez_fast._shared import catalog
+from pez_fast.config import Vocabulary as Listed
+from pez_fast.config import listed_words
 from pez_fast.engine import BoundModel, Outputs
 from pez_fast.images import load_image
 from pez_fast.models.arguments import checked_name
@@ -88,15 +90,16 @@ class JointModel:
         first = sizes[self._active[0]]
         return [2.0 ** round(math.log2(first / size)) if first and size else 1.0 for size in sizes]
 
-    def table(self, vocabulary: str = "stable", banned: Sequence[str | int] = ()) -> TokenTable:
+    def table(self, vocabulary: Listed = "stable", banned: Sequence[str | int] = ()) -> TokenTable:
         """Returns the tokens (V, Σd) that all encoders allow; see `EmbeddedModel.table` for the arguments.
 
         Raises:
             ValueError: as there, or no token is left that all encoders allow.
         """
-        key = (vocabulary, tuple(banned))
+        which = listed_words(vocabulary)
+        key = (which, tuple(banned))
         if key not in self._tables:
-            tables = [self.models[k].table(vocabulary, banned) for k in self._active]
+            tables = [self.models[k].table(which, banned) for k in self._active]
             allowed = torch.stack([table.allowed for table in tables]).all(0)
             if not allowed.any():
                 raise ValueError(f"vocabulary={vocabulary!r} leaves no token that all encoders of {self.name} allow")

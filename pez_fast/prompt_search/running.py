@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence, Sized
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Sized
 from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -18,6 +18,7 @@ from pez_fast.models.precision import search_dtype
 from pez_fast.objectives import WeightedSum
 from pez_fast.prompt_search.candidates import Scorer
 from pez_fast.prompt_search.progress import progress_of
+from pez_fast.prompt_search.starts import begin, first_ids
 from pez_fast.result import PromptResult
 
 if TYPE_CHECKING:
@@ -31,7 +32,11 @@ _MIN_KEPT = 4  # the least number of prompts that the first stage keeps for the 
 
 @takes_config
 def search(
-    objective: Objective, model: PromptModel, count: int | None = None, **options: Unpack[SearchOptions]
+    objective: Objective,
+    model: PromptModel,
+    count: int | None = None,
+    inits: Sequence[str | None] | None = None,
+    **options: Unpack[SearchOptions],
 ) -> list[PromptResult]:
     """Searches for one prompt for each row of an objective, in batches that fit into memory.
 
@@ -43,6 +48,7 @@ def search(
         objective: an objective with a row for each target; see `pez_fast.engine.Objective`.
         model: a model such as `load_clip` returns; see `pez_fast.engine.PromptModel`.
         count: the number of targets. Default: `len(objective)`, or 1 if it has no length.
+        inits: a text for each target, in place of the option `init`; None for random tokens.
 
     Returns:
         A list of `PromptResult`, in the order of the rows. After Ctrl-C it holds the best prompts so far. A target
@@ -56,13 +62,17 @@ def search(
     if count is None:
         count = len(objective) if isinstance(objective, Sized) else 1
     results: list[PromptResult | None] = [None] * count
+    if inits is not None and len(inits) != count:
+        raise ValueError(f"inits must hold a text for each of the {count} targets; got {len(inits)}")
     prompt_search = PromptSearch(model, config)
+    starts = None if inits is None else dict(enumerate(inits))
 
     def on_progress(searches: Sequence[SearchState]) -> object:
         assert config.callback is not None
         return config.callback(progress_of(prompt_search.stages, prompt_search.bound, results, searches))
 
-    for found in prompt_search.stream([(range(count), objective)], on_progress if config.callback else None):
+    watched = on_progress if config.callback else None
+    for found in prompt_search.stream([(range(count), objective)], watched, starts):
         for number, result in found:
             results[number] = result
     reason = prompt_search.stop_reason or "steps"
@@ -85,7 +95,7 @@ class PromptSearch:
 
     def __init__(self, model: PromptModel, config: SearchConfig, max_targets: int | None = None) -> None:
         self.model, self.config = model, config
-        self.table = model.table(config.vocabulary, config.banned)
+        self.table = model.table(config.vocabulary, config.banned)  # type: ignore[arg-type]  # a name, or words
         self.dtype = search_dtype(config.dtype, model.dtype, self.table.dim, model.device)
         template = (config.prompt_len, config.prefix, config.suffix)
         self.bound = model.bind(*template, dtype=self.dtype)
@@ -95,7 +105,7 @@ class PromptSearch:
         if max_targets is not None:
             rows = min(rows, max_targets * config.restarts)
         self.limit = BatchLimit.of(rows, model.device)
-        _init_ids(self.table.allowed, model, config, config.seed)  # an `init` that cannot be used is said at once
+        first_ids(self.table.allowed, model, config, config.seed)  # an `init` that cannot be used is said at once
         self.stop_reason: str | None = None
         self.started = time.monotonic()
 
@@ -121,6 +131,7 @@ class PromptSearch:
         self,
         targets: Iterable[tuple[Sequence[K], Objective] | tuple[Sequence[K], Objective, int]],
         on_progress: Callable[[Sequence[SearchState]], object] | None = None,
+        inits: Mapping[K, str | None] | None = None,
     ) -> Iterator[list[tuple[K, PromptResult]]]:
         """Yields the results of targets, as (key, result) in groups, when they are finished.
 
@@ -128,13 +139,14 @@ class PromptSearch:
             targets: pairs of some targets' keys and an objective with a row for each; a third entry is their seed, in
                 place of the options'. The search takes the next pair when it has room.
             on_progress: as for `Scheduler`; True ends the search.
+            inits: the text that each target begins at, by key, in place of the option `init`.
         """
         scoring = getattr(self.scoring_model, "held_out", None) or self.scoring_model
         scorer = Scorer(self.bound, scoring, self.table, self.limit, self.config.top_k)
         scheduler = Scheduler(
             self.table,
             self._compiled(),
-            _Requests(targets, self.model, self.table.allowed, self.config),
+            _Requests(targets, self.model, self.table.allowed, self.config, inits),
             self.stages,
             self.limit,
             prompts_per_target=self.config.restarts,
@@ -153,7 +165,7 @@ class PromptSearch:
             return self.bound
         if getattr(self.bound, "stochastic", False):
             raise ValueError("compile=True is not for models that run over examples; leave it out")
-        ids = _init_ids(self.table.allowed, self.model, self.config, self.config.seed).to(self.model.device)
+        ids = first_ids(self.table.allowed, self.model, self.config, self.config.seed).to(self.model.device)
         self.bound(self.table.weight[ids], ids)  # prepares the weights, which torch.compile cannot trace
         compiled = torch.compile(self.bound, dynamic=False)
         # Each number of rows is compiled anew, and only evaluations with a gradient hardly change theirs.
@@ -197,9 +209,15 @@ class _Requests:
     """Cuts a stream of targets into requests of at most so many prompts, `restarts` for each target."""
 
     def __init__(
-        self, targets: Iterable[tuple[Any, ...]], model: PromptModel, allowed: Tensor, config: SearchConfig
+        self,
+        targets: Iterable[tuple[Any, ...]],
+        model: PromptModel,
+        allowed: Tensor,
+        config: SearchConfig,
+        inits: Mapping[Any, str | None] | None = None,
     ) -> None:
         self._groups, self._model, self._allowed, self._config = iter(targets), model, allowed, config
+        self._inits = inits
         self._left: tuple[Sequence[Any], Objective, int] | None = None  # what did not fit into the room
 
     def __call__(self, room: int) -> Request | None:
@@ -223,8 +241,9 @@ class _Requests:
                 self._left = group_keys[count:], self._rows(objective, count, len(group_keys)), seed
         if not keys:
             return None
-        init_ids = _init_ids(self._allowed, self._model, self._config, seed).to(self._model.device)
-        return Request(tuple(keys), init_ids.repeat(len(keys), 1), self._with_terms(parts), seed)
+        texts = None if self._inits is None else [self._inits[key] for key in keys]
+        init_ids = begin(self._allowed, self._model, self._config, seed, len(keys), texts)
+        return Request(tuple(keys), init_ids.to(self._model.device), self._with_terms(parts), seed)
 
     def _next(self) -> tuple[Sequence[Any], Objective, int] | None:
         """Returns the next group with its seed, or None."""
@@ -256,28 +275,3 @@ def _stages(config: SearchConfig) -> list[Stage]:
         Stage(method, num_steps, max(1 if k else _MIN_KEPT, config.top_k))
         for k, (method, num_steps) in enumerate(chosen)
     ]
-
-
-def _init_ids(allowed: Tensor, model: PromptModel, config: SearchConfig, seed: int) -> Tensor:
-    """Returns ids (restarts, prompt_len) int64, drawn from the seed and the number of the restart alone.
-
-    Raises:
-        ValueError: `init` has no token, more than `prompt_len`, or one that is banned.
-    """
-    ids = allowed.nonzero()[:, 0].cpu()
-    drawn = []
-    for restart in range(config.restarts):
-        generator = torch.Generator().manual_seed((seed * 1_000_003 + restart) % 2**63)
-        drawn.append(ids[torch.randint(len(ids), (config.prompt_len,), generator=generator)])
-    init_ids = torch.stack(drawn)
-    if config.init is not None:
-        init = model.vocabulary.encode(config.init)
-        for entry in config.banned:
-            if entry in init if isinstance(entry, int) else entry.lower() in config.init.lower():
-                raise ValueError(f"init holds {entry!r}, which is banned; got {config.init!r}")
-        if not 0 < len(init) <= config.prompt_len:
-            raise ValueError(
-                f"init must be 1 to {config.prompt_len} tokens (prompt_len) long; {config.init!r} has {len(init)}"
-            )
-        init_ids[:, : len(init)] = torch.tensor(init)
-    return init_ids

@@ -2,7 +2,7 @@
 
 from pez_fast.result.classifier import ClassifierResult, ClassifierScores
 from pez_fast.result.lengths import LengthRow, LengthRun, LengthStudy, Spread
-from pez_fast.result.pictures import Concatenation, Distilled, Mix, StyledPrompt
+from pez_fast.result.pictures import Concatenation, Description, DescriptionPart, Distilled, Mix, StyledPrompt
 from pez_fast.result.prompt import Candidate, PromptResult, finite_or_none
 
 __all__ = [
@@ -10,6 +10,10 @@ __all__ = [
     "ClassifierResult",
     "ClassifierScores",
     "Concatenation",
+    "Description",
+    "DescriptionPart",
+    "Description",
+    "DescriptionPart",
     "Distilled",
     "LengthRow",
     "LengthRun",

@@ -130,3 +130,53 @@ class StyledPrompt:
     def to_dict(self) -> dict[str, Any]:
         """Returns the prompt and its scores as plain values."""
         return dataclasses.asdict(self)
+
+
+@dataclass
+class DescriptionPart:
+    """A phrase of a description.
+
+    Attributes:
+        category: the list that it is from.
+        phrase: the phrase.
+        score: the cosine of the phrase alone with the image.
+        text_score: the cosine of the description up to this phrase, itself included.
+    """
+
+    category: str
+    phrase: str
+    score: float
+    text_score: float = float("nan")
+
+
+@dataclass
+class Description:
+    """A text of phrases from a bank that describes an image.
+
+    Attributes:
+        text: the phrases, with commas between.
+        score: the cosine of the text, typed in, with the image.
+        parts: the phrases, in their order.
+        model: the model's name.
+        note: "", or one sentence on what to keep in mind.
+        error: None, or one sentence that says why there is no text.
+    """
+
+    text: str = ""
+    score: float = float("nan")
+    parts: list[DescriptionPart] = field(default_factory=list, repr=False)
+    model: str = ""
+    note: str = ""
+    error: str | None = None
+
+    def to_dict(self) -> dict[str, Any]:
+        """Returns the description as a dict of plain values."""
+        return dataclasses.asdict(self)
+
+    def to_json(self, indent: int | None = None) -> str:
+        """Returns the description as JSON; NaN becomes null."""
+        return json.dumps(finite_or_none(self.to_dict()), ensure_ascii=False, indent=indent, allow_nan=False)
+
+    def __str__(self) -> str:
+        """Returns the text, or the error if there is one."""
+        return self.error or self.text

@@ -11,6 +11,7 @@ import torch
 from PIL import Image, ImageOps
 from torch import Tensor
 
+from pez_fast.config import Vocabulary as Listed
 from pez_fast.engine import Outputs
 from pez_fast.engine.memory import SAVED_VALUES
 from pez_fast.models.diffusion.pipeline import check_fits, check_pipeline, import_diffusers
@@ -98,7 +99,7 @@ class DiffusionModel:
     def dtype(self) -> torch.dtype:
         return self.text.dtype
 
-    def table(self, vocabulary: str = "stable", banned: Sequence[str | int] = ()) -> TokenTable:
+    def table(self, vocabulary: Listed = "stable", banned: Sequence[str | int] = ()) -> TokenTable:
         """Returns the tokens that may be learned; see `EmbeddedModel.table`."""
         return self.text.table(vocabulary, banned)
 

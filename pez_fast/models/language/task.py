@@ -84,7 +84,7 @@ class LabelModel:
     def dtype(self) -> torch.dtype:
         return self.lm.dtype
 
-    def table(self, vocabulary: str = "stable", banned: Sequence[str | int] = ()) -> TokenTable:
+    def table(self, vocabulary: str | Sequence[str] = "stable", banned: Sequence[str | int] = ()) -> TokenTable:
         """Returns the tokens that may be learned; see `EmbeddedModel.table`."""
         return self.lm.table(vocabulary, banned)
 

@@ -12,11 +12,14 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, fields
 from functools import partial, wraps
 from operator import index
-from typing import Any, Literal, TypedDict, TypeVar, get_args
+from typing import Any, TypedDict, TypeVar
+
+from pez_fast.config.words import VOCABULARIES as VOCABULARIES
+from pez_fast.config.words import Vocabulary as Vocabulary
+from pez_fast.config.words import listed_words as listed_words
 
 LEARNING_RATE, WEIGHT_DECAY = 0.1, 0.1  # of AdamW, as in the paper
 DTYPES = ("float32", "bfloat16", "float16", "float64")
-Vocabulary = Literal["stable", "words", "full"]
 POSITIONAL = ("prompt_len", "steps", "seed")  # options that may also be passed by position
 R = TypeVar("R")
 
@@ -109,7 +112,8 @@ class SearchConfig:
     vocabulary: Vocabulary = setting(
         "stable",
         "Which tokens may be learned: stable (tokens that survive being written out and read again), words (those of "
-        "them that are whole English words) or full (all but special tokens).",
+        "them that are whole English words), full (all but special tokens), or a file or a list of words (those stable "
+        "tokens that are one of these words; case does not matter).",
     )
     patience: int | None = setting(None, "A prompt's stage ends after so many steps without improvement.")
     callback: Callable[[Progress], object] | None = setting(
@@ -148,8 +152,7 @@ class SearchConfig:
             value = getattr(self, name)
             if not isinstance(value, str) and not (name == "init" and value is None):
                 raise ValueError(f"{name} must be a text; got {value!r}")
-        if self.vocabulary not in get_args(Vocabulary):
-            raise ValueError(f"vocabulary must be one of {', '.join(get_args(Vocabulary))}; got {self.vocabulary!r}")
+        object.__setattr__(self, "vocabulary", listed_words(self.vocabulary))
         if self.callback is not None and not callable(self.callback):
             raise ValueError(f"callback must be a function, or None; got {self.callback!r}")
         if self.dtype is not None:
