@@ -124,7 +124,7 @@ def invert(
     history: History = False,
 ) -> None:
     """Learn a prompt from images and texts: one for all that they share, or with --each one for each image."""
-    from pez_fast.report.sheet import check_writable, write_sheet
+    from pez_fast.report.sheet import check_writable
     from pez_fast.tasks import invert as invert_all
     from pez_fast.tasks import invert_batch, invert_with_bank
 
@@ -155,11 +155,20 @@ def invert(
     else:
         show_one(results[0], search.as_json, history)
     if sheet is not None:
-        drawn = [[] if isinstance(image, Unreadable) else [image] for image in opened] if each else [opened]
-        whole = each or (len(images) == 1 and not text)
-        if write_sheet(sheet, [Path(name).name for name in images] if whole else names, drawn, results):
-            say(f"sheet written to {sheet}")
+        plain = each or (len(images) == 1 and not text)
+        _draw(sheet, [Path(name).name for name in images] if plain else names, opened, each, results)
     finish(results, search.steps)
+
+
+def _draw(
+    sheet: Path, titles: Sequence[str], opened: Sequence[Any], each: bool, results: Sequence[PromptResult]
+) -> None:
+    """Draws the images and their prompts into a sheet, a row for each prompt."""
+    from pez_fast.report.sheet import write_sheet
+
+    drawn = [[] if isinstance(image, Unreadable) else [image] for image in opened] if each else [opened]
+    if write_sheet(sheet, titles, drawn, results):
+        say(f"sheet written to {sheet}")
 
 
 def _check_referee(search: SearchFlags, referee: str | None, choose_by: ChooseBy, top: int) -> None:
