@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from enum import Enum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -29,7 +29,7 @@ from pez_fast.report.console import say, show_many, show_one
 from pez_fast.report.tensorboard import watch
 
 if TYPE_CHECKING:
-    pass
+    from pez_fast.result import PromptResult
 
 DEMO_STEPS, DEMO_LENGTH, DEMO_RESTARTS, DEMO_VOCABULARY = 300, 6, 8, "words"
 LANGUAGE_STEPS = 100
@@ -125,8 +125,6 @@ def invert(
 ) -> None:
     """Learn a prompt from images and texts: one for all that they share, or with --each one for each image."""
     from pez_fast.report.sheet import check_writable
-    from pez_fast.tasks import invert as invert_all
-    from pez_fast.tasks import invert_batch, invert_with_bank
 
     options = search.options(prompt_len=prompt_len, top_k=top)
     check_history(history, search.as_json)
@@ -143,13 +141,8 @@ def invert(
     clip = search.load()
     options |= {} if referee is None else {"referee": search.load_referee(referee), "choose_by": choose_by.value}
     with watching as progress:
-        options |= watched(progress)
-        if bank is not None:
-            results = invert_with_bank(opened, clip, bank, bank_use.value, **options)
-        elif each:
-            results = invert_batch(opened, clip, **options)
-        else:
-            results = [invert_all(opened, clip, texts=text, weights=weight, **options)]
+        options |= watched(progress) | ({} if each or bank else {"texts": text, "weights": weight})
+        results = _learned(opened, clip, each, (bank, bank_use.value), options)
     if each:
         show_many(names, results, search.as_json, history)
     else:
@@ -158,6 +151,18 @@ def invert(
         plain = each or (len(images) == 1 and not text)
         _draw(sheet, [Path(name).name for name in images] if plain else names, opened, each, results)
     finish(results, search.steps)
+
+
+def _learned(
+    opened: list[Any], clip: Any, each: bool, bank: tuple[str | None, str], options: dict[str, Any]
+) -> list[PromptResult]:
+    """Returns the result of each image, or the one of all targets."""
+    from pez_fast.tasks import invert as invert_all
+    from pez_fast.tasks import invert_batch, invert_with_bank
+
+    if bank[0] is not None:
+        return invert_with_bank(opened, clip, *bank, **options)
+    return invert_batch(opened, clip, **options) if each else [invert_all(opened, clip, **options)]
 
 
 def _draw(
