@@ -27,7 +27,10 @@ PEZ_FAST = (sys.executable, "-m", "pez_fast.cli")
         (["invert", "a.png", "--steps", "many"], "Invalid value for '--steps'"),
         (["invert", "a.png", "--steps", "0"], "steps must be a positive integer; got 0"),
         (["invert", "a.png", "--lr", "nan"], "lr must be a finite number"),
-        (["invert", "a.png", "--vocabulary", "half"], "Invalid value for '--vocabulary'"),
+        (
+            ["invert", "a.png", "--vocabulary", "half"],
+            "vocabulary must be one of stable, words, full, a list of words or",
+        ),
         (["invert", "a.png", "--device", "toaster"], "device must be a device of torch"),
         (["invert", "none.png"], "image none.png does not exist"),
         (["invert", "broken.png"], "image broken.png is in none of the formats"),

@@ -18,7 +18,8 @@ import pez_fast.cli.describing
 import pez_fast.cli.export
 import pez_fast.cli.generate
 import pez_fast.cli.looking
-import pez_fast.cli.study  # noqa: F401
+import pez_fast.cli.study
+import pez_fast.cli.through_diffusion  # noqa: F401
 from pez_fast.cli.app import app
 
 __all__ = ["app", "main"]

@@ -52,7 +52,9 @@ def generate(
 ) -> None:
     """Make images from prompts with a text-to-image pipeline of diffusers."""
     texts = _texts(prompts or [], results)
-    _check(pipeline, dtype, num_images)
+    check_pipeline_options(pipeline, dtype)
+    if num_images < 1:
+        raise ValueError(f"--num-images must be at least 1; got {num_images}")
     files = _files(out, len(texts) * num_images)
     _check_files(files, sheet, image or [])
     originals = read_images(image or [])
@@ -73,13 +75,12 @@ def generate(
         say(f"sheet written to {sheet}")
 
 
-def _check(pipeline: str, dtype: str, num_images: int) -> None:
+def check_pipeline_options(pipeline: str, dtype: str, dtype_name: str = "--dtype") -> None:
+    """Raises ValueError if no pipeline is named, or its dtype is unknown."""
     if not pipeline.strip():
         raise ValueError("--pipeline must name a folder or a pipeline on the hub")
     if dtype not in DTYPES:
-        raise ValueError(f"--dtype must be one of {', '.join(DTYPES)}; got {dtype!r}")
-    if num_images < 1:
-        raise ValueError(f"--num-images must be at least 1; got {num_images}")
+        raise ValueError(f"{dtype_name} must be one of {', '.join(DTYPES)}; got {dtype!r}")
 
 
 def _made(texts: list[Any], pipeline: str, device: str | None, dtype: str, options: dict[str, Any]) -> list[Any]:
