@@ -29,7 +29,7 @@ PEZ_FAST = (sys.executable, "-m", "pez_fast.cli")
         (["invert", "a.png", "--lr", "nan"], "lr must be a finite number"),
         (
             ["invert", "a.png", "--vocabulary", "half"],
-            "vocabulary must be one of stable, words, full, a list of words or",
+            "vocabulary must be one of stable, words, full, a list",
         ),
         (["invert", "a.png", "--device", "toaster"], "device must be a device of torch"),
         (["invert", "none.png"], "image none.png does not exist"),

@@ -53,9 +53,7 @@ def generate(
     """Make images from prompts with a text-to-image pipeline of diffusers."""
     texts = _texts(prompts or [], results)
     check_pipeline_options(pipeline, dtype)
-    if num_images < 1:
-        raise ValueError(f"--num-images must be at least 1; got {num_images}")
-    files = _files(out, len(texts) * num_images)
+    files = _files(out, len(texts), num_images)
     _check_files(files, sheet, image or [])
     originals = read_images(image or [])
     texts = texts if prompt_2 is None else [(text, prompt_2) for text in texts]
@@ -139,8 +137,11 @@ def _texts(prompts: list[str], results: Path | None) -> list[Any]:
     return texts
 
 
-def _files(out: Path, count: int) -> list[Path]:
+def _files(out: Path, prompts: int, num_images: int) -> list[Path]:
     """Returns the files of the images."""
+    if num_images < 1:
+        raise ValueError(f"--num-images must be at least 1; got {num_images}")
+    count = prompts * num_images
     return [out] if count == 1 else [out.with_stem(f"{out.stem}-{k + 1}") for k in range(count)]
 
 
