@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import dataclasses
-import json
 from dataclasses import dataclass, field
-from typing import Any
 
-from pez_fast.result.prompt import PromptResult, finite_or_none
+from pez_fast.result.plain import Plain
+from pez_fast.result.prompt import PromptResult
 
 
 @dataclass
@@ -37,7 +35,7 @@ class ClassifierResult(PromptResult):
 
 
 @dataclass
-class ClassifierScores:
+class ClassifierScores(Plain):
     """How well a prompt serves a language model for a classification.
 
     Attributes:
@@ -59,11 +57,3 @@ class ClassifierScores:
     confusion: list[list[int]]
     predictions: list[str] = field(repr=False)
     seconds: float = 0.0
-
-    def to_dict(self) -> dict[str, Any]:
-        """Returns the scores as a dict of plain values."""
-        return dataclasses.asdict(self)
-
-    def to_json(self, indent: int | None = None) -> str:
-        """Returns the scores as JSON; NaN becomes null."""
-        return json.dumps(finite_or_none(self.to_dict()), ensure_ascii=False, indent=indent, allow_nan=False)

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import statistics
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from pez_fast.result.prompt import finite_or_none
+from pez_fast.result.plain import Plain
 
 
 @dataclass
@@ -65,7 +64,7 @@ class LengthRow:
 
 
 @dataclass
-class LengthStudy:
+class LengthStudy(Plain):
     """Prompts of several lengths, scored by the model that learned them and by a referee.
 
     Attributes:
@@ -110,10 +109,6 @@ class LengthStudy:
         runs = [dataclasses.asdict(run) for run in self.runs]
         names = {"model": self.model, "referee": self.referee, "interrupted": self.interrupted}
         return {**names, "best_length": self.best_length(), "table": rows, "runs": runs}
-
-    def to_json(self, indent: int | None = None) -> str:
-        """Returns the study as JSON; NaN becomes null."""
-        return json.dumps(finite_or_none(self.to_dict()), ensure_ascii=False, indent=indent, allow_nan=False)
 
 
 def _by_picture(runs: Sequence[LengthRun], score: Callable[[LengthRun], float]) -> dict[str, float]:

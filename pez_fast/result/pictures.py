@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import dataclasses
-import json
 from dataclasses import dataclass, field
 from typing import Any
 
-from pez_fast.result.prompt import PromptResult, finite_or_none
+from pez_fast.result.plain import Plain
+from pez_fast.result.prompt import PromptResult
 
 
 @dataclass
-class Concatenation:
+class Concatenation(Plain):
     """Several prompts joined into one.
 
     Attributes:
@@ -41,21 +40,13 @@ class Concatenation:
     note: str = ""
     error: str | None = None
 
-    def to_dict(self) -> dict[str, Any]:
-        """Returns the result as a dict of plain values."""
-        return dataclasses.asdict(self)
-
-    def to_json(self, indent: int | None = None) -> str:
-        """Returns the result as JSON; NaN becomes null."""
-        return json.dumps(finite_or_none(self.to_dict()), ensure_ascii=False, indent=indent, allow_nan=False)
-
     def __str__(self) -> str:
         """Returns the prompt, or the error if there is one."""
         return self.error or self.prompt
 
 
 @dataclass
-class Mix:
+class Mix(Plain):
     """Two ways to one prompt for several images: their prompts joined, and a prompt learned for all of them.
 
     Attributes:
@@ -81,13 +72,9 @@ class Mix:
         own = {name: getattr(self, name) for name in ("images", "each_scores", "shared_scores")}
         return {**prompts, "joined": self.joined.to_dict(), **own}
 
-    def to_json(self, indent: int | None = None) -> str:
-        """Returns the result as JSON; NaN becomes null."""
-        return json.dumps(finite_or_none(self.to_dict()), ensure_ascii=False, indent=indent, allow_nan=False)
-
 
 @dataclass
-class Distilled:
+class Distilled(Plain):
     """A text shortened to a share of its tokens, as one row of a study.
 
     Attributes:
@@ -107,7 +94,7 @@ class Distilled:
 
 
 @dataclass
-class StyledPrompt:
+class StyledPrompt(Plain):
     """A style applied to a new subject: the better of the two orders of the subject and the style.
 
     Attributes:
@@ -126,10 +113,6 @@ class StyledPrompt:
     other_prompt: str
     other_score: float
     subject_score: float
-
-    def to_dict(self) -> dict[str, Any]:
-        """Returns the prompt and its scores as plain values."""
-        return dataclasses.asdict(self)
 
 
 @dataclass
@@ -150,7 +133,7 @@ class DescriptionPart:
 
 
 @dataclass
-class Description:
+class Description(Plain):
     """A text of phrases from a bank that describes an image.
 
     Attributes:
@@ -168,14 +151,6 @@ class Description:
     model: str = ""
     note: str = ""
     error: str | None = None
-
-    def to_dict(self) -> dict[str, Any]:
-        """Returns the description as a dict of plain values."""
-        return dataclasses.asdict(self)
-
-    def to_json(self, indent: int | None = None) -> str:
-        """Returns the description as JSON; NaN becomes null."""
-        return json.dumps(finite_or_none(self.to_dict()), ensure_ascii=False, indent=indent, allow_nan=False)
 
     def __str__(self) -> str:
         """Returns the text, or the error if there is one."""

@@ -3,19 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
-import json
-import math
 from dataclasses import dataclass, field
 from typing import Any
 
-
-def finite_or_none(value: Any) -> Any:
-    """Returns the value with None in place of every NaN and infinity in it, which JSON cannot hold."""
-    if isinstance(value, dict):
-        return {k: finite_or_none(v) for k, v in value.items()}
-    if isinstance(value, list):
-        return [finite_or_none(v) for v in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
+from pez_fast.result.plain import Plain
 
 
 @dataclass
@@ -36,7 +27,7 @@ class Candidate:
 
 
 @dataclass
-class PromptResult:
+class PromptResult(Plain):
     """A learned prompt.
 
     Attributes:
@@ -86,10 +77,6 @@ class PromptResult:
         values = dataclasses.asdict(dataclasses.replace(self, soft_prompt=None))
         del values["soft_prompt"]
         return values
-
-    def to_json(self, indent: int | None = None) -> str:
-        """Returns the result as JSON; NaN (the scores of a result with an error) becomes null."""
-        return json.dumps(finite_or_none(self.to_dict()), ensure_ascii=False, indent=indent, allow_nan=False)
 
     def __str__(self) -> str:
         """Returns the prompt, or the error if there is one."""
