@@ -30,6 +30,7 @@ WAYS: dict[str, Any] = {
     "GCG, width 16": GCGMethod(search_width=16),
     "GCG, width 64": GCGMethod(search_width=64),
     "GCG, width 128, top 64": GCGMethod(search_width=128, top_k=64),
+    "GCG, width 256, top 256": GCGMethod(search_width=256, top_k=256),
     "GCG, width 32, momentum 0.5": GCGMethod(momentum=0.5),
     "GCG, width 32, momentum 0.9": GCGMethod(momentum=0.9),
     "2 beams, width 32": BeamMethod(beams=2),
