@@ -262,7 +262,7 @@ def test_ends_and_tokens_that_the_model_does_not_know(load):
         (lambda c: c.bind(23), "prompt_len must be at most 22: the context has 24 places and 2 are taken; got 23"),
         (lambda c: c.bind(22, "a red"), "prompt_len must be at most 20"),
         (lambda c: c.bind(3, "the cat " * 12), "prefix and suffix must leave room for the prompt"),
-        (lambda c: c.table("half"), "vocabulary must be 'stable', 'words' or 'full'; got 'half'"),
+        (lambda c: c.table("half"), "vocabulary must be one of stable, words, full, a list of words"),
     ],
 )
 def test_prompts_that_do_not_fit(load, call, sentence):
