@@ -18,14 +18,15 @@ from pez_fast.report.output import put
 
 DTYPES = ("float32", "bfloat16", "float16")
 SOFTWARE = "pez_fast generate"  # how an image that may be replaced is known again
+Pipeline = Annotated[
+    str, option("A folder with a text-to-image pipeline of diffusers, or its name on the Hugging Face hub.")
+]
 
 
 @app.command()
 def generate(
     prompts: Annotated[list[str] | None, typer.Argument(help="Prompts.", metavar="PROMPT", show_default=False)] = None,
-    pipeline: Annotated[
-        str, option("A folder with a text-to-image pipeline of diffusers, or its name on the Hugging Face hub.")
-    ] = "",
+    pipeline: Pipeline = "",
     out: Annotated[
         Path, option("The image; several are written beside it with numbers, as out-1.png.", metavar="FILE.png")
     ] = Path("out.png"),
@@ -81,16 +82,22 @@ def check_pipeline_options(pipeline: str, dtype: str, dtype_name: str = "--dtype
         raise ValueError(f"{dtype_name} must be one of {', '.join(DTYPES)}; got {dtype!r}")
 
 
-def _made(texts: list[Any], pipeline: str, device: str | None, dtype: str, options: dict[str, Any]) -> list[Any]:
-    """Loads the pipeline and returns what it makes, one prompt after the other."""
+def loaded_pipeline(pipeline: str, device: str | None, dtype: str) -> Any:
+    """Loads a pipeline, and says so first."""
     import torch
 
     from pez_fast.models.diffusion import load_pipeline
-    from pez_fast.tasks import generate as generate_all
 
     say(f"loading the pipeline {pipeline}")
+    return load_pipeline(pipeline, device, getattr(torch, dtype))
+
+
+def _made(texts: list[Any], pipeline: str, device: str | None, dtype: str, options: dict[str, Any]) -> list[Any]:
+    """Loads the pipeline and returns what it makes, one prompt after the other."""
+    from pez_fast.tasks import generate as generate_all
+
     options = {name: value for name, value in options.items() if value is not None}
-    loaded, images = load_pipeline(pipeline, device, getattr(torch, dtype)), options.pop("images", None)
+    loaded, images = loaded_pipeline(pipeline, device, dtype), options.pop("images", None)
     made = []
     for k, text in enumerate(texts):
         original = {} if images is None else {"images": images[k]}

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from pez_fast.cli.app import app, check_history, finish, watched
-from pez_fast.cli.generate import DTYPES, check_pipeline_options
+from pez_fast.cli.generate import DTYPES, Pipeline, check_pipeline_options, loaded_pipeline
 from pez_fast.cli.inputs import read_images
 from pez_fast.cli.options import (
     SHARED,
@@ -32,9 +32,7 @@ from pez_fast.report.tensorboard import watch
 class DiffusionFlags:
     """The options of a search through a diffusion model."""
 
-    pipeline: Annotated[
-        str, option("A folder with a text-to-image pipeline of diffusers, or its name on the Hugging Face hub.")
-    ] = ""
+    pipeline: Pipeline = ""
     pipeline_dtype: Annotated[str, option(f"Of the pipeline's weights: one of {', '.join(DTYPES)}.")] = DTYPES[0]
     device: Device = None
     config: dict[str, Any] = field(default_factory=dict)  # the values of the options in SHARED
@@ -47,15 +45,6 @@ class DiffusionFlags:
         given = plain_values(self.config) | {"banned": tuple(self.ban or ()), **more}
         SearchConfig(**given)
         return given
-
-    def load(self) -> Any:
-        """Loads the pipeline, and says so first."""
-        import torch
-
-        from pez_fast.models.diffusion import load_pipeline
-
-        say(f"loading the pipeline {self.pipeline}")
-        return load_pipeline(self.pipeline, self.device, getattr(torch, self.pipeline_dtype))
 
 
 @app.command("invert-diffusion")
@@ -85,7 +74,7 @@ def invert_diffusion(
     opened = read_images(images)
     steps = search.config["steps"]
     watching = watch([images[0] if len(images) == 1 else f"{len(images)} images"], steps, tensorboard)
-    pipeline = search.load()
+    pipeline = loaded_pipeline(search.pipeline, search.device, search.pipeline_dtype)
     own = {"noises": noises, "held_out": held_out, "held_out_every": held_out_every}
     with watching as progress:
         result = learn(opened, pipeline, timesteps=timesteps, **own, **options, **watched(progress))

@@ -10,8 +10,7 @@ from torch import Tensor
 from pez_fast.engine import Evaluate, Evaluation, TensorState
 from pez_fast.methods.checks import check_counts
 from pez_fast.methods.draws import Draws
-from pez_fast.methods.exchange import COST_OF_AN_EXCHANGE, ExchangeState, nan_is_infinite, num_top
-from pez_fast.methods.gains import top_gain_tokens
+from pez_fast.methods.exchange import COST_OF_AN_EXCHANGE, ExchangeState, drawn_exchanges, nan_is_infinite, num_top
 from pez_fast.table import TokenTable
 
 
@@ -68,26 +67,15 @@ class BeamMethod:
         current = Evaluation(found.ids[best], found.loss[best], found.score[best], gradient)
         if found.gradient is None:
             return current
-        tried = self._exchanges(state, found, evaluate.table).view(-1, length)
+        rank = torch.stack(state.drawn).view(-1, self._each)
+        steps = [step for step in state.steps for _ in range(count)]
+        tried, _ = drawn_exchanges(found.ids, -found.gradient, evaluate.table, state.tokens, rank, steps, self.top_k)
+        tried = tried.view(-1, length)
         losses = evaluate(tried, owner=row.repeat_interleave(count * self._each)).loss.view(rows, -1)
         together = torch.cat([beams, tried.view(rows, -1, length)], 1)
         state.tensors["beams"] = _best_different(together, torch.cat([found.loss.view(rows, count), losses], 1), count)
         state.move(state.tensors["beams"][:, 0])
         return current
-
-    def _exchanges(self, state: ExchangeState, found: Evaluation, table: TokenTable) -> Tensor:
-        """Returns the prompts to try, (R, B, E, L), from the evaluation of all R · B prompts of the beams."""
-        (rows, count, length), each = state.tensors["beams"].shape, self._each
-        assert found.gradient is not None
-        top_tokens = top_gain_tokens(-found.gradient, found.ids, table, state.tokens, num_top(table, self.top_k))
-        device = found.ids.device
-        rank = torch.stack(state.drawn).to(device).view(-1, each)
-        first = torch.tensor(state.steps)[:, None] * each + torch.arange(each)
-        position = (first % length).to(device).repeat_interleave(count, 0)
-        prompt, place = torch.arange(rows * count, device=device)[:, None], torch.arange(each, device=device)
-        tried = found.ids[:, None].repeat(1, each, 1)
-        tried[prompt, place, position] = top_tokens[prompt, position, rank]
-        return tried.view(rows, count, each, length)
 
 
 def _best_different(ids: Tensor, loss: Tensor, count: int) -> Tensor:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -9,6 +10,7 @@ from torch import Tensor
 
 from pez_fast.engine import Evaluate, Evaluation, TensorState
 from pez_fast.methods.draws import DrawnState, Draws
+from pez_fast.methods.gains import top_gain_tokens
 from pez_fast.table import TokenTable
 
 # Steps of PEZ that take as long as the evaluation of one exchange without a gradient, measured.
@@ -40,6 +42,34 @@ class ExchangeState(DrawnState):
 def num_top(table: TokenTable, top_k: int) -> int:
     """Returns `top_k`, or fewer if the table has fewer other tokens."""
     return min(top_k, max(1, len(table.ids) - 1))
+
+
+def drawn_exchanges(
+    ids: Tensor, ascent: Tensor, table: TokenTable, tokens: Tensor, rank: Tensor, steps: Sequence[int], top_k: int
+) -> tuple[Tensor, Tensor]:
+    """Returns the prompts that a step tries, each with one token exchanged, and the positions of the exchanges.
+
+    Each row goes through its positions in turn, from step to step, and takes the token of the drawn rank among the
+    `top_k` with the largest gain there.
+
+    Args:
+        ids: (N, L) int64, the prompts.
+        ascent: (N, L, d), the negative gradient, or a mean of such.
+        tokens: as in `ExchangeState`.
+        rank: (N, W) int64, the draws.
+        steps: for each row the number of updates that it has had.
+
+    Returns:
+        The prompts (N, W, L) int64 and the positions (N, W) int64.
+    """
+    (rows, width), device = rank.shape, ids.device
+    top_tokens = top_gain_tokens(ascent, ids, table, tokens, num_top(table, top_k))
+    first = torch.arange(width) + torch.tensor(steps)[:, None] * width
+    position = (first % ids.shape[1]).to(device)
+    row, place = torch.arange(rows, device=device)[:, None], torch.arange(width, device=device)
+    tried = ids[:, None].repeat(1, width, 1)
+    tried[row, place, position] = top_tokens[row, position, rank.to(device)]
+    return tried, position
 
 
 def best_exchange(current: Evaluation, candidates: Tensor, evaluate: Evaluate) -> Tensor:

@@ -10,8 +10,7 @@ from torch import Tensor
 from pez_fast.engine import Evaluate, Evaluation, TensorState
 from pez_fast.methods.checks import check_counts, check_numbers
 from pez_fast.methods.draws import Draws
-from pez_fast.methods.exchange import COST_OF_AN_EXCHANGE, ExchangeState, best_exchange, num_top
-from pez_fast.methods.gains import top_gain_tokens
+from pez_fast.methods.exchange import COST_OF_AN_EXCHANGE, ExchangeState, best_exchange, drawn_exchanges, num_top
 from pez_fast.table import TokenTable
 
 
@@ -60,18 +59,12 @@ class GCGMethod:
 
     def step(self, state: ExchangeState, evaluate: Evaluate, update: bool) -> Evaluation:
         """Evaluates the prompts and, with `update`, makes one step; see `Method`."""
-        ids, width = state.tensors["ids"], self.search_width
+        ids = state.tensors["ids"]
         current = evaluate(ids, gradient=update)
         if current.gradient is None:
             return current
-        (rows, length), device = ids.shape, ids.device
-        ascent = -self._mean(state, current.gradient)
-        top_tokens = top_gain_tokens(ascent, ids, evaluate.table, state.tokens, num_top(evaluate.table, self.top_k))
-        rank = torch.stack(state.drawn).to(device)
-        position = ((torch.arange(width) + torch.tensor(state.steps)[:, None] * width) % length).to(device)
-        row, place = torch.arange(rows, device=device)[:, None], torch.arange(width, device=device)
-        candidates = ids[:, None].repeat(1, width, 1)
-        candidates[row, place, position] = top_tokens[row, position, rank]
+        ascent, rank = -self._mean(state, current.gradient), torch.stack(state.drawn)
+        candidates, _ = drawn_exchanges(ids, ascent, evaluate.table, state.tokens, rank, state.steps, self.top_k)
         state.move(best_exchange(current, candidates, evaluate))
         return current
 

@@ -10,8 +10,7 @@ from torch import Tensor
 from pez_fast.engine import Evaluate, Evaluation, TensorState
 from pez_fast.methods.checks import check_counts
 from pez_fast.methods.draws import Draws
-from pez_fast.methods.exchange import COST_OF_AN_EXCHANGE, ExchangeState, nan_is_infinite, num_top
-from pez_fast.methods.gains import top_gain_tokens
+from pez_fast.methods.exchange import COST_OF_AN_EXCHANGE, ExchangeState, drawn_exchanges, nan_is_infinite, num_top
 from pez_fast.table import TokenTable
 
 
@@ -80,17 +79,13 @@ class ProbeMethod:
 
     def _drawn(self, state: ExchangeState, current: Evaluation, table: TokenTable) -> tuple[Tensor, Tensor]:
         """Returns the exchanges (R, C, L) of a step, and by how much each is predicted to raise the loss (R, C)."""
-        ids, width = current.ids, self.search_width
-        (rows, length), device = ids.shape, ids.device
+        ids, weight = current.ids, table.weight
         assert current.gradient is not None
-        top_tokens = top_gain_tokens(-current.gradient, ids, table, state.tokens, num_top(table, self.top_k))
-        rank = torch.stack(state.drawn).to(device)
-        position = ((torch.arange(width) + torch.tensor(state.steps)[:, None] * width) % length).to(device)
-        row, place = torch.arange(rows, device=device)[:, None], torch.arange(width, device=device)
-        token = top_tokens[row, position, rank]
-        tried = ids[:, None].repeat(1, width, 1)
-        tried[row, place, position] = token
-        slope, weight = current.gradient[row, position], table.weight
+        rank = torch.stack(state.drawn)
+        tried, position = drawn_exchanges(ids, -current.gradient, table, state.tokens, rank, state.steps, self.top_k)
+        row = torch.arange(len(ids), device=ids.device)[:, None]
+        token = tried.gather(2, position[:, :, None])[:, :, 0]
+        slope = current.gradient[row, position]
         return tried, ((weight[token] - weight[ids[row, position]]).to(slope.dtype) * slope).sum(-1)
 
     def _chosen(self, probed: Tensor, predicted: Tensor) -> Tensor:

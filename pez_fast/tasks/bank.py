@@ -11,6 +11,7 @@ from weakref import WeakKeyDictionary
 import torch
 from torch import Tensor
 
+from pez_fast.tasks.checks import room_of
 from pez_fast.tasks.phrase_cache import PhraseCache
 
 BANKS = Path(__file__).parents[1] / "assets" / "bank"
@@ -156,8 +157,3 @@ def _encoded(model: Any, category: str, phrases: Sequence[str]) -> Tensor:
                 f"the phrase {shown!r} of {category} has {tokens} tokens; the model's context takes {room}"
             )
     return model.encode_texts(phrases)
-
-
-def room_of(model: Any) -> int:
-    """Returns how many tokens of a text the model's context takes."""
-    return int(model.context_length) - 2

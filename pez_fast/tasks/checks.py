@@ -41,9 +41,19 @@ def checked_texts(name: str, texts: Any, may_be_none: bool = False) -> list[str]
     return found
 
 
-def most_tokens(texts: Sequence[str], model: Any) -> int:
-    """Returns the tokens of the longest text, and warns if the model does not read them all."""
-    tokens, longest = max(len(model.vocabulary.encode(text)) for text in texts), model.context_length - 2
-    if tokens > longest:
-        warnings.warn(f"the model reads the first {longest} of the {tokens} tokens of the text", stacklevel=4)
+def room_of(model: Any) -> int:
+    """Returns how many tokens of a text the model's context takes."""
+    return int(model.context_length) - 2
+
+
+def most_tokens(texts: Sequence[str], model: Any, of: str = "the text", stacklevel: int = 4) -> int:
+    """Returns the tokens of the longest text, and warns if the model does not read them all.
+
+    Args:
+        of: what the warning calls the text.
+        stacklevel: as for `warnings.warn`, seen from here.
+    """
+    tokens, room = max(len(model.vocabulary.encode(text)) for text in texts), room_of(model)
+    if tokens > room:
+        warnings.warn(f"the model reads the first {room} of the {tokens} tokens of {of}", stacklevel=stacklevel)
     return tokens

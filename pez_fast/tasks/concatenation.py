@@ -10,7 +10,7 @@ from typing import Any
 from torch import Tensor
 
 from pez_fast.result import Concatenation, PromptResult
-from pez_fast.tasks.checks import check_model, checked_texts
+from pez_fast.tasks.checks import check_model, checked_texts, room_of
 from pez_fast.tasks.scores import cosines
 
 ALL_ORDERS = 4  # the most prompts whose orders are all tried
@@ -65,7 +65,7 @@ def join(texts: dict[int, str], count: int, own: Tensor, targets: Tensor, model:
         own: (P, D) what each text is for.
         targets: (N, D) what the whole is scored against.
     """
-    limit, numbers = model.context_length - 2, list(texts)
+    limit, numbers = room_of(model), list(texts)
     parts, cut = _fitted(list(texts.values()), own, model, limit)
     tried = _orders(parts, targets, model, limit)
     order, scores = tried[0]

@@ -12,8 +12,8 @@ from torch import Tensor
 from pez_fast.config import whole_number
 from pez_fast.images import image_or_error, load_image
 from pez_fast.result import Description, DescriptionPart, PromptResult
-from pez_fast.tasks.bank import FLAVORS, Counted, PhraseBank, load_bank, room_of
-from pez_fast.tasks.checks import check_model
+from pez_fast.tasks.bank import FLAVORS, Counted, PhraseBank, load_bank
+from pez_fast.tasks.checks import check_model, room_of
 
 SEPARATOR = ", "
 MAX_FLAVORS, CANDIDATES = 8, 64

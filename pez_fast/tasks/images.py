@@ -125,8 +125,7 @@ def invert_batch(
     """
     config = config_from({**options})
     check_choice(choose_by, referee, config)
-    if referee is not None:
-        check_referee(referee, model, "encode_pixels", "preprocess", "encode_texts")
+    check_referee(referee, model, "encode_pixels", "preprocess", "encode_texts")
     results, readable = read_each(images, [model] if referee is None else [model, referee], config.seed)
     if readable:
         targets = model.encode_pixels([pixels[0] for pixels in readable.values()])

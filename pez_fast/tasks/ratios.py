@@ -12,7 +12,7 @@ from pez_fast.config import Progress, SearchConfig, SearchOptions, config_from, 
 from pez_fast.objectives import Similarity
 from pez_fast.prompt_search import NOT_BEGUN, search
 from pez_fast.result import Distilled, PromptResult
-from pez_fast.tasks.checks import check_model, checked_texts
+from pez_fast.tasks.checks import check_model, checked_texts, room_of
 from pez_fast.tasks.texts import checked_ratio
 
 if TYPE_CHECKING:
@@ -57,7 +57,7 @@ def distill_study(  # type: ignore[misc]  # the ratios replace the option prompt
     found = checked_texts("texts", texts)
     shares = _checked_ratios(ratios)
     counts = [len(model.vocabulary.encode(text)) for text in found]
-    room = model.context_length - 2
+    room = room_of(model)
     lengths = {
         (k, ratio): _length(text, count, ratio, room)
         for k, (text, count) in enumerate(zip(found, counts, strict=True))

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Sequence
 from typing import Any
 
 from pez_fast.result import PromptResult, StyledPrompt
-from pez_fast.tasks.checks import checked_texts
+from pez_fast.tasks.checks import checked_texts, most_tokens
 from pez_fast.tasks.scores import score
 
 
@@ -36,7 +35,7 @@ def apply_style(
     names = checked_texts("subjects", subjects)
     prompts = [prompt for name in names for prompt in (f"{name} {text}", f"{text} {name}")]
     cosines = score(images, [*names, *prompts], model).T.tolist()  # a row for each text
-    _warn_of_cut(prompts, model)
+    most_tokens(prompts, model, "a styled prompt", stacklevel=3)
     alone, composed, found = cosines[: len(names)], cosines[len(names) :], []
     for k, name in enumerate(names):
         pair = [(_mean(composed[n]), n) for n in (2 * k, 2 * k + 1)]
@@ -60,13 +59,6 @@ def _style_text(style: PromptResult | str) -> str:
     if not text.strip():
         raise ValueError(f"style must not be empty; got {text!r}")
     return text.strip()
-
-
-def _warn_of_cut(prompts: Sequence[str], model: Any) -> None:
-    """Warns if the model cuts a prompt."""
-    longest, room = max(len(model.vocabulary.encode(prompt)) for prompt in prompts), model.context_length - 2
-    if longest > room:
-        warnings.warn(f"the model reads the first {room} of the {longest} tokens of a styled prompt", stacklevel=3)
 
 
 def _mean(values: Sequence[float]) -> float:

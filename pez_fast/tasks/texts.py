@@ -9,7 +9,7 @@ from pez_fast.config import SearchOptions, config_from, takes_config
 from pez_fast.objectives import Similarity, weighted_target
 from pez_fast.prompt_search import search
 from pez_fast.result import PromptResult
-from pez_fast.tasks.checks import check_model, checked_texts, most_tokens
+from pez_fast.tasks.checks import check_model, checked_texts, most_tokens, room_of
 from pez_fast.tasks.referee import ChooseBy, add_referee, check_choice, check_referee
 
 if TYPE_CHECKING:
@@ -53,7 +53,7 @@ def distill(  # type: ignore[misc]  # prompt_len replaces the option of that nam
     texts = checked_texts("text", text)
     if ratio is not None and prompt_len is not None:
         raise ValueError(f"ratio and prompt_len exclude each other; got {ratio!r} and {prompt_len!r}")
-    tokens, longest = most_tokens(texts, model), model.context_length - 2
+    tokens, longest = most_tokens(texts, model), room_of(model)
     if prompt_len is None:
         prompt_len = max(1, round(checked_ratio("ratio", 0.3 if ratio is None else ratio) * tokens))
     if tokens > longest:

@@ -14,7 +14,7 @@ from pez_fast.config import Progress, SearchConfig, SearchOptions, config_from, 
 from pez_fast.objectives import Similarity
 from pez_fast.prompt_search import NOT_BEGUN, search
 from pez_fast.result import Description, PromptResult
-from pez_fast.tasks.bank import room_of
+from pez_fast.tasks.checks import room_of
 from pez_fast.tasks.description import Describer, checked_bank, merged, read_targets
 
 if TYPE_CHECKING:
