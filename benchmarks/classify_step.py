@@ -15,13 +15,13 @@ from __future__ import annotations
 import argparse
 import itertools
 import random
-import statistics
 from functools import partial
 from pathlib import Path
 
 import torch
 import torch.nn.functional as F
-from provenance import now, write
+from in_turn import compared, times_in_turn
+from provenance import write
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedTokenizerFast
 
@@ -131,13 +131,6 @@ def check_parity(lm: LanguageModel, model: LabelModel, init_ids: torch.Tensor, s
         assert abs(float(loss[0]) - plain.losses[k]) < 1e-4, f"another loss at step {k}"
 
 
-def timed(work, per: int) -> float:
-    """Returns the milliseconds of one step of one prompt."""
-    begun = now()
-    work()
-    return (now() - begun) * 1e3 / per
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--shape", choices=SHAPES, default="gpt2")
@@ -157,16 +150,8 @@ def main() -> None:
         check_parity(lm, model, init_ids)
         print(f"{lm.name}, texts of {mean:g} tokens, {args.device}, {torch.get_num_threads()} threads; parity holds")
         times = measure(args, lm, model, init_ids)
-        plain = statistics.median(times["plain port", 1, "float32"])
-        for (name, count, dtype), found in times.items():
-            fifths, middle = statistics.quantiles(found, n=5), statistics.median(found)
-            row = {"name": name, "model": args.shape, "mean_tokens": mean, "prompts": count, "dtype": dtype}
-            row |= {"minibatch": MINIBATCH, "ms_per_step_and_prompt": middle, "q20": fifths[0], "q80": fifths[3]}
-            rows.append(row | {"ratio": plain / middle})
-            shown = f"{name}, {count} prompt{'s' * (count > 1)}, {dtype}"
-            print(
-                f"{shown:34} {middle:9.1f} ms ({fifths[0]:.1f} to {fifths[3]:.1f})  {plain / middle:6.1f} x", flush=True
-            )
+        facts = {"model": args.shape, "mean_tokens": mean, "minibatch": MINIBATCH}
+        rows += compared(times, ("plain port", 1, "float32"), **facts)
     if args.out:
         write(args.out, rows)
 
@@ -179,16 +164,12 @@ def measure(args: argparse.Namespace, lm: LanguageModel, model: LabelModel, init
         for _ in range(PLAIN_STEPS):
             loop.step(0, next(steps))
 
-    works: dict = {("plain port", 1, "float32"): plain}
+    works: dict = {("plain port", 1, "float32"): (plain, PLAIN_STEPS)}
     for dtype, count in itertools.product(args.dtypes, args.prompts):
         bound = model.bind(LENGTH, dtype=getattr(torch, dtype))
-        works["pez_fast", count, dtype] = partial(run, bound, table, init_ids[:count], args.steps)
-    times: dict = {key: [] for key in works}
-    for repeat in range(args.repeats + 1):
-        for key, work in works.items():
-            found = timed(work, PLAIN_STEPS if key[0] == "plain port" else args.steps * key[1])
-            times[key] += [found] if repeat else []  # the first round warms up
-    return times
+        work = partial(run, bound, table, init_ids[:count], args.steps)
+        works["pez_fast", count, dtype] = work, args.steps * count
+    return times_in_turn(works, args.repeats)
 
 
 if __name__ == "__main__":

@@ -12,14 +12,13 @@ from __future__ import annotations
 
 import argparse
 import itertools
-import statistics
 from functools import partial
 from pathlib import Path
 
 import torch
 import torch.nn.functional as F
-from classify_step import timed
 from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel
+from in_turn import compared, times_in_turn
 from PIL import Image
 from provenance import write
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
@@ -178,15 +177,8 @@ def main() -> None:
     init_ids = torch.randint(TOKENS - 2, (max(args.prompts), LENGTH), generator=generator).to(args.device)
     check_parity(model, init_ids)
     print(f"{args.shape}, random weights, {args.device}, {torch.get_num_threads()} threads; parity holds")
-    times, rows = measure(args, model, init_ids), []
-    plain = statistics.median(times["plain loop", 1, "float32"])
-    for (name, count, dtype), found in times.items():
-        fifths, middle = statistics.quantiles(found, n=5), statistics.median(found)
-        row = {"name": name, "model": args.shape, "prompts": count, "dtype": dtype, "noises": NOISES}
-        row |= {"ms_per_step_and_prompt": middle, "q20": fifths[0], "q80": fifths[3], "ratio": plain / middle}
-        rows.append(row)
-        shown = f"{name}, {count} prompt{'s' * (count > 1)}, {dtype}"
-        print(f"{shown:34} {middle:9.1f} ms ({fifths[0]:.1f} to {fifths[3]:.1f})  {plain / middle:6.1f} x", flush=True)
+    times = measure(args, model, init_ids)
+    rows = compared(times, ("plain loop", 1, "float32"), model=args.shape, noises=NOISES)
     if args.out:
         write(args.out, rows)
 
@@ -199,16 +191,12 @@ def measure(args: argparse.Namespace, model: DiffusionModel, init_ids: torch.Ten
         for _ in range(PLAIN_STEPS):
             loop.step(0, next(steps))
 
-    works: dict = {("plain loop", 1, "float32"): plain}
+    works: dict = {("plain loop", 1, "float32"): (plain, PLAIN_STEPS)}
     for dtype, count in itertools.product(args.dtypes, args.prompts):
         bound = model.bind(LENGTH, dtype=getattr(torch, dtype))
-        works["pez_fast", count, dtype] = partial(run, bound, table, init_ids[:count], args.steps)
-    times: dict = {key: [] for key in works}
-    for repeat in range(args.repeats + 1):
-        for key, work in works.items():
-            found = timed(work, PLAIN_STEPS if key[0] == "plain loop" else args.steps * key[1])
-            times[key] += [found] if repeat else []  # the first round warms up
-    return times
+        work = partial(run, bound, table, init_ids[:count], args.steps)
+        works["pez_fast", count, dtype] = work, args.steps * count
+    return times_in_turn(works, args.repeats)
 
 
 if __name__ == "__main__":
