@@ -1,0 +1,129 @@
+"""Accesses of shared memory that nothing orders: found from vector clocks, whatever the schedule was.
+
+A warp counts its releases: arrivals at barriers. It knows of every other warp how many it has acquired, by waiting at
+the same barrier. An access is ordered behind another one if its warp knows the count at which that one was made. A bulk
+copy is ordered behind the end of the phase of the mbarrier that counted its bytes.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from .errors import RaceError
+from .shared import Mbarrier, SharedMemory
+
+NEVER = np.iinfo(np.int32).max  # a write that no one may see yet
+MOST_BARRIERS = 256  # mbarriers of a cluster
+
+
+class Races:
+    """Of the warps of one cluster. `warp.rank` numbers them."""
+
+    def __init__(self, warps: int, names: list[str]) -> None:
+        self.warps, self.names = warps, names
+        self.clocks = np.zeros((warps, warps + MOST_BARRIERS), np.int32)
+        self.clocks[:, :warps][np.diag_indices(warps)] = 1
+        self.numbers: dict[int, int] = {}  # id of an mbarrier -> its column
+
+    # Synchronisation
+
+    def release(self, w, barrier) -> None:
+        mine = self.clocks[w.rank]
+        before = getattr(barrier, "arriving", None)
+        barrier.arriving = mine.copy() if before is None else np.maximum(before, mine)
+        mine[w.rank] += 1
+
+    @staticmethod
+    def pass_on(barrier) -> None:
+        """All have arrived: those who wait know now what the arriving ones knew."""
+        barrier.known = getattr(barrier, "arriving", None)
+
+    def acquire(self, w, barrier) -> None:
+        known = barrier.known if hasattr(barrier, "known") else getattr(barrier, "arriving", None)
+        if known is not None:
+            np.maximum(self.clocks[w.rank], known, out=self.clocks[w.rank])
+        if isinstance(barrier, Mbarrier):
+            self.clocks[w.rank, self.column(barrier)] = barrier.phase
+
+    def column(self, barrier: Mbarrier) -> int:
+        number = self.numbers.setdefault(id(barrier), len(self.numbers))
+        return self.warps + number % MOST_BARRIERS
+
+    # Accesses
+
+    def seen(self, w, shared: SharedMemory, offsets: np.ndarray, write: bool) -> None:
+        """A warp reads or writes bytes at offsets (of any shape)."""
+        self.ordered_behind_writes(w, shared, offsets)
+        if write:
+            self.ordered_behind_reads(w, shared, offsets)
+            shared.trace.writer[offsets] = w.rank
+            shared.trace.written[offsets] = self.clocks[w.rank, w.rank]
+        else:
+            shared.trace.read[w.rank][offsets] = self.clocks[w.rank, w.rank]
+
+    def reads(self, w, shared: SharedMemory, chunks: np.ndarray, width: int) -> None:
+        """A warp's product has read chunks of `width` bytes."""
+        self.seen(w, shared, chunks[..., None] + np.arange(width), False)
+
+    def overwrites(self, w, shared: SharedMemory, offsets: np.ndarray) -> None:
+        """A warp begins an asynchronous copy to these bytes; no one may read them before `publish` or `deliver`."""
+        self.ordered_behind_writes(w, shared, offsets)
+        self.ordered_behind_reads(w, shared, offsets)
+        shared.trace.writer[offsets] = w.rank
+        shared.trace.written[offsets] = NEVER
+
+    def publish(self, w, shared: SharedMemory, offsets: np.ndarray) -> None:
+        """A warp has waited for its copies to these bytes."""
+        shared.trace.writer[offsets] = w.rank
+        shared.trace.written[offsets] = self.clocks[w.rank, w.rank]
+
+    def deliver(self, shared: SharedMemory, offsets: np.ndarray, barrier: Mbarrier) -> None:
+        """A bulk copy wrote these bytes; they may be read by who saw the current phase end."""
+        shared.trace.writer[offsets] = self.column(barrier)
+        shared.trace.written[offsets] = barrier.phase + 1
+
+    def ordered_behind_writes(self, w, shared: SharedMemory, offsets: np.ndarray) -> None:
+        trace = shared.trace
+        writer = trace.writer[offsets]
+        late = (trace.written[offsets] > self.clocks[w.rank][writer]) & (writer != w.rank)
+        if late.any():
+            at = int(offsets.reshape(-1)[np.flatnonzero(late.reshape(-1))[0]])
+            raise RaceError(
+                f"nothing orders this access of {shared.base + at:#x} in {shared} behind the write by "
+                f"{self.name(int(trace.writer[at]))}"
+            )
+
+    def ordered_behind_reads(self, w, shared: SharedMemory, offsets: np.ndarray) -> None:
+        for rank in shared.trace.readers():
+            if rank == w.rank:
+                continue
+            late = shared.trace.read[rank][offsets] > self.clocks[w.rank, rank]
+            if late.any():
+                at = int(offsets.reshape(-1)[np.flatnonzero(late.reshape(-1))[0]])
+                place, reader = f"{shared.base + at:#x} in {shared}", self.name(rank)
+                raise RaceError(f"nothing orders this write of {place} behind the read by {reader}")
+
+    def name(self, rank: int) -> str:
+        return self.names[rank] if rank < self.warps else "a bulk copy, whose mbarrier was not waited for"
+
+
+class Trace:
+    """Of each byte of a shared memory: who wrote it last, at which count, and the count of each warp's last read."""
+
+    def __init__(self, size: int) -> None:
+        self.writer, self.written = np.zeros(size, np.int16), np.zeros(size, np.int32)
+        self.size = size
+        self.read: dict[int, np.ndarray] = _Readers(size)
+
+    def readers(self) -> list[int]:
+        return list(self.read)
+
+
+class _Readers(dict):
+    def __init__(self, size: int) -> None:
+        super().__init__()
+        self.size = size
+
+    def __missing__(self, rank: int) -> np.ndarray:
+        self[rank] = np.zeros(self.size, np.int32)
+        return self[rank]

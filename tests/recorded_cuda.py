@@ -1,0 +1,206 @@
+"""Runs the launchers of csrc/cuda without a GPU and records each launch exactly as they make it.
+
+Tensors stay on the CPU, so the addresses in the arguments are those of the tensors' memory. No kernel runs."""
+
+from __future__ import annotations
+
+import ctypes
+import importlib
+import re
+import sys
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager, nullcontext
+from importlib.util import find_spec
+from math import prod
+from types import ModuleType, SimpleNamespace
+from typing import Any, NamedTuple
+from unittest.mock import patch
+
+import torch
+from ptx.launches import Launch
+from recorded_cuda_build import Built, build, missing
+
+__all__ = ["Built", "Kernel", "Record", "Recorder", "build", "kernels", "missing", "recording"]
+
+STREAM = 0x51000  # the address of the stream that the launchers are given
+_BYTES = {"8": 1, "16": 2, "32": 4, "64": 8}
+
+
+class Kernel(NamedTuple):
+    """What the PTX says of a kernel."""
+
+    name: str
+    sizes: list[int]  # bytes of each parameter
+    static_bytes: int  # static shared memory
+    most_threads: int
+    cluster: list[int]  # 1, 1, 1 where it requires none
+
+
+def kernels(text: str) -> list[Kernel]:
+    """Reads the kernels of a PTX text."""
+    function = r"^(?:\.\w+\s+)*\.(?:entry|func)\b[^;{]*\{.*?^\}"
+    common = list(_shared(re.sub(function, "", text, flags=re.MULTILINE | re.DOTALL)))
+    found = []
+    for match in re.finditer(r"\.entry\s+([\w$]+)\s*\(([^)]*)\)([^{]*)\{(.*?)^\}", text, re.MULTILINE | re.DOTALL):
+        name, parameters, directives, body = match.groups()
+        sizes = [_size(kind, count) for kind, count in re.findall(r"\.param\b[^,]*?\.[a-z](\d+)\b([^,]*)", parameters)]
+        used = [one for one in common if re.search(rf"\b{re.escape(one[0])}\b", body)]
+        threads, cluster = _numbers(directives, "maxntid|reqntid"), _numbers(directives, "reqnctapercluster")
+        static = _laid_out(used + list(_shared(body)))
+        found.append(Kernel(name, sizes, static, prod(threads) if threads else 1024, cluster or [1, 1, 1]))
+    return found
+
+
+def _size(bits: str, rest: str) -> int:
+    count = re.search(r"\[(\d+)\]", rest)
+    return _BYTES[bits] * (int(count[1]) if count else 1)
+
+
+def _shared(text: str) -> Iterator[tuple[str, int, int]]:
+    """Yields (name, alignment, bytes) of variables in shared memory; those of unknown size are dynamic."""
+    pattern = r"^\s*(?:\.(?:visible|weak)\s+)?\.shared\s+(?:\.align\s+(\d+)\s+)?\.[a-z](\d+)\s+([\w$]+)([^;]*);"
+    for align, bits, name, rest in re.findall(pattern, text, re.MULTILINE):
+        yield name, int(align or _BYTES[bits]), _size(bits, rest)
+
+
+def _laid_out(variables: list[tuple[str, int, int]]) -> int:
+    end = 0
+    for _, align, size in variables:
+        end = -(-end // align) * align + size
+    return end
+
+
+def _numbers(directives: str, name: str) -> list[int]:
+    """Three numbers behind a directive; those that are left out are 1."""
+    match = re.search(rf"\.(?:{name})\s+([\d, ]+)", directives)
+    numbers = [int(one) for one in match[1].split(",")] if match else []
+    return numbers + [1] * (3 - len(numbers)) if numbers else []
+
+
+class Record:
+    """The functions of tests/cuda_runtime/record.cpp."""
+
+    def __init__(self, built: Built) -> None:
+        self._library = ctypes.CDLL(str(built.library))
+        self._library.record_kernel.restype = ctypes.c_char_p
+        self._library.record_argument.restype = ctypes.c_void_p
+
+    def add_device(self, capability: tuple[int, int], multiprocessors: int, shared_bytes: int, ptx_version: int) -> int:
+        return self._library.record_add_device(*capability, multiprocessors, shared_bytes, ptx_version)
+
+    def add_kernel(self, device: int, kernel: Kernel) -> None:
+        def array(numbers: list[int]) -> ctypes.Array:
+            return (ctypes.c_int * len(numbers))(*numbers)
+
+        sizes, cluster = array(kernel.sizes), array(kernel.cluster)
+        limits = kernel.static_bytes, kernel.most_threads
+        self._library.record_add_kernel(device, kernel.name.encode(), len(kernel.sizes), sizes, *limits, cluster)
+
+    def taken(self) -> list[Launch]:
+        """Returns the launches since the last call."""
+        launches = [self._launch(i) for i in range(self._library.record_count())]
+        self._library.record_clear()
+        return launches
+
+    def _launch(self, i: int) -> Launch:
+        numbers = (ctypes.c_uint64 * 13)()
+        self._library.record_numbers(i, numbers)
+        sizes, (shared_bytes, overlaps, stream, count) = numbers[:9], numbers[9:]
+        return Launch(
+            kernel=self._library.record_kernel(i).decode(),
+            grid=tuple(sizes[:3]),
+            block=tuple(sizes[3:6]),
+            shared_bytes=shared_bytes,
+            overlaps=bool(overlaps),
+            cluster=tuple(sizes[6:]) if any(sizes[6:]) else None,
+            stream=stream,
+            arguments=[self._argument(i, k) for k in range(count)],
+        )
+
+    def _argument(self, launch: int, argument: int) -> bytes:
+        size = ctypes.c_int()
+        address = self._library.record_argument(launch, argument, ctypes.byref(size))
+        return ctypes.string_at(address, size.value)
+
+
+class Recorder:
+    """Stands for the module _C_cuda, and collects the launches of its functions in `launches`."""
+
+    def __init__(self, built: Built, device: int, record: Record) -> None:
+        self.launches: list[Launch] = []
+        self.built, self.device, self._record = built, device, record
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.built.module, name)
+
+    def nearest(self, device: int | None, *arguments: Any) -> None:
+        self._call("nearest", arguments)
+
+    def splice(self, device: int | None, *arguments: Any) -> None:
+        self._call("splice", arguments)
+
+    def splice_backward(self, device: int | None, *arguments: Any) -> None:
+        self._call("splice_backward", arguments)
+
+    def _call(self, name: str, arguments: tuple) -> None:
+        """Passes the number of the card that is played; a tensor on the CPU has none."""
+        try:
+            getattr(self.built.module, name)(self.device, *arguments)
+        finally:
+            self.launches += self._record.taken()
+
+
+@contextmanager
+def recording(
+    built: Built,
+    capability: tuple[int, int] = (9, 0),
+    multiprocessors: int = 4,
+    shared_bytes: int = 227 << 10,
+    architecture: str | None = None,
+) -> Iterator[Recorder]:
+    """Lets pez_fast._cuda.nearest and .splice launch on a card of these attributes, which records.
+
+    architecture: the PTX that the card runs, "80" or "90"; by default the newest that it can. The code for sm_90a is
+    there on a card of capability 9.0 that runs the PTX of 9.0."""
+    architecture = architecture or ("90" if capability >= (9, 0) else "80")
+    record = Record(built)
+    device = record.add_device(capability, multiprocessors, shared_bytes, int(architecture))
+    for text in built.ptx(architecture).values():
+        if capability == (9, 0) or not re.search(r"^\.target\s+sm_90a", text, re.MULTILINE):
+            for kernel in kernels(text):
+                record.add_kernel(device, kernel)
+    recorder = Recorder(built, device, record)
+    with _callers(built.module) as (nearest, splice), ExitStack() as patched:
+        replaced = {
+            "current_stream": lambda device=None: SimpleNamespace(cuda_stream=STREAM),
+            "device_of": lambda tensor: nullcontext(),
+            "get_device_capability": lambda device=None: capability,
+        }
+        for name, function in replaced.items():
+            patched.enter_context(patch.object(torch.cuda, name, function))
+        for module in (nearest, splice):
+            patched.enter_context(patch.object(module, "_C_cuda", recorder))
+        nearest._slack.cache_clear()
+        patched.callback(nearest._slack.cache_clear)
+        yield recorder
+
+
+@contextmanager
+def _callers(module: ModuleType) -> Iterator[list[ModuleType]]:
+    """Yields pez_fast._cuda.nearest and .splice. Without the extension they import `module` instead, for this long."""
+    names = ["pez_fast._cuda.nearest", "pez_fast._cuda.splice"]
+    if find_spec("pez_fast._C_cuda"):
+        yield [importlib.import_module(name) for name in names]
+        return
+    new = [name for name in names if name not in sys.modules]  # none within another recording
+    sys.modules["pez_fast._C_cuda"] = module
+    try:
+        found = [importlib.import_module(name) for name in names]
+    finally:
+        del sys.modules["pez_fast._C_cuda"]
+    try:
+        yield found
+    finally:
+        for name in new:
+            del sys.modules[name]
+            delattr(sys.modules["pez_fast._cuda"], name.rpartition(".")[2])
