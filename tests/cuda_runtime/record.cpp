@@ -1,5 +1,5 @@
-// The functions that a test calls by ctypes. It adds a device for every card that it plays, and the kernels that the card
-// has code for: void** does not tell how large the arguments of a launch are. Then it reads the launches.
+// The functions that a test calls by ctypes. It adds a device for every card that it plays, and the kernels that the
+// card has code for: void** does not tell how large the arguments of a launch are. Then it reads the launches.
 #include <cstdint>
 
 #include "state.h"

@@ -83,9 +83,11 @@ bool valid_inner_side(const Layout& map) {
 
 extern "C" __attribute__((visibility("default"))) CUresult cuTensorMapEncodeTiled(
     CUtensorMap* to, CUtensorMapDataType type, cuuint32_t rank, void* address, const cuuint64_t* sizes,
-    const cuuint64_t* strides, const cuuint32_t* box, const cuuint32_t* element_strides, CUtensorMapInterleave interleave,
-    CUtensorMapSwizzle swizzle, CUtensorMapL2promotion, CUtensorMapFloatOOBfill fill) {
-  if (!to || reinterpret_cast<uintptr_t>(to) % 64 || !sizes || !box || !element_strides) return CUDA_ERROR_INVALID_VALUE;
+    const cuuint64_t* strides, const cuuint32_t* box, const cuuint32_t* element_strides,
+    CUtensorMapInterleave interleave, CUtensorMapSwizzle swizzle, CUtensorMapL2promotion,
+    CUtensorMapFloatOOBfill fill) {
+  if (!to || reinterpret_cast<uintptr_t>(to) % 64) return CUDA_ERROR_INVALID_VALUE;
+  if (!sizes || !box || !element_strides) return CUDA_ERROR_INVALID_VALUE;
   if (unsigned(swizzle) > 3 || unsigned(interleave) > 2 || unsigned(fill) > 1) return CUDA_ERROR_INVALID_VALUE;
   if (rank < (interleave ? 3 : 1) || rank > kRank || (rank > 1 && !strides)) return CUDA_ERROR_INVALID_VALUE;
   if (!valid_box(rank, box, element_strides)) return CUDA_ERROR_INVALID_VALUE;

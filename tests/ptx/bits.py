@@ -11,6 +11,7 @@ from .masks import FULL
 from .operation import INTEGERS, SIGNED, UNSIGNED, UNTYPED, Operation, Table, Type
 
 BYTE = np.uint32(0xFF)
+NIBBLES = np.arange(0, 16, 4, dtype=np.uint32)
 ONES = np.uint32(FULL)
 REVERSED = np.array([int(f"{octet:08b}"[::-1], 2) for octet in range(256)], np.uint8)
 
@@ -49,17 +50,20 @@ def funnel_shift(left: bool, wrap: bool) -> Callable:
 
 def extract(of: Type) -> Callable:
     """bfe: the field of a at bit b & 255, of c & 255 bits; signed fields, and those past the end, extend the sign."""
-    signed = of.number is not of.register
-    width, zero = np.uint32(of.width), of.register(0)
+    width, zero, ones = np.uint32(of.width), of.register(0), of.register(2**of.width - 1)
 
-    def field(a, b, c):
+    def unsigned(a, b, c):
+        mask = ~np.left_shift(ones, _amount(c & BYTE, of.register))
+        return np.right_shift(a, _amount(b & BYTE, of.register)) & mask
+
+    def signed(a, b, c):
         length = c & BYTE
         x = np.right_shift(a.view(of.number), _amount(b & BYTE, of.number))
         unused = (width - np.minimum(length, width)).astype(of.number)
         x = np.right_shift(np.left_shift(x, unused), unused).view(of.register)
-        return np.where(length == 0, zero, x) if signed else x
+        return np.where(length == 0, zero, x)
 
-    return field
+    return unsigned if of.register is of.number else signed
 
 
 def insert(of: Type) -> Callable:
@@ -131,14 +135,12 @@ def logic3(a, b, c, table):
 
 def permute(a, b, c):
     """prmt: byte i of the result is byte n & 7 of (b, a), where n is nibble i of c; its sign alone if n & 8 is set."""
-    pair = (b.astype(np.uint64) << np.uint64(32)) | a
-    result = np.uint32(0)
-    for i in range(4):
-        selector = c >> np.uint32(4 * i)
-        octet = (pair >> ((selector & np.uint32(7)) << np.uint32(3)).astype(np.uint64)).astype(np.uint32) & BYTE
-        sign = (octet >> np.uint32(7)) * BYTE
-        result = result | (np.where(selector & np.uint32(8), sign, octet) << np.uint32(8 * i))
-    return result
+    pair = np.atleast_1d((b.astype(np.uint64) << np.uint64(32)) | a)
+    octets = pair.view(np.uint8).reshape(-1, 8)
+    choices = np.concatenate([octets, (octets >> np.uint8(7)) * np.uint8(255)], axis=1)
+    nibbles = (np.atleast_1d(c)[:, None] >> NIBBLES) & np.uint32(15)
+    rows = np.arange(len(choices))[:, None]
+    return np.ascontiguousarray(choices[rows, nibbles]).view(np.uint32)[:, 0]
 
 
 def _logic() -> Table:

@@ -18,7 +18,7 @@ from .warp import FULL
 NOT_COMMITTED = np.iinfo(np.int64).max
 
 
-@dataclass
+@dataclass(eq=False)
 class Copy:
     """One instruction's copies: those of some lanes, each of `size` bytes."""
 

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import numpy as np
+
 from . import alu, atomics, bulk, control, copies, loads, mbarriers, synchronise, warpwide, wgmma
-from .errors import PoisonError, UnknownInstruction
+from .errors import UnknownInstruction
+from .masks import to_bools
 from .program import Program, Step, negated_source
-from .syntax import Function, Instruction, Negated, Symbol, Vector
+from .syntax import Function, Immediate, Instruction, Negated, Symbol, Vector
 from .warp import FULL
 
 HANDLERS = {
@@ -65,6 +68,8 @@ def arithmetic(program: Program, function: Function, one: Instruction) -> Step:
     operation = alu.operation(one.opcode)
     if operation is None:
         raise UnknownInstruction(f"{one.opcode} is not known")
+    if one.base == "lop3":
+        return logic(program, function, one, operation.function)
     if len(operation.sources) != len(one.operands) - 1:
         raise UnknownInstruction(f"{one.opcode} with {len(one.operands)} operands is not known")
     to = program.target(function, one.operands[0])
@@ -81,6 +86,17 @@ def arithmetic(program: Program, function: Function, one: Instruction) -> Step:
         return with_negations(operation.function, to, sources, negations)
     make = {1: one_source, 2: two_sources, 3: three_sources}.get(len(sources))
     return make(operation.function, to, *sources) if make else many_sources(operation.function, to, sources)
+
+
+def logic(program: Program, function: Function, one: Instruction, f) -> Step:
+    """lop3, whose last operand is a table and must be a literal."""
+    *registers, table = one.operands
+    if not isinstance(table, Immediate) or len(registers) != 4:
+        raise UnknownInstruction(f"{one.opcode} without a literal table")
+    to, *sources = registers
+    a, b, c = (program.source(function, operand, "b32") for operand in sources)
+    lookup = np.uint32(table.value & 0xFF)
+    return three_sources(lambda x, y, z: f(x, y, z, lookup), program.target(function, to), a, b, c)
 
 
 def one_source(f, to: int, a: int) -> Step:
@@ -152,10 +168,6 @@ def with_negations(f, to: int, sources: list[int], negations: list[bool]) -> Ste
 
 def select(to: int, a: int, b: int, chooser: int) -> Step:
     """selp: what is not chosen may be poison."""
-    import numpy as np
-
-    from .masks import to_bools
-
     def run(w):
         registers, poison = w.registers, w.poison
         mask = registers[chooser]
@@ -180,8 +192,6 @@ def select(to: int, a: int, b: int, chooser: int) -> Step:
 
 def pack(program: Program, function: Function, one: Instruction) -> Step:
     """mov.b64 %rd, {%r1, %r2}: the first part is the lowest."""
-    import numpy as np
-
     parts = one.operands[1].parts
     whole = {"b16": 16, "b32": 32, "b64": 64}[one.modifiers[0].replace("u", "b").replace("f", "b")]
     bits = whole // len(parts)
@@ -205,8 +215,6 @@ def pack(program: Program, function: Function, one: Instruction) -> Step:
 
 def unpack(program: Program, function: Function, one: Instruction) -> Step:
     """mov.b64 {%r1, %r2}, %rd"""
-    import numpy as np
-
     parts = one.operands[0].parts
     whole = {"b16": 16, "b32": 32, "b64": 64}[one.modifiers[0].replace("u", "b").replace("f", "b")]
     bits = whole // len(parts)
@@ -224,6 +232,3 @@ def unpack(program: Program, function: Function, one: Instruction) -> Step:
                 w.set(to, ((value >> dtype(i * bits)) & low).astype(narrow), p)
 
     return run
-
-
-__all__ = ["decode", "PoisonError"]

@@ -30,7 +30,8 @@ def widen_f16(a):
 def narrow_f16(x, mode: str = "rn"):
     """Floats of 32 or 64 bits as registers of f16."""
     half = narrow(x, np.float16, mode)
-    return np.where(np.isnan(half), NAN, half.view(np.uint16))
+    lost = np.isnan(half)
+    return np.where(lost, NAN, half.view(np.uint16)) if np.count_nonzero(lost) else half.view(np.uint16)
 
 
 def widen_bf16(a):

@@ -28,7 +28,7 @@ class Shape:
     sign_b: int
 
 
-@dataclass
+@dataclass(eq=False)
 class Product:
     """One wgmma of one warp that has not been computed."""
 
@@ -213,7 +213,7 @@ def begin(w, shape: Shape, slots, fragment, descriptors: list[int | None], add: 
             raise InFlightError(f"{where} reads outside of {shared}")
         shared.readable(offsets, 16, where)
         chunks[i] = offsets
-    for slot in (*fragment, *(slots if add else ())):
+    for slot in (*fragment, *(slots if add and slots not in state.sums else ())):
         if w.poison[slot] & ALL:
             w.complain(w.poison[slot] & ALL, "an operand of a product")
     busy = {slot for group in [*state.groups, state.open] for p in group for slot in p.accumulators}
@@ -228,7 +228,7 @@ def begin(w, shape: Shape, slots, fragment, descriptors: list[int | None], add: 
             total[rows, columns] = np.stack([w.registers[s] for s in slots], 1).view(np.float32)
         state.sums[slots] = total
     for slot in slots:
-        w.poison[slot] |= WRITTEN_LATER
+        w.poison[slot] = WRITTEN_LATER
     stamps = tuple(None if c is None else shared.stamps[c // 16].copy() for c in chunks)
     values = [w.registers[s] for s in fragment] if fragment else None
     state.open.append(Product(shape, slots, values, fragment, chunks[0], chunks[1], stamps, add, where))
