@@ -109,6 +109,10 @@ def _hard_triples(of: Format, rng: np.random.Generator) -> list[tuple[int, int, 
             rows += [(a, b, c), (a, b, c | of.sign), (a | of.sign, b, c)]
             lower = (of.one >> of.fraction) // 2 << of.fraction  # the product is near the smallest numbers
             rows += [(a - lower, b - lower + (shift % 5 << last), c), (a - lower, b - lower, c >> 2 | of.sign)]
+    little, low = Fraction(1, 1 << last), (of.smallest - last - 1) // 2
+    a = encode((1 + little) * Fraction(2) ** low, of)
+    b = encode((1 - little) * Fraction(2) ** (of.smallest - last - 1 - low), of)
+    rows += [(a, b, 1 << i | 1) for i in range(1, last)]  # just below the middle of two subnormals
     for _ in range(400):
         a, b = (one + int(x) for x in rng.integers(-(8 << last), 8 << last, 2))
         exact = decode(a, of) * decode(b, of)
@@ -132,6 +136,8 @@ def test_fused_products_are_rounded_once(name: str):
     wanted = [encode(_fused(*(decode(x, of) for x in row)), of) for row in rows]
     got = run(f"fma.rn.{name}", *(list(column) for column in zip(*rows, strict=True)))
     assert [row for row, x, y in zip(rows, got, wanted, strict=True) if x != y] == []
+    alone = [run(f"fma.rn.{name}", *([x] for x in row))[0] for row in rows]  # no other lane asks for more care
+    assert alone == wanted
 
 
 def test_a_product_and_a_sum_would_be_rounded_twice():

@@ -57,8 +57,7 @@ def atomic(program: Program, function: Function, one: Instruction) -> list[Step]
             else:
                 after = change(found, values[0][lane])
             new = np.array([after], view).view(f"u{width}")
-            store_part(w, storage, None, inside, width, [new], [None])
-            w.block.seen(w, [(storage, None, inside)], width, True, atomic=True)
+            store_part(w, storage, None, inside, width, [new], [None], atomic=True)
             old[lane] = before[0]
         if to is not None:
             w.set(to, old)

@@ -50,18 +50,16 @@ def funnel_shift(left: bool, wrap: bool) -> Callable:
 
 def extract(of: Type) -> Callable:
     """bfe: the field of a at bit b & 255, of c & 255 bits; signed fields, and those past the end, extend the sign."""
-    width, zero, ones = np.uint32(of.width), of.register(0), of.register(2**of.width - 1)
+    width, ones = np.uint32(of.width), of.register(2**of.width - 1)
 
     def unsigned(a, b, c):
         mask = ~np.left_shift(ones, _amount(c & BYTE, of.register))
         return np.right_shift(a, _amount(b & BYTE, of.register)) & mask
 
     def signed(a, b, c):
-        length = c & BYTE
         x = np.right_shift(a.view(of.number), _amount(b & BYTE, of.number))
-        unused = (width - np.minimum(length, width)).astype(of.number)
-        x = np.right_shift(np.left_shift(x, unused), unused).view(of.register)
-        return np.where(length == 0, zero, x)
+        unused = (width - np.minimum(c & BYTE, width)).astype(of.number)
+        return np.right_shift(np.left_shift(x, unused), unused).view(of.register)
 
     return unsigned if of.register is of.number else signed
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from .errors import BarrierError, InFlightError, MemoryFault, UnknownInstruction
-from .memory import Storage
+from .memory import UNFENCED, Storage
 from .products import rule_of
 from .races import Races, Trace
 from .shared import SharedMemory
@@ -132,14 +132,25 @@ class Block:
             raise MemoryFault(f"the cluster has no block of rank {high - 1}")
         return self.shared if high == 0 else self.cluster.blocks[high - 1].shared
 
-    def seen(self, w: Warp, parts: list, size: int, write: bool, atomic: bool = False) -> None:
-        """An access of shared memory, for the search for races."""
+    def loads(self, w: Warp, parts: list, size: int) -> None:
+        """A warp loads `size` bytes at each address of the parts; for the search for races."""
         for storage, some, inside in parts:
-            if isinstance(storage, SharedMemory) and not atomic:
+            if isinstance(storage, SharedMemory):
                 if not storage.alive:
-                    raise MemoryFault(f"it accesses {storage}, whose block has ended")
+                    raise MemoryFault(f"it reads {storage}, whose block has ended")
                 at = (inside if some is None else inside[some]).astype(np.int64) - storage.base
-                self.races.seen(w, storage, at[:, None] + np.arange(size), write)
+                self.races.seen(w, storage, at[:, None] + np.arange(size), False)
+
+    def stores(self, w: Warp, shared: SharedMemory, addresses: np.ndarray, values: np.ndarray) -> None:
+        """A warp stores values (k, size) uint8. What changes nothing races with nobody."""
+        if not shared.alive:
+            raise MemoryFault(f"it writes {shared}, whose block has ended")
+        offsets = (addresses.astype(np.int64) - shared.base)[:, None] + np.arange(values.shape[1])
+        offsets = np.minimum(offsets, len(shared.data) - 1)  # beyond the end, the store itself complains
+        same = (shared.data[offsets] == values) & (shared.state[offsets] & ~np.uint8(UNFENCED) == 0)
+        changed = offsets[~same]
+        if len(changed):
+            self.races.seen(w, shared, changed, True)
 
     def same_in_group(self, w: Warp, number: int, what: tuple) -> None:
         """The warps of a warp group execute the same products in the same order."""

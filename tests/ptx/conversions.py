@@ -29,8 +29,7 @@ def _as_type(a, of: Type):
 def between_integers(source: Type, target: Type) -> Callable:
     """Truncation or extension, by the sign if the source is signed. A byte fills 16 bits by its own sign."""
     if target.width == 8:
-        filled = np.int16 if target.number is np.int8 else np.uint16
-        return lambda a: a.astype(target.number).astype(filled).view(np.uint16)
+        return lambda a: a.astype(target.number).astype(np.uint16)
     if source.width >= target.width:
         return lambda a: a.astype(target.register)
     return lambda a: _as_type(a, source).astype(target.number).view(target.register)

@@ -168,6 +168,7 @@ def with_negations(f, to: int, sources: list[int], negations: list[bool]) -> Ste
 
 def select(to: int, a: int, b: int, chooser: int) -> Step:
     """selp: what is not chosen may be poison."""
+
     def run(w):
         registers, poison = w.registers, w.poison
         mask = registers[chooser]

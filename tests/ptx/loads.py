@@ -9,6 +9,7 @@ from .errors import MemoryFault, PoisonError, UnknownInstruction
 from .masks import to_bools
 from .memory import POISON, UNFENCED, UNSEEN, Storage
 from .program import CTA_SHIFT, DTYPES, PARAMETER_WINDOW, SHARED_WINDOW, Program, Step, kind_of
+from .shared import SharedMemory
 from .syntax import SIZES, Function, Instruction, Memory, Register, Vector
 from .warp import FULL
 
@@ -114,7 +115,7 @@ def ld(program: Program, function: Function, one: Instruction) -> list[Step]:
             values, poison = storage.load(inside, width, count)
         else:
             values, poison = load_parts(parts, width, count, len(addresses))
-        w.block.seen(w, parts, width * count, False)
+        w.block.loads(w, parts, width * count)
         for i, (to, kind) in enumerate(into):
             value, undefined = widened(values[i], type_name, kind), 0
             if poison is not None and poison[i].any():
@@ -169,15 +170,16 @@ def st(program: Program, function: Function, one: Instruction) -> list[Step]:
         parts = places(w, space, addresses)
         for storage, some, inside in parts:
             store_part(w, storage, some, inside, width, stored, undefined)
-        w.block.seen(w, parts, width * count, True)
 
     return [run]
 
 
-def store_part(w, storage: Storage, some, inside: np.ndarray, width: int, stored: list, undefined: list) -> None:
+def store_part(
+    w, storage: Storage, some, inside: np.ndarray, width: int, stored: list, undefined: list, atomic: bool = False
+) -> None:
     """Stores the lanes `some` (None: all) to one storage."""
     block = w.block
-    shared = storage is not block.parameters and storage.name.startswith("shared")
+    shared = isinstance(storage, SharedMemory)
     if not shared and any(one is not None and (one if some is None else one[some]).any() for one in undefined):
         raise PoisonError(f"it stores something undefined in {storage}")
     good = UNSEEN[width] * UNFENCED if shared and block.program.asynchronous else 0
@@ -186,7 +188,10 @@ def store_part(w, storage: Storage, some, inside: np.ndarray, width: int, stored
     for one in undefined:
         wrong = None if one is None else (one if some is None else one[some])
         states.append(good if wrong is None else np.where(wrong, UNSEEN[width] * POISON, good).astype(f"u{width}"))
-    storage.store(at, width, [v if some is None else v[some] for v in stored], states)
+    values = [v if some is None else v[some] for v in stored]
+    if shared and not atomic:
+        block.stores(w, storage, at, np.stack(values, 1).view(np.uint8))
+    storage.store(at, width, values, states)
     if shared and block.program.asynchronous:
         storage.written(at, width * len(stored), w.index + 1)
 

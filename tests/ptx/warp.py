@@ -160,8 +160,7 @@ class Warp:
             if not self.choose(choose):
                 break
             group = self.group
-            alone = not self.others
-            pc, self.mask = group.pc, group.mask
+            pc, self.mask, limit = group.pc, group.mask, self.meeting(group)
             while done < budget:
                 done += 1
                 after = code[pc](self)
@@ -172,12 +171,18 @@ class Warp:
                 else:
                     self.stop(group, pc, after)
                     break
-                if not alone:
-                    group.pc = pc
-                    break
                 group.pc = pc
+                if pc >= limit:
+                    break
         self.executed += done
         return done
+
+    def meeting(self, group: Group) -> int:
+        """How far a group may go before it can meet another one, if it goes straight on."""
+        if not self.others:
+            return len(self.block.program.code)
+        ahead = min((one.pc for one in self.others if one.stack == group.stack), default=group.pc)
+        return ahead if group.pc < ahead else group.pc
 
     def stop(self, group: Group, pc: int, why: int) -> None:
         if why == WAIT_BEHIND:

@@ -166,7 +166,7 @@ def ldmatrix(program: Program, function: Function, one: Instruction) -> list[Ste
         if not w.wanted(ALL):
             return TOGETHER
         shared, at = w.block.shared, matrix_rows(w, memory, count)
-        w.block.seen(w, [(shared, None, at.reshape(-1))], 16, False)
+        w.block.loads(w, [(shared, None, at.reshape(-1))], 16)
         if ((at - shared.base) % 16).any():
             shared.places(at.reshape(-1), 16)
         words, poison = shared.load(at.reshape(-1), 2, 8)
@@ -201,7 +201,6 @@ def stmatrix(program: Program, function: Function, one: Instruction) -> list[Ste
             undefined[rows, columns] = to_bools(w.poison[slot] & ALL)[:, None]
             wrong = [column if column.any() else None for column in undefined.T]
             store_part(w, shared, None, at[i], 2, list(matrix.T.copy()), wrong)
-        w.block.seen(w, [(shared, None, at.reshape(-1))], 16, True)
         return None
 
     return [run]
