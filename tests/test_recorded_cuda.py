@@ -232,11 +232,17 @@ def test_refused(built, n, shared_bytes, said):
 
         weight, ids = torch.eye(64), torch.arange(64)
         prepared = nearest.prepare(weight, ids)
+
+        def call(rows: int) -> None:
+            found = torch.empty(rows, dtype=torch.int64), torch.empty(rows)
+            nearest.launch(torch.ones(rows, 64), weight, ids, prepared, *found)
+
         with pytest.raises(RuntimeError, match=said):
-            nearest.launch(torch.ones(n, 64), weight, ids, prepared, torch.empty(n, dtype=torch.int64), torch.empty(n))
-    assert [short(one) for one in recorder.launches] == ["nearest_query_kernel", "nearest_few_kernel"][
-        : 2 if n == 0 else 1
-    ]
+            call(n)
+        refused = [short(one) for one in recorder.launches]
+        call(1)  # the error of the call before is not reported again
+    assert refused == ["nearest_query_kernel", "nearest_few_kernel"][: 2 if n == 0 else 1]
+    assert len(recorder.launches) == len(refused) + 3
 
 
 @pytest.mark.parametrize(

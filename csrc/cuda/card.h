@@ -23,6 +23,21 @@ inline cudaError_t read_attributes(int device, Card& card) {
   return error;
 }
 
+// Launches a kernel. Returns its own error: the last error of the thread may be that of an earlier call.
+template <class... Parameters, class... Arguments>
+cudaError_t launch(cudaLaunchConfig_t configuration, void (*kernel)(Parameters...), Arguments... arguments) {
+  return cudaLaunchKernelEx(&configuration, kernel, Parameters(arguments)...);
+}
+
+inline cudaLaunchConfig_t configured(cudaStream_t stream, unsigned blocks, unsigned threads, int shared_bytes = 0) {
+  cudaLaunchConfig_t configuration = {};
+  configuration.gridDim = {blocks, 1, 1};
+  configuration.blockDim = {threads, 1, 1};
+  configuration.dynamicSmemBytes = size_t(shared_bytes);
+  configuration.stream = stream;
+  return configuration;
+}
+
 // Launches a kernel that begins while the previous kernel of the stream still runs (programmatic dependent launch),
 // where card and code can do that (from sm_90 on). The kernel must call grid_dependency_wait() before it reads what the
 // previous kernel writes. The previous kernel calls launch_dependents() when the next one may begin.
@@ -36,14 +51,10 @@ cudaError_t launch_dependent(const Card& card, cudaStream_t stream, unsigned blo
   cudaLaunchAttribute overlap = {};
   overlap.id = cudaLaunchAttributeProgrammaticStreamSerialization;
   overlap.val.programmaticStreamSerializationAllowed = 1;
-  cudaLaunchConfig_t configuration = {};
-  configuration.gridDim = {blocks, 1, 1};
-  configuration.blockDim = {threads, 1, 1};
-  configuration.dynamicSmemBytes = size_t(shared_bytes);
-  configuration.stream = stream;
+  cudaLaunchConfig_t configuration = configured(stream, blocks, threads, shared_bytes);
   configuration.attrs = &overlap;
   configuration.numAttrs = card.overlaps ? 1 : 0;
-  return cudaLaunchKernelEx(&configuration, kernel, Parameters(arguments)...);
+  return launch(configuration, kernel, arguments...);
 }
 
 #if defined(__CUDACC__)

@@ -20,7 +20,9 @@ T* at(Address address) {
 }
 
 void check(cudaError_t error, const char* what) {
-  if (error != cudaSuccess) throw std::runtime_error(std::string(what) + ": " + cudaGetErrorString(error));
+  if (error == cudaSuccess) return;
+  cudaGetLastError();  // it is reported here, so that no later call finds it
+  throw std::runtime_error(std::string(what) + ": " + cudaGetErrorString(error));
 }
 
 // (address, type, rows, columns, row stride, column stride)

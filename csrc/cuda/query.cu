@@ -45,9 +45,8 @@ cudaError_t code_overlaps(bool& overlaps) {
 
 cudaError_t round_queries(const Matrix& x, const Shape& s, const Buffers& b, cudaStream_t stream) {
   const auto kernel = x.type == Type::f32 && x.packed() ? nearest_query_kernel<true> : nearest_query_kernel<false>;
-  kernel<<<unsigned((s.padded_rows + kWarps - 1) / kWarps), 32 * kWarps, 0, stream>>>(x, s.width, s.padded_rows,
-                                                                                      b.query, b.rounded);
-  return cudaGetLastError();
+  const unsigned blocks = unsigned((s.padded_rows + kWarps - 1) / kWarps);
+  return launch(configured(stream, blocks, 32 * kWarps), kernel, x, s.width, s.padded_rows, b.query, b.rounded);
 }
 
 }  // namespace pez::cuda

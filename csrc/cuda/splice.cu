@@ -3,6 +3,7 @@
 #include <cuda_fp16.h>
 #include <cuda_bf16.h>
 
+#include "card.h"
 #include "launch.h"
 
 namespace pez::cuda {
@@ -84,30 +85,32 @@ __global__ void __launch_bounds__(kThreads) splice_backward_kernel(SpliceArgs s,
 cudaError_t splice(const SpliceArgs& s, void* out, cudaStream_t stream) {
   const int64_t blocks = s.rows * s.positions;
   if (blocks == 0 || s.width == 0) return cudaSuccess;
+  const auto run = [&](auto* to) {
+    using T = std::remove_pointer_t<decltype(to)>;
+    return launch(configured(stream, unsigned(blocks), kThreads), splice_kernel<T>, s, to);
+  };
   switch (s.type) {
-    case Type::f64: splice_kernel<<<unsigned(blocks), kThreads, 0, stream>>>(s, static_cast<double*>(out)); break;
-    case Type::f32: splice_kernel<<<unsigned(blocks), kThreads, 0, stream>>>(s, static_cast<float*>(out)); break;
-    case Type::f16: splice_kernel<<<unsigned(blocks), kThreads, 0, stream>>>(s, static_cast<__half*>(out)); break;
-    case Type::bf16:
-      splice_kernel<<<unsigned(blocks), kThreads, 0, stream>>>(s, static_cast<__nv_bfloat16*>(out));
-      break;
+    case Type::f64: return run(static_cast<double*>(out));
+    case Type::f32: return run(static_cast<float*>(out));
+    case Type::f16: return run(static_cast<__half*>(out));
+    default: return run(static_cast<__nv_bfloat16*>(out));
   }
-  return cudaGetLastError();
 }
 
 cudaError_t splice_backward(const SpliceArgs& s, void* total, cudaStream_t stream) {
   const int64_t blocks = s.prompts * s.slots * ((s.width + kThreads - 1) / kThreads);
   if (blocks == 0) return cudaSuccess;
   const auto run = [&](auto* grad, auto* sums) {
-    splice_backward_kernel<<<unsigned(blocks), kThreads, 0, stream>>>(s, grad, sums);
+    using T = std::remove_const_t<std::remove_pointer_t<decltype(grad)>>;
+    using Sum = std::remove_pointer_t<decltype(sums)>;
+    return launch(configured(stream, unsigned(blocks), kThreads), splice_backward_kernel<T, Sum>, s, grad, sums);
   };
   switch (s.type) {
-    case Type::f64: run(static_cast<const double*>(s.base), static_cast<double*>(total)); break;
-    case Type::f32: run(static_cast<const float*>(s.base), static_cast<float*>(total)); break;
-    case Type::f16: run(static_cast<const __half*>(s.base), static_cast<float*>(total)); break;
-    case Type::bf16: run(static_cast<const __nv_bfloat16*>(s.base), static_cast<float*>(total)); break;
+    case Type::f64: return run(static_cast<const double*>(s.base), static_cast<double*>(total));
+    case Type::f32: return run(static_cast<const float*>(s.base), static_cast<float*>(total));
+    case Type::f16: return run(static_cast<const __half*>(s.base), static_cast<float*>(total));
+    default: return run(static_cast<const __nv_bfloat16*>(s.base), static_cast<float*>(total));
   }
-  return cudaGetLastError();
 }
 
 }  // namespace pez::cuda
