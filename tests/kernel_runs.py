@@ -78,6 +78,15 @@ class Case:
         """With the launches of kernels whose names hold one of these."""
         return replace(self, launches=[one for one in self.launches if any(name in one[1].kernel for name in names)])
 
+    def behind(self, ran: Ran) -> Case:
+        """With the memory as another run left it, so that launches before need not run again."""
+        memory = []
+        for one in self.memory:
+            storage = ran.memory.find(one.address)
+            written = (storage.state[: one.size] == 0).any()
+            memory.append(replace(one, data=storage.data[: one.size].copy() if written else None))
+        return replace(self, memory=memory)
+
     @property
     def kernels(self) -> list[str]:
         return [launch.kernel for _, launch in self.launches]
@@ -100,7 +109,7 @@ HOPPER, AMPERE, ADA = Card(), Card((8, 0), 4, 163 << 10), Card((8, 9), 4, 99 << 
 def cuda_search(
     x: Tensor, weight: Tensor, ids: Tensor | None = None, card: Card = HOPPER, built: Built | None = None
 ) -> Case:
-    """A search by csrc/cuda. Results: found, similarity, state; query, rounded, keys of the steps between."""
+    """A search by csrc/cuda. Results: found, similarity, state; unit, query, rounded, keys of the steps between."""
     ids = torch.arange(len(weight)) if ids is None else ids
 
     def call(recorder: Recorder) -> dict[str, Tensor]:
@@ -109,7 +118,7 @@ def cuda_search(
         prepared = nearest.prepare(weight, ids)
         found, similarity = torch.empty(len(x), dtype=torch.int64), torch.empty(len(x))
         made = nearest.launch(nearest.widened(x), weight, ids, prepared, found, similarity)
-        return {"found": found, "similarity": similarity, **made._asdict()}
+        return {"found": found, "similarity": similarity, **made._asdict(), "unit": prepared[0]}
 
     return cuda_case(call, [x, weight, ids], card, built)
 

@@ -10,6 +10,7 @@ from .block import Cluster, Parameters
 from .errors import LaunchError
 from .launches import Launch
 from .program import Program
+from .warp import Warp
 
 if TYPE_CHECKING:
     from .machine import Machine
@@ -27,7 +28,7 @@ class Grid:
         machine.schedule.shuffle(self.waiting)
         self.resident = machine.schedule.resident(len(self.waiting))
         self.running: list[Cluster] = []
-        self.ended_blocks = 0
+        self.warps: list[Warp] = []  # that have not ended
 
     def check(self) -> None:
         """What a device would refuse."""
@@ -60,13 +61,19 @@ class Grid:
 
     def start(self) -> None:
         """Starts clusters while there is room."""
-        self.running = [cluster for cluster in self.running if not cluster.done]
         while self.waiting and len(self.running) < self.resident:
-            self.running.append(Cluster(self, self.waiting.pop()))
+            cluster = Cluster(self, self.waiting.pop())
+            self.running.append(cluster)
+            self.warps += [w for block in cluster.blocks for w in block.warps]
+
+    def ended(self, warp: Warp) -> None:
+        warp.block.ended(warp)
+        self.warps.remove(warp)
+        self.running = [cluster for cluster in self.running if not cluster.done]
 
     @property
     def done(self) -> bool:
-        return not self.waiting and all(cluster.done for cluster in self.running)
+        return not self.waiting and not self.running
 
     def may_read(self) -> bool:
         """Whether the kernel before has ended and its results are there."""

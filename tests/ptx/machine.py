@@ -47,14 +47,7 @@ class Machine:
         """One warp runs for a while, or something asynchronous completes."""
         for grid in grids:
             grid.start()
-        warps = [
-            w
-            for grid in grids
-            for cluster in grid.running
-            for block in cluster.blocks
-            for w in block.warps
-            if w.live and w.ready()
-        ]
+        warps = [w for grid in grids for w in grid.warps if w.ready()]
         if not warps:
             if self.deliveries:
                 self.deliver()
@@ -65,7 +58,7 @@ class Machine:
         try:
             self.executed += warp.run(self.schedule.budget(), self.schedule.group)
             if warp.done:
-                warp.block.ended(warp)
+                warp.block.grid.ended(warp)
         except MachineError as problem:
             problem.where = problem.where or self.where(warp)
             raise

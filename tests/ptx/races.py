@@ -7,13 +7,15 @@ copy is ordered behind the end of the phase of the mbarrier that counted its byt
 
 from __future__ import annotations
 
+from collections.abc import Hashable
+
 import numpy as np
 
-from .errors import RaceError
+from .errors import RaceError, UnknownInstruction
 from .shared import Mbarrier, SharedMemory
 
 NEVER = np.iinfo(np.int32).max  # a write that no one may see yet
-MOST_BARRIERS = 256  # mbarriers of a cluster
+MOST_COLUMNS = 256  # mbarriers and warp groups of a cluster
 
 
 class Races:
@@ -21,9 +23,9 @@ class Races:
 
     def __init__(self, warps: int, names: list[str]) -> None:
         self.warps, self.names = warps, names
-        self.clocks = np.zeros((warps, warps + MOST_BARRIERS), np.int32)
+        self.clocks = np.zeros((warps, warps + MOST_COLUMNS), np.int32)
         self.clocks[:, :warps][np.diag_indices(warps)] = 1
-        self.numbers: dict[int, int] = {}  # id of an mbarrier -> its column
+        self.numbers: dict[Hashable, int] = {}  # an mbarrier or a warp group -> its column
 
     # Synchronisation
 
@@ -45,9 +47,12 @@ class Races:
         if isinstance(barrier, Mbarrier):
             self.clocks[w.rank, self.column(barrier)] = barrier.phase
 
-    def column(self, barrier: Mbarrier) -> int:
-        number = self.numbers.setdefault(id(barrier), len(self.numbers))
-        return self.warps + number % MOST_BARRIERS
+    def column(self, key: Hashable) -> int:
+        """Of an mbarrier, or of a warp group's products."""
+        number = self.numbers.setdefault(key, len(self.numbers))
+        if number >= MOST_COLUMNS:
+            raise UnknownInstruction(f"more than {MOST_COLUMNS} mbarriers and warp groups in a cluster")
+        return self.warps + number
 
     # Accesses
 
@@ -61,9 +66,18 @@ class Races:
         else:
             shared.trace.read[w.rank][offsets] = self.clocks[w.rank, w.rank]
 
-    def reads(self, w, shared: SharedMemory, chunks: np.ndarray, width: int) -> None:
-        """A warp's product has read chunks of `width` bytes."""
-        self.seen(w, shared, chunks[..., None] + np.arange(width), False)
+    def product_reads(self, w, shared: SharedMemory, chunks: np.ndarray, group: int) -> None:
+        """A product of `group` (from 1 on) of a warp group has read chunks of 16 bytes."""
+        shared.trace.read[self.team(w)][chunks[..., None] + np.arange(16)] = group
+
+    def products_ended(self, w, groups: int) -> None:
+        """A warp has waited for so many groups of products of its warp group, all four warps' rows of them."""
+        team = self.team(w)
+        self.clocks[w.rank, team] = max(self.clocks[w.rank, team], groups)
+
+    def team(self, w) -> int:
+        """The column of a warp group's products."""
+        return self.column(("products", w.block.rank, w.index // 4))
 
     def overwrites(self, w, shared: SharedMemory, offsets: np.ndarray) -> None:
         """A warp begins an asynchronous copy to these bytes; no one may read them before `publish` or `deliver`."""
@@ -104,7 +118,7 @@ class Races:
                 raise RaceError(f"nothing orders this write of {place} behind the read by {reader}")
 
     def name(self, rank: int) -> str:
-        return self.names[rank] if rank < self.warps else "a bulk copy, whose mbarrier was not waited for"
+        return self.names[rank] if rank < self.warps else "an asynchronous operation, which was not waited for"
 
 
 class Trace:

@@ -72,7 +72,7 @@ def fma32(a, b, c):
     """a * b + c of float32, rounded once."""
     product = a.astype(np.float64) * b  # exact
     total = product + c
-    risky = ((total.view(np.uint64) & BELOW) == HALFWAY) | (np.abs(total) < NORMAL32)
+    risky = ((total.view(np.uint64) & BELOW) == HALFWAY) | ((np.abs(total) < NORMAL32) & (total != 0))
     if np.count_nonzero(risky):
         total = add(product, c.astype(np.float64), "odd")
     return total.astype(np.float32)

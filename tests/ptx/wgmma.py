@@ -11,7 +11,7 @@ from . import layouts, products
 from .errors import BarrierError, InFlightError, UnknownInstruction
 from .program import Program, Step
 from .syntax import Function, Immediate, Instruction, Vector
-from .warp import TOGETHER, WRITTEN_LATER
+from .warp import TOGETHER, WAIT, WRITTEN_LATER
 
 ALL = 0xFFFFFFFF
 
@@ -45,17 +45,20 @@ class Product:
 
 @dataclass
 class Products:
-    """The products of a warp that are under way, by groups."""
+    """The products of a warp that are under way, by groups. Groups are numbered from 0 on as they are committed."""
 
     open: list[Product] = field(default_factory=list)
-    groups: list[list[Product]] = field(default_factory=list)
+    groups: list[list[Product]] = field(default_factory=list)  # not yet computed
     fenced: list = field(default_factory=list)  # the registers at the last wgmma.fence
     sums: dict[tuple[int, ...], np.ndarray] = field(default_factory=dict)  # accumulators (16, n) that are in flight
-    count: int = 0
+    last: dict[tuple[int, ...], int] = field(default_factory=dict)  # the last group that writes these accumulators
+    count: int = 0  # products that have begun
+    committed: int = 0  # groups
+    computed: int = 0
 
     @property
     def pending(self) -> bool:
-        return bool(self.open or self.groups)
+        return bool(self.open or self.sums)
 
 
 def products_of(w) -> Products:
@@ -81,31 +84,41 @@ def commit(program: Program, function: Function, one: Instruction) -> list[Step]
         state = products_of(w)
         state.groups.append(state.open)
         state.open = []
+        state.committed += 1
         return None
 
     return [run]
 
 
 def wait(program: Program, function: Function, one: Instruction) -> list[Step]:
+    """A product is one of the whole warp group: it has ended when all four warps have begun it and have their rows."""
     left = one.operands[0].value
 
     def run(w):
         if not w.wanted(ALL):
             return TOGETHER
-        state = products_of(w)
-        while len(state.groups) > left:
-            for product in state.groups.pop(0):
-                compute(w, state, product)
-        settle(w, state)
+        due = products_of(w).committed - left
+        team = w.block.warps[w.index // 4 * 4 :][:4]
+        if any(products_of(one).committed < due for one in team):
+            w.group.waiting = lambda: all(products_of(one).committed >= due for one in team)
+            w.group.reason = "waits for products that other warps of its warp group have not begun"
+            return WAIT
+        for one in team:
+            state = products_of(one)
+            while state.computed < due:
+                state.computed += 1
+                for product in state.groups.pop(0):
+                    compute(one, state, product)
+        w.block.races.products_ended(w, due)
+        settle(w, products_of(w), due)
         return None
 
     return [run]
 
 
-def settle(w, state: Products) -> None:
-    """Accumulators that no product writes any more go to their registers."""
-    busy = {p.accumulators for group in [*state.groups, state.open] for p in group}
-    for slots in [slots for slots in state.sums if slots not in busy]:
+def settle(w, state: Products, due: int) -> None:
+    """Accumulators that only groups before `due` write go to their registers."""
+    for slots in [slots for slots in state.sums if state.last[slots] < due]:
         total = state.sums.pop(slots)
         rows, columns = layouts.wgmma_d(2 * len(slots))
         values = np.ascontiguousarray(total[rows, columns].T).view(np.uint32)
@@ -127,7 +140,7 @@ def compute(w, state: Products, product: Product) -> None:
                 f"shared memory was overwritten while {product.where} still read it as its matrix {name}"
             )
         shared.readable(chunks, 16, product.where)
-        w.block.races.reads(w, shared, chunks, 16)
+        w.block.races.product_reads(w, shared, chunks, state.computed)
     if product.a is None:
         for slot, value in zip(product.fragment_slots, product.fragment, strict=True):
             if w.registers[slot] is not value:
@@ -212,12 +225,12 @@ def begin(w, shape: Shape, slots, fragment, descriptors: list[int | None], add: 
         if offsets.min() < 0 or offsets.max() + 16 > shared.size:
             raise InFlightError(f"{where} reads outside of {shared}")
         shared.readable(offsets, 16, where)
+        w.block.races.ordered_behind_writes(w, shared, offsets[..., None] + np.arange(16))
         chunks[i] = offsets
     for slot in (*fragment, *(slots if add and slots not in state.sums else ())):
         if w.poison[slot] & ALL:
             w.complain(w.poison[slot] & ALL, "an operand of a product")
-    busy = {slot for group in [*state.groups, state.open] for p in group for slot in p.accumulators}
-    if slots not in state.sums and busy & set(slots):
+    if slots not in state.sums and {slot for busy in state.sums for slot in busy} & set(slots):
         raise InFlightError(f"{where} writes accumulators that another product of another shape still writes")
     if not state.fenced or any(state.fenced[s] is not w.registers[s] for s in (*slots, *fragment)):
         raise InFlightError(f"no wgmma.fence stands between what wrote the registers of {where} and it")
@@ -230,6 +243,7 @@ def begin(w, shape: Shape, slots, fragment, descriptors: list[int | None], add: 
     for slot in slots:
         w.poison[slot] = WRITTEN_LATER
     stamps = tuple(None if c is None else shared.stamps[c // 16].copy() for c in chunks)
+    state.last[slots] = state.committed
     values = [w.registers[s] for s in fragment] if fragment else None
     state.open.append(Product(shape, slots, values, fragment, chunks[0], chunks[1], stamps, add, where))
 
