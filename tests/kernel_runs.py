@@ -58,6 +58,7 @@ class Case:
     launches: list[tuple[str, Launch]]  # PTX and launch
     memory: list[Allocation]
     results: dict[str, Array] = field(default_factory=dict)
+    values: dict[str, int | float] = field(default_factory=dict)  # numbers among the arguments, by their names
 
     def run(self, seed: int, style: str | None = None) -> Ran:
         memory = AddressSpace()
@@ -175,11 +176,13 @@ def copied(address: int, size: int) -> np.ndarray:
 def triton_cases(requests: Sequence[Any]) -> list[Case]:
     """Cases of `recorded_triton.Search`, `Splice` and `SpliceBackward`, recorded together in one child process.
 
-    Results: found and similarity; out; total.
+    Results: found and similarity; out; total; and every tensor among the arguments, by its name in the kernel.
     """
     names = {"Search": ("found", "similarity"), "Splice": ("out",), "SpliceBackward": ("total",)}
     cases = []
     for request, made in zip(requests, recorded_triton.record(requests), strict=True):
-        results = dict(zip(names[type(request).__name__], made.results, strict=True))
-        cases.append(Case([(one.ptx, one.launch) for one in made.launches], made.memory, results))
+        results = {name: array for one in made.launches for name, array in one.tensors.items()}
+        results |= dict(zip(names[type(request).__name__], made.results, strict=True))
+        values = {name: value for one in made.launches for name, value in one.values.items()}
+        cases.append(Case([(one.ptx, one.launch) for one in made.launches], made.memory, results, values))
     return cases

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import cache
 from typing import NamedTuple
 
 import torch
 from inputs import integers, normal, seeded
-from kernel_runs import ADA, AMPERE, HOPPER, Card
+from kernel_runs import ADA, AMPERE, HOPPER, Card, Ran
+from tolerances import SIMILARITY
 from torch import Tensor
+
+from pez_fast import reference
 
 BLACKWELL = Card((10, 0), 4, 227 << 10)
 SMALL_SHARED = Card((9, 0), 2, 60 << 10)  # room for three stages of the scan of a few queries
@@ -116,6 +120,23 @@ SCANS = {  # of more rows than the decision is run for
     "nine row tiles, one block idle": plain(1030, 140, 64, Card((9, 0), 8)),
     "two row tiles on Ampere": plain(140, 300, 64, AMPERE),
 }
+
+
+@cache
+def oracle(name: str) -> tuple[Tensor, Tensor]:
+    """What the search `name` must find: ids (N,), -1 for a row that is not finite, and cosines (N,) float64."""
+    x, weight, ids, *_ = (SEARCHES | SCANS)[name]()
+    banned = sorted(set(range(len(weight))) - set(range(len(weight)) if ids is None else ids.tolist()))
+    finite = x.isfinite().all(-1)
+    found, similarity = torch.full([len(x)], -1), torch.full([len(x)], torch.nan, dtype=torch.float64)
+    found[finite], similarity[finite] = reference.nearest_token(x[finite], weight, banned)
+    return found, similarity
+
+
+def assert_as_the_oracle(name: str, ran: Ran) -> None:
+    found, similarity = oracle(name)
+    assert ran["found"].tolist() == found.tolist()
+    torch.testing.assert_close(ran["similarity"].double(), similarity, rtol=0, atol=SIMILARITY, equal_nan=True)
 
 
 class Splice(NamedTuple):

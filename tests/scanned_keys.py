@@ -38,9 +38,13 @@ def cuda_keys(query: Tensor, unit: Tensor, n: int, capability: tuple[int, int]) 
     return two_best(found.amax((3, 5)).flatten(2), 32)
 
 
-def triton_keys(query: Tensor, unit: Tensor, n: int, block_v: int, group_size: int, tiles: int) -> Tensor:
+def triton_keys(
+    query: Tensor, unit: Tensor, n: int, tiles: int, block_v: int, group_size: int, capability: tuple[int, int]
+) -> Tensor:
     """As kernels/triton/scan.py: group g has the tokens g, g + groups, … -> (n, tiles) int64, the better one low."""
-    groups = block_v // group_size
-    found = scores(query[:n], unit[: tiles * block_v], (9, 0)).view(n, tiles, group_size, groups).amax(2)
+    groups, tokens = block_v // group_size, tiles * block_v
+    padded = torch.zeros(-(-tokens // TILE) * TILE, unit.shape[1], dtype=unit.dtype)
+    padded[:tokens] = unit[:tokens]
+    found = scores(query[:n], padded, capability)[:, :tokens].reshape(n, tiles, group_size, groups).amax(2)
     best = two_best(found, groups).view(torch.int32).long()
     return (best[..., 1] << 32) | (best[..., 0] & 0xFFFFFFFF)

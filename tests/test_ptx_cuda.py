@@ -7,12 +7,9 @@ from functools import cache
 import pytest
 import torch
 from kernel_runs import Case, Ran, cuda_search, cuda_splice, cuda_splice_backward
-from ptx_cases import SCANS, SEARCHES, SPLICES, Inputs
+from ptx_cases import SCANS, SEARCHES, SPLICES, Inputs, assert_as_the_oracle
 from recorded_cuda import missing
 from scanned_keys import cuda_keys
-from tolerances import SIMILARITY
-
-from pez_fast import reference
 
 if why := missing():
     pytest.skip(why, allow_module_level=True)
@@ -33,16 +30,6 @@ def recorded(name: str) -> tuple[Inputs, Case]:
     return inputs, cuda_search(inputs.x, inputs.weight, inputs.ids, inputs.card)
 
 
-@cache
-def oracle(name: str) -> tuple[torch.Tensor, torch.Tensor]:
-    x, weight, ids, *_ = SEARCHES[name]()
-    banned = sorted(set(range(len(weight))) - set(range(len(weight)) if ids is None else ids.tolist()))
-    finite = x.isfinite().all(-1)
-    found, similarity = torch.full([len(x)], -1), torch.full([len(x)], torch.nan, dtype=torch.float64)
-    found[finite], similarity[finite] = reference.nearest_token(x[finite], weight, banned)
-    return found, similarity
-
-
 def check_keys(inputs: Inputs, ran: Ran) -> None:
     """The keys of the scan, to the bit: as the host adds."""
     expected = cuda_keys(ran["query"], ran["unit"], len(inputs.x), inputs.card.capability)
@@ -54,9 +41,7 @@ def check_keys(inputs: Inputs, ran: Ran) -> None:
 def test_search(name, seed):
     inputs, case = recorded(name)
     ran = case.run(seed)
-    found, similarity = oracle(name)
-    assert ran["found"].tolist() == found.tolist()
-    torch.testing.assert_close(ran["similarity"].double(), similarity, rtol=0, atol=SIMILARITY, equal_nan=True)
+    assert_as_the_oracle(name, ran)
     assert set(inputs.states) <= set(ran["state"].tolist())
     check_keys(inputs, ran)
 

@@ -29,7 +29,7 @@ if tuple(int(part) for part in triton.__version__.split(".")[:2]) < (3, 8):
 TOKENS, D, WIDTH = 700, 100, 128  # allowed rows of the table, and their elements, padded to WIDTH
 STRIDE = 108  # elements between rows of the table
 SIZES = {"u8": 1, "u16": 2, "u32": 4, "u64": 8, "f32": 4}  # bytes of a parameter
-DECISION = "x weight ids norm query unit keys error x_norm state residual found similarity".split()
+DECISION = "x weight ids norm query unit keys error x_norm kinds residual found similarity state".split()
 
 
 def rows(n: int, dtype: torch.dtype = torch.float32) -> torch.Tensor:
@@ -159,11 +159,11 @@ def test_memory_of_a_search(recordings, name):
     """The kernels' results are there and hold nothing; everything else holds what the launchers were given."""
     request, recording = REQUESTS[name], recordings[name]
     memory = {held.name: held for held in recording.memory}
-    written = {"query", "error", "x_norm", "state", "keys", "found", "similarity"}
+    written = {"query", "error", "x_norm", "kinds", "keys", "found", "similarity", "state"}
     named = recording.launches[2].tensors
     bases = {held.address: held for held in recording.memory}
     assert {argument for argument, array in named.items() if bases[array.address].data is None} == written
-    assert len(memory) == len(recording.memory) - 1 == 12, "two arguments are called norm"
+    assert len(memory) == len(recording.memory) - 1 == 13, "two arguments are called norm"
     known = {held.address: held.data for held in recording.memory if held.data is not None}
     unit, residual, norm = half_unit_rows(WEIGHT, IDS, 256, 64)
     given = {"x": request.x, "weight": WEIGHT, "ids": IDS, "unit": unit, "residual": residual, "norm": norm}

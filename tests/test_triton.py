@@ -119,7 +119,7 @@ def test_keys_number_the_two_best_groups(n, sign):
     g = seeded("keys")
     x, unit = normal(g, n, 64), resolve_ties.unit_rows(normal(g, tune.TILE, 64)).half()
     x, unit = (x, unit) if sign > 0 else (-x.abs(), unit.abs())
-    query, _, _, state = triton_nearest.queries(x.to(DEVICE), 64)
+    query, _, _, kind = triton_nearest.queries(x.to(DEVICE), 64)
     scan = tune.configuration(query.device, n, 64, tune.TILE, lambda scan: None)
     scores = two_scores(triton_nearest.scan_keys(query, unit.to(DEVICE), n, tune.TILE, scan))
     groups = scan.block_v // tune.group_size(n)
@@ -127,7 +127,7 @@ def test_keys_number_the_two_best_groups(n, sign):
     best = exact.topk(2)
     clear = best.values[..., 0] - best.values[..., 1] > 2 * groups * 2.0**-23
     found = scores.cpu().view(torch.int32) & (groups - 1)
-    assert state[:n].tolist() == [0] * n and clear.float().mean() > 0.9
+    assert kind[:n].tolist() == [0] * n and clear.float().mean() > 0.9
     assert (exact.sign() == sign).all() or sign > 0
     assert torch.equal(found[..., 0][clear], best.indices[..., 0][clear])
     assert (found[..., 0] != found[..., 1]).all() and (scores[..., 0] > scores[..., 1]).all()

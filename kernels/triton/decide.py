@@ -233,7 +233,7 @@ def _decide_row(row, table, scanned, keys, state, kind, tokens, tiles, d, margin
 
 @triton.jit(do_not_specialize=["tokens", "tiles"])
 def _nearest_decide_kernel(
-    x, weight, ids, norm, query, unit, keys, error, x_norm, state, residual, found, similarity,
+    x, weight, ids, norm, query, unit, keys, error, x_norm, kinds, residual, found, similarity, state,
     tokens, tiles, d, width, stride_n, stride_d, stride_wv, stride_wd, slack, margin, tie_error,
     BLOCK_V: tl.constexpr, GROUP_SIZE: tl.constexpr, BLOCK_T: tl.constexpr, BLOCK_W: tl.constexpr,
     BLOCK_D: tl.constexpr, CHUNK: tl.constexpr, CHUNK_W: tl.constexpr, CHUNK_D: tl.constexpr,
@@ -242,19 +242,20 @@ def _nearest_decide_kernel(
     """The nearest token of one row of x (N, d) among weight[ids] (K, d), the lowest on ties, from the scan's keys.
 
     norm (K,) float64; query and unit (…, width) fp16; keys (N, tiles) int64 of groups of GROUP_SIZE tokens; error,
-    x_norm and state (N,) as the query kernel wrote them; residual (1,) float32. A scanned score is within
+    x_norm and kinds (N,) as the query kernel wrote them; residual (1,) float32. A scanned score is within
     eps = residual + error (1 + residual) + slack of the cosine, so a score more than 2 eps below the best one has lost.
     Where a group has several tokens, or several groups of a tile reach this limit, scores computed again tell which
     tokens do. If one token is left, it has won. Several are compared in float64, where a difference is wrong by less
     than `margin`. Those that float64 cannot tell apart are compared in double-double, whose error is `tie_error` times
     the size of the summands.
 
-    Writes found (N,) int64, similarity (N,) float32, and over state: 1 where the scan decided, 2 where several tokens
-    were compared, 3 where whole tiles were looked at again, 0 where the row has no direction.
+    Writes found (N,) int64, similarity (N,) float32, and state (N,) int32: 1 where the scan decided, 2 where several
+    tokens were compared, 3 where whole tiles were looked at again, 0 where the row has no direction. Nothing that is
+    read is written over: the warps of a program do not wait for one another between the two.
     """
     row = tl.program_id(0).to(tl.int64)
     keys += row * tiles
-    kind = tl.load(state + row)
+    kind = tl.load(kinds + row)
     r = tl.load(residual)
     eps = r + tl.load(error + row) * (1 + r) + slack
     x_row = (x + row * stride_n + tl.arange(0, 1), stride_d, tl.load(x_norm + row))

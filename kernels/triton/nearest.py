@@ -58,7 +58,8 @@ def _nearest_rows(
     keys = scan_keys(rounded.query, unit, n, len(ids), scan)
     group_size, tiles = tune.group_size(n), keys.shape[1]
     slack = scan_slack(width, tune.capability(x.device), scan.block_v // group_size)
-    tensors = (x, weight, ids, norm, rounded.query, unit, keys, rounded.error, rounded.norm, rounded.state, residual)
+    tensors = (x, weight, ids, norm, rounded.query, unit, keys, rounded.error, rounded.norm, rounded.kind, residual)
+    state = torch.empty(n, dtype=torch.int32, device=x.device)
     sizes = (len(ids), tiles, d, width, *x.stride(), *weight.stride())
     bounds = (slack, 2 * resolve_ties.float64_error(d), arithmetic.error(d))
     wide = torch.float64 in (x.dtype, weight.dtype)
@@ -66,6 +67,7 @@ def _nearest_rows(
         *tensors,
         found,
         similarity,
+        state,
         *sizes,
         *bounds,
         BLOCK_V=scan.block_v,
@@ -76,7 +78,7 @@ def _nearest_rows(
         maxnreg=168 if wide or not tune.FITS_128 else 128,
         enable_fp_fusion=False,
     )
-    return rounded.state[:n]
+    return state
 
 
 def decision_blocks(d: int, width: int, wide: bool) -> dict[str, int]:
@@ -107,7 +109,7 @@ class Queries(NamedTuple):
     query: Tensor  # (np, width) float16
     error: Tensor  # (np,) float32
     norm: Tensor  # (np,) float64
-    state: Tensor  # (np,) int32
+    kind: Tensor  # (np,) int32
 
 
 def queries(x: Tensor, width: int) -> Queries:

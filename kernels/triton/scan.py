@@ -17,13 +17,13 @@ EMPTY_KEY = tl.constexpr(-0x7FFFFF00800000)  # in place of a key behind the last
 
 @triton.jit(do_not_specialize=["n"])
 def _nearest_query_kernel(
-    x, query, error, norm, state, n, d, width, stride_n, stride_d, BLOCK_R: tl.constexpr, BLOCK_D: tl.constexpr
+    x, query, error, norm, kinds, n, d, width, stride_n, stride_d, BLOCK_R: tl.constexpr, BLOCK_D: tl.constexpr
 ):
     """Same as `norm = x.norm(); unit = x / norm; query = unit.half(); error = (unit - query).norm()`, in float64.
 
     One program: BLOCK_R rows of x (n, d). Writes query (…, width) fp16, zero beyond n and d; error (…,) float32,
-    rounded up; norm (…,) float64, of float64 rows as `row_exponents` scales them; state (…,) int32: 0 where a row has a
-    direction, 1 where it is zero, 2 where it is not finite. The query is zero where the state is not 0.
+    rounded up; norm (…,) float64, of float64 rows as `row_exponents` scales them; kinds (…,) int32: 0 where a row has a
+    direction, 1 where it is zero, 2 where it is not finite. The query is zero where the kind is not 0.
     """
     rows = tl.program_id(0) * BLOCK_R + tl.arange(0, BLOCK_R)
     valid = rows < n
@@ -49,7 +49,7 @@ def _nearest_query_kernel(
         tl.store(query + rows.to(tl.int64)[:, None] * width + columns[None, :], half, mask=(columns < width)[None, :])
     # 1e-6 covers the rounding to float32, 1e-12 that of float64.
     tl.store(error + rows, (tl.sqrt(tl.sum(lost, 1)) * (1 + 1e-6) + 1e-12).to(tl.float32))
-    tl.store(state + rows, kind)
+    tl.store(kinds + rows, kind)
 
 
 @triton.jit

@@ -24,10 +24,15 @@ class Copy:
 
     lanes: np.ndarray  # (k,) which lanes
     to: np.ndarray  # (k, size) offsets in the block's shared memory
-    source: Storage
+    source: Storage | None  # None: zeros arrive
     from_: np.ndarray  # (k, size) offsets in the source
     group: np.ndarray  # (k,) of each lane; NOT_COMMITTED before commit_group
     landed: np.ndarray  # (k,) whether it has arrived
+
+    @classmethod
+    def of(cls, lanes: np.ndarray, to: np.ndarray, source: Storage | None, from_: np.ndarray) -> Copy:
+        """A copy that begins."""
+        return cls(lanes, to, source, from_, np.full(len(lanes), NOT_COMMITTED), np.zeros(len(lanes), bool))
 
     def keep(self, left: np.ndarray) -> None:
         self.lanes, self.to, self.from_ = self.lanes[left], self.to[left], self.from_[left]
@@ -70,7 +75,8 @@ class Copies:
         due = due & ~copy.landed
         if due.any():
             copy.landed |= due
-            self.shared.arrive(copy.to[due], copy.source.data[copy.from_[due]])
+            arrives = np.uint8(0) if copy.source is None else copy.source.data[copy.from_[due]]
+            self.shared.arrive(copy.to[due], arrives)
 
     def complete_some(self, schedule) -> None:
         """Some copies arrive early."""
@@ -102,20 +108,21 @@ def begin(program: Program, function: Function, one: Instruction) -> list[Step]:
         into, source = addresses_of(w, *to), addresses_of(w, *from_)
         lengths = w.defined(source_size, "the size of a copy")
         lanes = np.flatnonzero(to_bools(w.mask))
-        if (lengths[lanes] != size).any():
-            raise UnknownInstruction("a copy that fills up with zeros")
-        shared, copies = w.block.shared, copies_of(w)
+        if not np.isin(lengths[lanes], (0, size)).all():
+            raise UnknownInstruction("a copy of a part, filled up with zeros")
+        shared = w.block.shared
         places = shared.places(into[lanes], size)[:, None] + bytes_
         w.block.races.overwrites(w, shared, places)
-        for storage, some in w.block.memory.parts(source[lanes]):
+        empty = lengths[lanes] == 0
+        if empty.any():  # zeros arrive, and the source is not looked at
+            copies_of(w).begin(Copy.of(lanes[empty], places[empty], None, places[empty]))
+            lanes, places = lanes[~empty], places[~empty]
+        for storage, some in w.block.memory.parts(source[lanes]) if len(lanes) else ():
             some = slice(None) if some is None else some
-            begins = storage.places(source[lanes][some], size)
-            from_bytes = begins[:, None] + bytes_
+            from_bytes = storage.places(source[lanes][some], size)[:, None] + bytes_
             if storage.state[from_bytes].any():
                 raise PoisonError(f"it copies from {storage}, which was not written there")
-            group = np.full(len(from_bytes), NOT_COMMITTED)
-            landed = np.zeros(len(from_bytes), bool)
-            copies.begin(Copy(lanes[some].copy(), places[some], storage, from_bytes, group, landed))
+            copies_of(w).begin(Copy.of(lanes[some].copy(), places[some], storage, from_bytes))
 
     return [run]
 
