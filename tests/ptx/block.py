@@ -140,17 +140,21 @@ class Block:
                     raise MemoryFault(f"it reads {storage}, whose block has ended")
                 at = (inside if some is None else inside[some]).astype(np.int64) - storage.base
                 self.races.seen(w, storage, at[:, None] + np.arange(size), False)
+            elif storage.writable:
+                at = (inside if some is None else inside[some]).astype(np.int64) - storage.base
+                self.races.seen_global(w, storage, at[:, None] + np.arange(size), False)
 
-    def stores(self, w: Warp, shared: SharedMemory, addresses: np.ndarray, values: np.ndarray) -> None:
+    def stores(self, w: Warp, storage: Storage, addresses: np.ndarray, values: np.ndarray) -> None:
         """A warp stores values (k, size) uint8. What changes nothing races with nobody."""
-        if not shared.alive:
-            raise MemoryFault(f"it writes {shared}, whose block has ended")
-        offsets = (addresses.astype(np.int64) - shared.base)[:, None] + np.arange(values.shape[1])
-        offsets = np.minimum(offsets, len(shared.data) - 1)  # beyond the end, the store itself complains
-        same = (shared.data[offsets] == values) & (shared.state[offsets] & ~np.uint8(UNFENCED) == 0)
+        shared = isinstance(storage, SharedMemory)
+        if shared and not storage.alive:
+            raise MemoryFault(f"it writes {storage}, whose block has ended")
+        offsets = (addresses.astype(np.int64) - storage.base)[:, None] + np.arange(values.shape[1])
+        offsets = np.clip(offsets, 0, len(storage.data) - 1)  # outside, the store itself complains
+        same = (storage.data[offsets] == values) & (storage.state[offsets] & ~np.uint8(UNFENCED) == 0)
         changed = offsets[~same]
         if len(changed):
-            self.races.seen(w, shared, changed, True)
+            (self.races.seen if shared else self.races.seen_global)(w, storage, changed, True)
 
     def same_in_group(self, w: Warp, number: int, what: tuple) -> None:
         """The warps of a warp group execute the same products in the same order."""
@@ -183,7 +187,9 @@ class Cluster:
     def __init__(self, grid: Grid, indices: list[tuple[int, int, int]]) -> None:
         self.grid, self.ranks = grid, range(len(indices))
         warps = -(-int(np.prod(grid.launch.block)) // 32)
-        self.races = Races(warps * len(indices), [f"warp {w} of block {i[0]}" for i in indices for w in range(warps)])
+        names = [f"warp {w} of block {i[0]}" for i in indices for w in range(warps)]
+        grid.machine.clusters += 1
+        self.races = Races(warps * len(indices), names, grid.machine.clusters)
         self.blocks = [Block(grid, self, rank, index) for rank, index in enumerate(indices)]
         self.generation = 0
         self.arrived: set[int] = set()

@@ -189,7 +189,7 @@ def store_part(
         wrong = None if one is None else (one if some is None else one[some])
         states.append(good if wrong is None else np.where(wrong, UNSEEN[width] * POISON, good).astype(f"u{width}"))
     values = [v if some is None else v[some] for v in stored]
-    if shared and not atomic:
+    if not atomic:
         block.stores(w, storage, at, np.stack(values, 1).view(np.uint8))
     storage.store(at, width, values, states)
     if shared and block.program.asynchronous:

@@ -22,6 +22,7 @@ class Machine:
         self.memory, self.schedule, self.shared_bytes = memory, schedule, shared_bytes
         self.deliveries: list = []  # bulk copies that are under way
         self.executed = 0
+        self.clusters = 0  # that have begun
 
     def run(self, launches: list[tuple[Program, Launch]]) -> None:
         """Executes launches of one stream in order; one that overlaps may begin before the one before has ended."""

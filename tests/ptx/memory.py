@@ -39,6 +39,7 @@ class Storage:
         self.views = {width: self.data.view(dtype) for width, dtype in DTYPES.items()}
         self.states = {width: self.state.view(dtype) for width, dtype in DTYPES.items()}
         self.writable = True
+        self.trace = None  # who accessed it, for the search for races
 
     @property
     def end(self) -> int:

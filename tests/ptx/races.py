@@ -12,17 +12,19 @@ from collections.abc import Hashable
 import numpy as np
 
 from .errors import RaceError, UnknownInstruction
+from .memory import Storage
 from .shared import Mbarrier, SharedMemory
 
 NEVER = np.iinfo(np.int32).max  # a write that no one may see yet
+SERIAL = 1 << 12  # warps of a cluster at most
 MOST_COLUMNS = 256  # mbarriers and warp groups of a cluster
 
 
 class Races:
-    """Of the warps of one cluster. `warp.rank` numbers them."""
+    """Of the warps of one cluster. `warp.rank` numbers them; `serial`, from 1 on, numbers the clusters of a run."""
 
-    def __init__(self, warps: int, names: list[str]) -> None:
-        self.warps, self.names = warps, names
+    def __init__(self, warps: int, names: list[str], serial: int) -> None:
+        self.warps, self.names, self.serial = warps, names, serial
         self.clocks = np.zeros((warps, warps + MOST_COLUMNS), np.int32)
         self.clocks[:, :warps][np.diag_indices(warps)] = 1
         self.numbers: dict[Hashable, int] = {}  # an mbarrier or a warp group -> its column
@@ -119,6 +121,37 @@ class Races:
 
     def name(self, rank: int) -> str:
         return self.names[rank] if rank < self.warps else "an asynchronous operation, which was not waited for"
+
+    def seen_global(self, w, storage: Storage, offsets: np.ndarray, write: bool) -> None:
+        """A warp reads or writes bytes of global memory. Only warps of one cluster are compared.
+
+        Of the readers of a byte, the last one is known.
+        """
+        trace = storage.trace = storage.trace or GlobalTrace(len(storage.data))
+        known, mine = self.clocks[w.rank], self.serial * SERIAL + w.rank
+        earlier = [(trace.writer, trace.written, "write")] + ([(trace.reader, trace.read, "read")] if write else [])
+        for who, when, what in earlier:
+            other = who[offsets]
+            late = (other // SERIAL == self.serial) & (other != mine)
+            if late.any():
+                late &= when[offsets] > known[other % SERIAL]
+            if late.any():
+                at = int(offsets.reshape(-1)[np.flatnonzero(late.reshape(-1))[0]])
+                name = self.name(int(who[at]) % SERIAL)
+                raise RaceError(
+                    f"nothing orders this {'write' if write else 'read'} of {storage.base + at:#x} in {storage} "
+                    f"behind the {what} by {name}"
+                )
+        who, when, _ = (trace.writer, trace.written, "") if write else (trace.reader, trace.read, "")
+        who[offsets], when[offsets] = mine, known[w.rank]
+
+
+class GlobalTrace:
+    """Of each byte of an allocation: the last writer and the last reader, and their counts."""
+
+    def __init__(self, size: int) -> None:
+        self.writer, self.written = np.zeros(size, np.int64), np.zeros(size, np.int32)
+        self.reader, self.read = np.zeros(size, np.int64), np.zeros(size, np.int32)
 
 
 class Trace:

@@ -18,7 +18,6 @@ class SharedMemory(Storage):
         self.time = 0
         self.barriers: dict[int, Mbarrier] = {}  # by address
         self.alive = True
-        self.trace = None  # for races
         self.cluster = None
 
     def stamp(self, offsets: np.ndarray) -> None:
