@@ -8,8 +8,7 @@ from typing import NamedTuple
 
 import torch
 from inputs import integers, normal, seeded
-from kernel_runs import ADA, AMPERE, HOPPER, Card, Ran
-from tolerances import SIMILARITY
+from kernel_runs import ADA, AMPERE, HOPPER, Card
 from torch import Tensor
 
 from pez_fast import reference
@@ -131,12 +130,6 @@ def oracle(name: str) -> tuple[Tensor, Tensor]:
     found, similarity = torch.full([len(x)], -1), torch.full([len(x)], torch.nan, dtype=torch.float64)
     found[finite], similarity[finite] = reference.nearest_token(x[finite], weight, banned)
     return found, similarity
-
-
-def assert_as_the_oracle(name: str, ran: Ran) -> None:
-    found, similarity = oracle(name)
-    assert ran["found"].tolist() == found.tolist()
-    torch.testing.assert_close(ran["similarity"].double(), similarity, rtol=0, atol=SIMILARITY, equal_nan=True)
 
 
 class Splice(NamedTuple):
