@@ -9,6 +9,7 @@ import numpy as np
 from .block import Cluster, Parameters
 from .errors import LaunchError
 from .launches import Launch
+from .names import readable
 from .program import Program
 
 if TYPE_CHECKING:
@@ -35,7 +36,7 @@ class Grid:
         sizes = [v.size for v in program.kernel.parameters]
         given = [len(a) for a in launch.arguments]
         if sizes != given:
-            raise LaunchError(f"{launch.kernel} has parameters of {sizes} bytes, the launch has {given}")
+            raise LaunchError(f"{readable(launch.kernel)} has parameters of {sizes} bytes, the launch has {given}")
         threads = int(np.prod(launch.block))
         directives = program.kernel.directives
         most = int(np.prod(directives.get("maxntid", (1024,))))

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import re
+
 import numpy as np
 
 from .errors import Deadlock, MachineError
 from .grid import Grid
 from .launches import Launch
 from .memory import AddressSpace
+from .names import lanes, readable
 from .program import Program
 from .schedule import Schedule
 from .warp import Warp
@@ -85,25 +88,38 @@ class Machine:
             self.deliveries.remove(one)
 
     def stuck(self, grids: list[Grid]) -> None:
+        """Says of each place where lanes wait which lanes these are."""
+        warps = [w for grid in grids for cluster in grid.running for block in cluster.blocks for w in block.warps]
+        waiting: dict[tuple[str, str], list[str]] = {}
+        for w in warps:
+            for group in (w.group, *w.others):
+                if w.live and group.mask:
+                    key = group.reason or "waits for other lanes", self.instruction(w.block.program, group.pc)
+                    waiting.setdefault(key, []).append(self.who(w, group.mask))
         lines = []
-        for grid in grids:
-            for cluster in grid.running:
-                for block in cluster.blocks:
-                    for w in block.warps:
-                        for group in (w.group, *w.others):
-                            if w.live and group.mask:
-                                lines.append(f"  {group.reason or 'waits for other lanes'}: {self.place(w, group)}")
+        for (reason, instruction), all_of_them in waiting.items():
+            more = f" and {len(all_of_them) - 4} more" if len(all_of_them) > 4 else ""
+            lines.append(f"  {reason}: {'; '.join(all_of_them[:4])}{more}, {instruction}")
         raise Deadlock("no warp can go on, and nothing asynchronous is left\n" + "\n".join(lines[:40]))
 
     def where(self, w: Warp) -> str:
         return f"  at {self.place(w, w.group)}"
 
-    @staticmethod
-    def place(w: Warp, group) -> str:
+    @classmethod
+    def place(cls, w: Warp, group) -> str:
         """Where lanes are: kernel, block, warp, lanes, line of the PTX, instruction, line of the source."""
-        program = w.block.program
-        one, source = program.instructions[group.pc], program.source_line(group.pc)
-        text = one.text if len(one.text) < 160 else one.text[:120] + " …"
-        place = f"line {one.line}: {text}" + (f"\n    {source}" if source else "")
-        lanes = "" if group.mask == 0xFFFFFFFF else f" lanes {group.mask:#010x}"
-        return f"{program.kernel.name[:100]} block {w.block.name} warp {w.index}{lanes}, {place}"
+        return f"{cls.who(w, group.mask)}, {cls.instruction(w.block.program, group.pc)}"
+
+    @staticmethod
+    def who(w: Warp, mask: int) -> str:
+        some = "" if mask == 0xFFFFFFFF else f" {lanes(mask)}"
+        return f"{readable(w.block.program.kernel.name)} block {w.block.name} warp {w.index}{some}"
+
+    @staticmethod
+    def instruction(program: Program, pc: int) -> str:
+        """`line 40: bar.sync 0;` and the line of the source, with names that people can read."""
+        one, source = program.instructions[pc], program.source_line(pc)
+        text = one.text.replace(f"{program.kernel.name}_param_", "param_")
+        text = re.sub(r"\b_Z\w+", lambda name: readable(name[0]), text)
+        text = text if len(text) < 160 else f"{text[:120]} …"
+        return f"line {one.line}: {text}" + (f"\n    {source}" if source else "")

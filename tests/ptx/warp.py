@@ -9,6 +9,7 @@ import numpy as np
 
 from .errors import Divergence, InFlightError, PoisonError
 from .masks import to_bools
+from .names import lanes
 
 if TYPE_CHECKING:
     from .block import Block
@@ -75,8 +76,7 @@ class Warp:
     def complain(self, poison: int, what: str) -> None:
         if poison > FULL:
             raise InFlightError(f"{what} is a register that an asynchronous product still writes")
-        lanes = [i for i in range(32) if (poison & self.mask) >> i & 1]
-        raise PoisonError(f"{what} is undefined in lanes {lanes[0]} to {lanes[-1]}")
+        raise PoisonError(f"{what} is undefined in {lanes(poison & self.mask)}")
 
     def check(self, poison: int) -> None:
         """Poison may be passed on, but a register that a product writes may not even be read."""
@@ -195,7 +195,7 @@ class Warp:
         """A group waits for others of the warp; complains if none of them can ever come."""
         groups = [one for one in (self.group, *self.others) if one.mask]
         if all(one.together for one in groups):
-            places = ", ".join(f"{one.mask:#010x} at line {self.block.program.line(one.pc)}" for one in groups)
+            places = ", ".join(f"{lanes(one.mask)} at line {self.block.program.line(one.pc)}" for one in groups)
             raise Divergence(f"lanes must execute this together, and the others do not come: {places}")
 
     def wanted(self, members: int) -> bool:
@@ -203,7 +203,7 @@ class Warp:
         if self.mask == members:
             return True
         if members & ~self.live:
-            raise Divergence(f"the instruction wants lanes that have ended: {members & ~self.live:#010x}")
+            raise Divergence(f"the instruction wants {lanes(members & ~self.live)}, which have ended")
         if self.mask & ~members:
-            raise Divergence(f"lanes {self.mask & ~members:#010x} execute it and are not among its members")
+            raise Divergence(f"not among its members: {lanes(self.mask & ~members)}")
         return False
