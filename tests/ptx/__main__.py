@@ -84,7 +84,11 @@ def signature(kernel: Function) -> str:
 def print_kernels(module: Module) -> None:
     for kernel in kernels(module):
         print(signature(kernel))
-        shared = Program(module, kernel.name).static_shared
+        try:
+            shared = Program(module, kernel.name).static_shared
+        except MachineError as problem:
+            print(f"  the machine cannot execute it: {problem}")
+            continue
         directives = [f"{name} {'x'.join(map(str, value))}" for name, value in kernel.directives.items() if value]
         print(f"  {', '.join([f'{shared} bytes of static shared memory', *directives])}")
 
@@ -110,12 +114,19 @@ def fitting(kernel: Function, texts: list[str]) -> list[Argument]:
     return made
 
 
-def run_once(program: Program, launch: Launch, made: list[Argument], schedule: Schedule, shared: int) -> Outcome:
-    memory = AddressSpace()
+def machine_of(options: argparse.Namespace, module: Module, seed: int) -> Machine:
+    shared = SHARED.get(module.architecture, 227) << 10
+    machine = Machine(AddressSpace(), Schedule(seed, options.style), shared)
+    machine.most = options.limit
+    return machine
+
+
+def run_once(machine: Machine, program: Program, launch: Launch, made: list[Argument]) -> Outcome:
     arrays = [
-        memory.add(one.array.storage(f"argument {number}, {one.text}")) for number, one in enumerate(made) if one.array
+        machine.memory.add(one.array.storage(f"argument {number}, {one.text}"))
+        for number, one in enumerate(made)
+        if one.array
     ]
-    machine = Machine(memory, schedule, shared)
     machine.run([(program, launch)])
     return Outcome(
         [one.data[: one.size] for one in arrays], [one.state[: one.size] != 0 for one in arrays], machine.executed
@@ -169,18 +180,17 @@ def command(texts: list[str] | None = None) -> int:
         return CLEAN
     kernel = chosen(module, options.file, options.kernel)
     made = fitting(kernel, options.arg)
-    shared = SHARED.get(module.architecture, 227) << 10
     launch = Launch(
         kernel.name, options.grid, options.block, options.shared, False, options.cluster, 0, [a.value for a in made]
     )
     try:
         program = Program(module, kernel.name)
-        Grid(Machine(AddressSpace(), Schedule(0), shared), program, launch, None)
+        Grid(machine_of(options, module, 0), program, launch, None)
     except LaunchError as problem:
         raise UsageError(f"--grid, --block, --cluster or --shared cannot be launched: {problem}") from None
     except MachineError as problem:
         raise UsageError(f"FILE is {options.file}, whose kernel the machine cannot execute: {problem}") from None
-    report = run(options, lambda seed: run_once(program, launch, made, Schedule(seed, options.style), shared))
+    report = run(options, lambda seed: run_once(machine_of(options, module, seed), program, launch, made))
     shape = f"grid {product(options.grid)}, block {product(options.block)}"
     print(f"{readable(kernel.name)} of {options.file}, {shape}, {module.target}\n")
     print_faults(report)

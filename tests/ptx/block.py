@@ -145,8 +145,7 @@ class Block:
         """A warp stores values (k, size) uint8. What changes nothing races with nobody."""
         if not shared.alive:
             raise MemoryFault(f"it writes {shared}, whose block has ended")
-        offsets = (addresses.astype(np.int64) - shared.base)[:, None] + np.arange(values.shape[1])
-        offsets = np.minimum(offsets, len(shared.data) - 1)  # beyond the end, the store itself complains
+        offsets = shared.places(addresses, values.shape[1])[:, None] + np.arange(values.shape[1])
         same = (shared.data[offsets] == values) & (shared.state[offsets] & ~np.uint8(UNFENCED) == 0)
         changed = offsets[~same]
         if len(changed):

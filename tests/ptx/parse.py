@@ -74,8 +74,12 @@ class Parser(Reader):
             raise ParseError(f"line {self.tokens[self.at].line}: {word!r} begins no declaration that is known")
 
     def variable(self, extern: bool = False) -> Variable:
-        """`.shared .align 8 .b8 name[64]`, without the semicolon; initialisers are not known."""
+        """`.shared .align 8 .b8 name[64]`, without the semicolon; an initialiser is passed over.
+
+        So variables that have one cannot be used: `Program.address` knows none in global and constant memory.
+        """
         space, kind, align, pointer = self.take().lstrip("."), "", 0, False
+        initialised = False
         while self.peek().startswith("."):
             word = self.take()
             if word == ".align":
@@ -93,8 +97,8 @@ class Parser(Reader):
         while self.took("["):
             size *= 0 if self.peek() == "]" else number(self.take()).value
             self.take("]")
-        if self.peek() == "=":
-            raise ParseError(f"line {self.tokens[self.at].line}: the initialiser of {name} is not known")
+        while self.peek() == "=" or initialised and self.peek() not in (";", ""):
+            initialised = bool(self.take())
         return Variable(name, space, kind, size, align, extern, pointer)
 
     def variables(self) -> list[Variable]:

@@ -36,6 +36,13 @@ class CommandLine(argparse.ArgumentParser):
         self.add_argument("--seeds", type=positive, default=20, metavar="N", help="how many seeds, from 0 on (20)")
         self.add_argument("--seed", type=natural, metavar="N", help="this seed alone, to see a fault again")
         self.add_argument(
+            "--limit",
+            type=positive,
+            default=2_000_000,
+            metavar="N",
+            help="instructions of warps after which a run counts as endless (2000000, about 20 seconds)",
+        )
+        self.add_argument(
             "--style", choices=STYLES, help="the schedule; by default, each seed takes the next one of the four"
         )
 
@@ -151,6 +158,7 @@ def print_summary(report: Report, executed: Sequence[int]) -> None:
     """executed: the instructions that the warps executed with each seed that ended."""
     count = len(report.seeds)
     which = f"{count} seeds" if count > 1 else f"seed {report.seeds[0]}"
-    found = f"{len(report.results)} of {which} without a fault" if report.faults else f"{which}: no fault"
-    most = f", {max(executed):,} instructions of warps each" if executed else ""
-    print(f"{found} ({report.styles(report.seeds)}{most}, {report.seconds:.1f} s)")
+    faulty = count - len(report.results)
+    found = "no fault" if not faulty else f"a fault with {faulty} of them" if count > 1 else "a fault"
+    most = f"; {max(executed):,} instructions of warps" if executed else ""
+    print(f"{which}: {found} ({report.styles(report.seeds)}{most}; {report.seconds:.1f} s)")

@@ -23,12 +23,13 @@ WAIT, WAIT_BEHIND, TOGETHER, MOVED = -1, -2, -3, -4
 class Group:
     """Lanes of a warp at one place. `stack` holds the calls that they are in."""
 
-    __slots__ = ("mask", "pc", "reason", "stack", "together", "waiting")
+    __slots__ = ("mask", "pc", "reason", "stack", "stopped", "together", "waiting")
 
     def __init__(self, pc: int, mask: int, stack: tuple[int, ...] = ()) -> None:
         self.pc, self.mask, self.stack = pc, mask, stack
         self.waiting: Callable[[], bool] | None = None  # it goes on when this is true
         self.reason = ""  # of the waiting, in words
+        self.stopped = pc  # where it began to wait
         self.together = False  # it is at an instruction that wants other lanes too
 
 
@@ -48,6 +49,7 @@ class Warp:
         self.products = None  # of wgmma
         self.barrier_turns = 0
         self.executed = 0
+        self.undefined = None  # where it last loaded something undefined, and from what storage; for messages
 
     # Registers
 
@@ -185,6 +187,7 @@ class Warp:
         return ahead if group.pc < ahead else group.pc
 
     def stop(self, group: Group, pc: int, why: int) -> None:
+        group.stopped = pc
         if why == WAIT_BEHIND:
             group.pc = pc + 1
         elif why == TOGETHER:
