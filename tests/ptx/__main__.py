@@ -18,7 +18,7 @@ from .machine import Machine
 from .memory import AddressSpace
 from .names import demangled, ranges, readable
 from .program import Program
-from .report import CLEAN, CommandLine, Report, UsageError, guarded, print_faults, print_summary, run
+from .report import CLEAN, CommandLine, Report, UsageError, guarded, natural, print_faults, print_summary, run
 from .schedule import Schedule
 from .syntax import Function, Module
 
@@ -66,7 +66,7 @@ def command_line() -> CommandLine:
     line.add_argument("--grid", type=sizes, default=(2, 1, 1), help="blocks, such as 4 or 4x2 (2)")
     line.add_argument("--block", type=sizes, default=(128, 1, 1), help="threads of a block, such as 256 or 32x4 (128)")
     line.add_argument("--cluster", type=sizes, help="blocks of a cluster, where the kernel itself does not say")
-    line.add_argument("--shared", type=int, default=0, metavar="BYTES", help="dynamic shared memory of a block (0)")
+    line.add_argument("--shared", type=natural, default=0, metavar="BYTES", help="dynamic shared memory of a block (0)")
     line.add_argument("--arg", action="append", default=[], metavar="SPEC", help="an argument of the kernel; see below")
     line.add_argument("--arch", type=architecture, default="90a", help="what a .cu file is compiled for (90a)")
     line.add_argument("--flags", default="", help="more flags for nvcc, such as --flags='-I include -DN=4'")
@@ -122,11 +122,8 @@ def machine_of(options: argparse.Namespace, module: Module, seed: int) -> Machin
 
 
 def run_once(machine: Machine, program: Program, launch: Launch, made: list[Argument]) -> Outcome:
-    arrays = [
-        machine.memory.add(one.array.storage(f"argument {number}, {one.text}"))
-        for number, one in enumerate(made)
-        if one.array
-    ]
+    given = [(f"argument {number}, {one.text}", one.array) for number, one in enumerate(made) if one.array]
+    arrays = [machine.memory.add(array.storage(name)) for name, array in given]
     machine.run([(program, launch)])
     return Outcome(
         [one.data[: one.size] for one in arrays], [one.state[: one.size] != 0 for one in arrays], machine.executed
@@ -187,7 +184,8 @@ def command(texts: list[str] | None = None) -> int:
         program = Program(module, kernel.name)
         Grid(machine_of(options, module, 0), program, launch, None)
     except LaunchError as problem:
-        raise UsageError(f"--grid, --block, --cluster or --shared cannot be launched: {problem}") from None
+        sizes = f"--grid {product(options.grid)} --block {product(options.block)} --shared {options.shared}"
+        raise UsageError(f"{sizes} cannot be launched: {problem}") from None
     except MachineError as problem:
         raise UsageError(f"FILE is {options.file}, whose kernel the machine cannot execute: {problem}") from None
     report = run(options, lambda seed: run_once(machine_of(options, module, seed), program, launch, made))

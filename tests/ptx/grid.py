@@ -47,7 +47,8 @@ class Grid:
         if any(g % c for g, c in zip(launch.grid, self.cluster_shape, strict=True)):
             raise LaunchError(f"a grid of {launch.grid} blocks is no multiple of the cluster, {self.cluster_shape}")
         if program.static_shared + launch.shared_bytes > self.machine.shared_bytes:
-            raise LaunchError(f"{program.static_shared} + {launch.shared_bytes} bytes of shared memory")
+            wanted = program.static_shared + launch.shared_bytes
+            raise LaunchError(f"{wanted} bytes of shared memory; a block has {self.machine.shared_bytes} at most")
 
     def clusters_of(self) -> list[list[tuple[int, int, int]]]:
         """The indices of the blocks of each cluster, by rank."""
