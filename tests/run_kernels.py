@@ -73,7 +73,7 @@ def command_line() -> CommandLine:
     )
     line.add_argument("--csrc", type=folder, metavar="FOLDER", help="another csrc, such as a changed copy; for cuda")
     line.add_argument("--record", metavar="FILE", help="write what was found to this file, as JSON")
-    line.add_seeds()
+    line.add_seeds(100_000_000)
     return line
 
 

@@ -32,15 +32,15 @@ class CommandLine(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         raise UsageError(message.removeprefix("argument "))
 
-    def add_seeds(self) -> None:
+    def add_seeds(self, limit: int = 2_000_000) -> None:
         self.add_argument("--seeds", type=positive, default=20, metavar="N", help="how many seeds, from 0 on (20)")
         self.add_argument("--seed", type=natural, metavar="N", help="this seed alone, to see a fault again")
         self.add_argument(
             "--limit",
             type=positive,
-            default=2_000_000,
+            default=limit,
             metavar="N",
-            help="instructions of warps after which a run counts as endless (2000000, about 20 seconds)",
+            help=f"instructions of warps after which a run counts as endless ({limit})",
         )
         self.add_argument(
             "--style", choices=STYLES, help="the schedule; by default, each seed takes the next one of the four"
