@@ -172,6 +172,10 @@ def print_difference(one: Argument, outcomes: dict[int, tuple[np.ndarray, np.nda
 def command(texts: list[str] | None = None) -> int:
     options = command_line().parse_args(texts)
     module = module_of(options.file, options.arch, options.flags)
+    if module.architecture < 80:
+        raise UsageError(
+            f"FILE is {options.file}, which is for sm_{module.architecture}; the machine knows sm_80 and later"
+        )
     if options.list:
         print_kernels(module)
         return CLEAN
@@ -205,5 +209,9 @@ def same_bits(report: Report) -> bool:
     return all(one == first for one in others)
 
 
+def main(texts: list[str] | None = None) -> int:
+    return guarded("tests.ptx", lambda: command(texts))
+
+
 if __name__ == "__main__":
-    sys.exit(guarded("tests.ptx", command))
+    sys.exit(main())

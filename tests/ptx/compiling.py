@@ -30,7 +30,7 @@ def module_of(file: str, architecture: str, flags: str = "") -> Module:
         return parse(text)
     except MachineError as problem:
         raise UsageError(f"FILE is {file}, whose PTX cannot be understood: {problem}") from None
-    except (ValueError, KeyError, IndexError) as problem:
+    except (ValueError, KeyError, IndexError, TypeError, AttributeError) as problem:
         raise UsageError(f"FILE is {file}, whose PTX cannot be understood: {problem!r}") from None
 
 

@@ -197,7 +197,10 @@ class Program:
         self.entry = self.starts[self.kernel.name]
         for step in self.code:
             if (link := getattr(step, "link", None)) is not None:
-                link(self.starts)
+                try:
+                    link(self.starts)
+                except KeyError as unknown:
+                    raise UnknownInstruction(f"{unknown} is no label and no function that is known") from None
 
     def line(self, pc: int) -> int:
         return self.instructions[pc].line

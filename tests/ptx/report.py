@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NoReturn
 
-from .errors import MachineError
+from .errors import MachineError, UnknownInstruction
 from .names import ranges
 from .schedule import STYLES
 
@@ -103,7 +103,8 @@ class Report:
     def add(self, seed: int, problem: BaseException) -> None:
         """A fault of a seed; equal ones are one."""
         if isinstance(problem, MachineError):
-            kind, text, key = type(problem).__name__, str(problem), alike(problem)
+            limit = ", a limit of the machine," if isinstance(problem, UnknownInstruction) else ""
+            kind, text, key = type(problem).__name__ + limit, str(problem), alike(problem)
         else:
             kind = text = key = f"the machine itself failed with {type(problem).__name__}: {problem}"
         for fault, known in zip(self.faults, self.keys, strict=True):
