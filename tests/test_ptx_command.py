@@ -225,3 +225,10 @@ def test_as_a_module(tmp_path):
     assert code == 2 and "several kernels; choose one by --kernel: one, two" in printed
     code, printed = started()
     assert code == 2 and "which nvcc does not compile" in printed and '"N" is undefined' in printed
+
+
+def test_the_readme_names_every_file():
+    folder = ROOT / "tests" / "ptx"
+    named = re.findall(r"`(\w+\.py)`", (folder / "README.md").read_text())
+    assert sorted(set(named)) == sorted(file.name for file in folder.glob("*.py") if file.name != "__init__.py")
+    assert len(named) == len(set(named))

@@ -97,7 +97,8 @@ class Machine:
             for group in (w.group, *w.others):
                 if w.live and group.mask:
                     pc = group.pc if group.waiting is None else group.stopped
-                    key = group.reason or "waits for other lanes", self.instruction(w.block.program, pc)
+                    reason = group.reason() if callable(group.reason) else group.reason
+                    key = reason or "waits for other lanes", self.instruction(w.block.program, pc)
                     block = f"{readable(w.block.program.kernel.name)} block {w.block.name}{some(group.mask & w.live)}"
                     waiting.setdefault(key, {}).setdefault(block, []).append(w.index)
         lines = []

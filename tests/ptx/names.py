@@ -9,7 +9,7 @@ import subprocess
 from functools import cache
 from pathlib import Path
 
-LONGEST = 80
+LONGEST, LONGEST_LINE = 80, 120
 
 
 @cache
@@ -80,6 +80,7 @@ def lines_of(file: str) -> list[str]:
 def quoted(file: str, line: int) -> str:
     """`wrong.cu:12: x = s[i];`, with the line of the source where it is there."""
     lines = lines_of(file)
-    said = f": {lines[line - 1].strip()}" if 0 < line <= len(lines) else ""
+    text = lines[line - 1].strip() if 0 < line <= len(lines) else ""
+    said = f": {text if len(text) <= LONGEST_LINE else text[: LONGEST_LINE - 2] + ' …'}" if text else ""
     path, here = Path(os.path.normpath(file)), Path.cwd()
     return f"{path.relative_to(here) if path.is_relative_to(here) else path}:{line}{said}"

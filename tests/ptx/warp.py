@@ -28,7 +28,7 @@ class Group:
     def __init__(self, pc: int, mask: int, stack: tuple[int, ...] = ()) -> None:
         self.pc, self.mask, self.stack = pc, mask, stack
         self.waiting: Callable[[], bool] | None = None  # it goes on when this is true
-        self.reason = ""  # of the waiting, in words
+        self.reason: str | Callable[[], str] = ""  # of the waiting, in words
         self.stopped = pc  # where it began to wait
         self.together = False  # it is at an instruction that wants other lanes too
 
