@@ -16,7 +16,7 @@ import numpy as np
 import recorded_triton
 import torch
 from ptx.launches import Launch
-from ptx.machine import Machine
+from ptx.machine import MOST_INSTRUCTIONS, Machine
 from ptx.memory import AddressSpace, Storage
 from ptx.parse import parse
 from ptx.program import Program
@@ -60,11 +60,13 @@ class Case:
     results: dict[str, Array] = field(default_factory=dict)
     values: dict[str, int | float] = field(default_factory=dict)  # numbers among the arguments, by their names
 
-    def run(self, seed: int, style: str | None = None) -> Ran:
+    def run(self, seed: int, style: str | None = None, limit: int = MOST_INSTRUCTIONS) -> Ran:
+        """limit: the most instructions of warps; more are a Deadlock."""
         memory = AddressSpace()
         for one in self.memory:
             memory.add(Storage(one.name, one.address, one.size, poisoned=one.data is None, data=one.data))
         machine = Machine(memory, Schedule(seed, style))
+        machine.most = limit
         machine.run([(program(text, launch.kernel), launch) for text, launch in self.launches])
         return Ran(self, memory, machine.executed)
 

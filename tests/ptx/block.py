@@ -149,8 +149,7 @@ class Block:
         shared = isinstance(storage, SharedMemory)
         if shared and not storage.alive:
             raise MemoryFault(f"it writes {storage}, whose block has ended")
-        offsets = (addresses.astype(np.int64) - storage.base)[:, None] + np.arange(values.shape[1])
-        offsets = np.clip(offsets, 0, len(storage.data) - 1)  # outside, the store itself complains
+        offsets = storage.places(addresses, values.shape[1])[:, None] + np.arange(values.shape[1])
         same = (storage.data[offsets] == values) & (storage.state[offsets] & ~np.uint8(UNFENCED) == 0)
         changed = offsets[~same]
         if len(changed):

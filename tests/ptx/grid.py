@@ -9,6 +9,7 @@ import numpy as np
 from .block import Cluster, Parameters
 from .errors import LaunchError
 from .launches import Launch
+from .names import readable
 from .program import Program
 from .warp import Warp
 
@@ -36,7 +37,7 @@ class Grid:
         sizes = [v.size for v in program.kernel.parameters]
         given = [len(a) for a in launch.arguments]
         if sizes != given:
-            raise LaunchError(f"{launch.kernel} has parameters of {sizes} bytes, the launch has {given}")
+            raise LaunchError(f"{readable(launch.kernel)} has parameters of {sizes} bytes, the launch has {given}")
         threads = int(np.prod(launch.block))
         directives = program.kernel.directives
         most = int(np.prod(directives.get("maxntid", (1024,))))
@@ -47,7 +48,8 @@ class Grid:
         if any(g % c for g, c in zip(launch.grid, self.cluster_shape, strict=True)):
             raise LaunchError(f"a grid of {launch.grid} blocks is no multiple of the cluster, {self.cluster_shape}")
         if program.static_shared + launch.shared_bytes > self.machine.shared_bytes:
-            raise LaunchError(f"{program.static_shared} + {launch.shared_bytes} bytes of shared memory")
+            wanted = program.static_shared + launch.shared_bytes
+            raise LaunchError(f"{wanted} bytes of shared memory; a block has {self.machine.shared_bytes} at most")
 
     def clusters_of(self) -> list[list[tuple[int, int, int]]]:
         """The indices of the blocks of each cluster, by rank."""

@@ -121,6 +121,7 @@ def ld(program: Program, function: Function, one: Instruction) -> list[Step]:
             if poison is not None and poison[i].any():
                 wrong = poison[i] if lanes is None else spread(poison[i], lanes, bool)
                 undefined = int.from_bytes(np.packbits(wrong, bitorder="little").tobytes(), "little")
+                w.undefined = w.group.pc, storage
             w.set(to, value if lanes is None else spread(value, lanes, value.dtype), undefined)
 
     return [run]

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import re
+
 import numpy as np
 
-from .errors import Deadlock, MachineError
+from .errors import Deadlock, MachineError, PoisonError
 from .grid import Grid
 from .launches import Launch
 from .memory import AddressSpace
+from .names import lanes, ranges, readable
 from .program import Program
 from .schedule import Schedule
 from .warp import Warp
@@ -21,7 +24,7 @@ class Machine:
     def __init__(self, memory: AddressSpace, schedule: Schedule, shared_bytes: int = 227 << 10) -> None:
         self.memory, self.schedule, self.shared_bytes = memory, schedule, shared_bytes
         self.deliveries: list = []  # bulk copies that are under way
-        self.executed = 0
+        self.executed, self.most = 0, MOST_INSTRUCTIONS
         self.clusters = 0  # that have begun
 
     def run(self, launches: list[tuple[Program, Launch]]) -> None:
@@ -61,12 +64,14 @@ class Machine:
             if warp.done:
                 warp.block.grid.ended(warp)
         except MachineError as problem:
-            problem.where = problem.where or self.where(warp)
+            problem.where = problem.where or self.where(warp, problem)
             raise
         except (KeyError, ValueError, TypeError, IndexError, NotImplementedError) as problem:
-            raise MachineError(f"the machine cannot execute this: {problem!r}\n{self.where(warp)}") from problem
-        if self.executed > MOST_INSTRUCTIONS:
-            raise Deadlock(f"no end after {self.executed} instructions\n{self.where(warp)}")
+            raise MachineError(
+                f"the machine cannot execute this: {problem!r}\n  at {self.place(warp, warp.group)}"
+            ) from problem
+        if self.executed > self.most:
+            raise Deadlock(f"no end after {self.executed} instructions\n  at {self.place(warp, warp.group)}")
         if self.schedule.completes_early():
             if self.deliveries:
                 self.deliver()
@@ -79,25 +84,48 @@ class Machine:
             self.deliveries.remove(one)
 
     def stuck(self, grids: list[Grid]) -> None:
+        """Says of each place where lanes wait which lanes these are."""
+        warps = [w for grid in grids for cluster in grid.running for block in cluster.blocks for w in block.warps]
+        waiting: dict[tuple[str, str], dict[str, list[int]]] = {}
+        for w in warps:
+            for group in (w.group, *w.others):
+                if w.live and group.mask:
+                    pc = group.pc if group.waiting is None else group.stopped
+                    reason = group.reason() if callable(group.reason) else group.reason
+                    key = reason or "waits for other lanes", self.instruction(w.block.program, pc)
+                    block = f"{readable(w.block.program.kernel.name)} block {w.block.name}{some(group.mask & w.live)}"
+                    waiting.setdefault(key, {}).setdefault(block, []).append(w.index)
         lines = []
-        for grid in grids:
-            for cluster in grid.running:
-                for block in cluster.blocks:
-                    for w in block.warps:
-                        for group in (w.group, *w.others):
-                            if w.live and group.mask:
-                                lines.append(f"  {group.reason or 'waits for other lanes'}: {self.place(w, group)}")
+        for (reason, instruction), blocks in waiting.items():
+            who = [f"{block} warp{'s' if len(them) > 1 else ''} {ranges(them)}" for block, them in blocks.items()]
+            more = f" and {len(who) - 4} more blocks" if len(who) > 4 else ""
+            lines.append(f"  {reason}: {'; '.join(who[:4])}{more}, {instruction}")
         raise Deadlock("no warp can go on, and nothing asynchronous is left\n" + "\n".join(lines[:40]))
 
-    def where(self, w: Warp) -> str:
-        return f"  at {self.place(w, w.group)}"
+    def where(self, w: Warp, problem: MachineError) -> str:
+        said = f"  at {self.place(w, w.group)}"
+        if isinstance(problem, PoisonError) and w.undefined is not None:
+            pc, storage = w.undefined
+            said += f"\n  the last undefined value that this warp loaded is from {storage}\n"
+            said += f"  at {self.instruction(w.block.program, pc)}"
+        return said
 
-    @staticmethod
-    def place(w: Warp, group) -> str:
+    @classmethod
+    def place(cls, w: Warp, group) -> str:
         """Where lanes are: kernel, block, warp, lanes, line of the PTX, instruction, line of the source."""
         program = w.block.program
-        one, source = program.instructions[group.pc], program.source_line(group.pc)
-        text = one.text if len(one.text) < 160 else one.text[:120] + " …"
-        place = f"line {one.line}: {text}" + (f"\n    {source}" if source else "")
-        lanes = "" if group.mask == 0xFFFFFFFF else f" lanes {group.mask:#010x}"
-        return f"{program.kernel.name[:100]} block {w.block.name} warp {w.index}{lanes}, {place}"
+        who = f"{readable(program.kernel.name)} block {w.block.name} warp {w.index}{some(group.mask)}"
+        return f"{who}, {cls.instruction(program, group.pc)}"
+
+    @staticmethod
+    def instruction(program: Program, pc: int) -> str:
+        """`line 40: bar.sync 0;` and the line of the source, with names that people can read."""
+        one, source = program.instructions[pc], program.source_line(pc)
+        text = one.text.replace(f"{program.kernel.name}_param_", "param_")
+        text = re.sub(r"\b_Z\w+", lambda name: readable(name[0]), text)
+        text = text if len(text) < 160 else f"{text[:120]} …"
+        return f"line {one.line}: {text}" + (f"\n    {source}" if source else "")
+
+
+def some(mask: int) -> str:
+    return "" if mask == 0xFFFFFFFF else f" {lanes(mask)}"

@@ -112,7 +112,7 @@ def wait(program: Program, function: Function, one: Instruction) -> list[Step]:
         if not ended and not w.block.schedule.gives_up():
             pairs = [(barrier, wanted) for _, barrier, wanted in waits]
             w.group.waiting = lambda: any(barrier.ended(wanted) for barrier, wanted in pairs)
-            w.group.reason = f"waits at {pairs[0][0]} for parity {pairs[0][1]}"
+            w.group.reason = lambda: f"waits at {pairs[0][0]} for parity {pairs[0][1]}"
             return WAIT
         for _, barrier in ended:
             w.block.races.acquire(w, barrier)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 from .errors import ParseError
 from .syntax import (
     SIZES,
@@ -21,51 +19,18 @@ from .syntax import (
     Variable,
     Vector,
 )
-from .tokens import LINE_DIRECTIVES, number, tokens
+from .tokens import LINE_DIRECTIVES, Reader, joined, number
 
 SPACES = (".global", ".shared", ".local", ".const", ".param")
 
 
-class Parser:
+class Parser(Reader):
     def __init__(self, text: str) -> None:
-        self.tokens = tokens(text)
-        self.at = 0
+        super().__init__(text)
         self.module = Module()
         self.location: Location | None = None
         self.scopes: list[dict[str, str]] = []  # names of registers, variables and labels -> unique names
         self.scope_count = 0
-
-    # Tokens
-
-    def peek(self, ahead: int = 0) -> str:
-        return self.tokens[self.at + ahead].text if self.at + ahead < len(self.tokens) else ""
-
-    def take(self, wanted: str | None = None) -> str:
-        if self.at >= len(self.tokens):
-            raise ParseError(f"the text ends where {wanted or 'more'} is expected")
-        text, line = self.tokens[self.at]
-        if wanted is not None and text != wanted:
-            raise ParseError(f"line {line}: {wanted!r} is expected, not {text!r}")
-        self.at += 1
-        return text
-
-    def took(self, text: str) -> bool:
-        if self.peek() != text:
-            return False
-        self.at += 1
-        return True
-
-    def rest_of_line(self) -> list[str]:
-        rest = []
-        while (text := self.take()) != "\n":
-            rest.append(text)
-        return rest
-
-    def integers(self) -> tuple[int, ...]:
-        found = [number(self.take()).value]
-        while self.took(","):
-            found.append(number(self.take()).value)
-        return tuple(found)
 
     # The module
 
@@ -109,13 +74,18 @@ class Parser:
             raise ParseError(f"line {self.tokens[self.at].line}: {word!r} begins no declaration that is known")
 
     def variable(self, extern: bool = False) -> Variable:
-        """`.shared .align 8 .b8 name[64]`, without the semicolon; initialisers are not known."""
-        space, kind, align = self.take().lstrip("."), "", 0
+        """`.shared .align 8 .b8 name[64]`, without the semicolon; an initialiser is passed over.
+
+        So variables that have one cannot be used: `Program.address` knows none in global and constant memory.
+        """
+        space, kind, align, pointer = self.take().lstrip("."), "", 0, False
+        initialised = False
         while self.peek().startswith("."):
             word = self.take()
             if word == ".align":
                 align = number(self.take()).value
             elif word == ".ptr":
+                pointer = True
                 while self.peek() in (".global", ".const", ".shared", ".generic"):
                     self.take()
                 if self.took(".align"):
@@ -127,9 +97,9 @@ class Parser:
         while self.took("["):
             size *= 0 if self.peek() == "]" else number(self.take()).value
             self.take("]")
-        if self.peek() == "=":
-            raise ParseError(f"line {self.tokens[self.at].line}: the initialiser of {name} is not known")
-        return Variable(name, space, kind, size, align, extern)
+        while self.peek() == "=" or initialised and self.peek() not in (";", ""):
+            initialised = bool(self.take())
+        return Variable(name, space, kind, size, align, extern, pointer)
 
     def variables(self) -> list[Variable]:
         """`(.param .u64 a, .param .u32 b)`"""
@@ -251,14 +221,8 @@ class Parser:
                 operands[-1] = Vector((operands[-1], self.operand()))
             if self.peek() != ";":
                 self.take(",")
-        text = "".join(self.joined(first))
+        text = joined([one.text for one in self.tokens[first : self.at]])
         return Instruction(opcode, tuple(operands), guard, negated, line, self.location, text)
-
-    def joined(self, first: int) -> Iterator[str]:
-        """The tokens from `first` on, with spaces where they read better."""
-        for one in self.tokens[first : self.at]:
-            word = one.text[0].isalpha() or one.text[0] in "_"
-            yield f"{one.text} " if one.text == "," or ("." in one.text and word) else one.text
 
     def operand(self) -> Operand:
         text = self.peek()

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from .errors import LaunchError, MachineError, UnknownInstruction
+from .names import quoted
 from .syntax import (
     SIZES,
     Function,
@@ -196,20 +197,23 @@ class Program:
         self.entry = self.starts[self.kernel.name]
         for step in self.code:
             if (link := getattr(step, "link", None)) is not None:
-                link(self.starts)
+                try:
+                    link(self.starts)
+                except KeyError as unknown:
+                    raise UnknownInstruction(f"{unknown} is no label and no function that is known") from None
 
     def line(self, pc: int) -> int:
         return self.instructions[pc].line
 
     def source_line(self, pc: int) -> str:
-        """`scan_sm90.cu:137`, with the place that it was inlined into."""
+        """`scan_sm90.cu:137: x = y;`, with the place that it was inlined into."""
         location = self.instructions[pc].location
         if location is None:
             return ""
         files = self.module.files
-        said = f"{files.get(location.file, '?')}:{location.line}"
+        said = quoted(files.get(location.file, "?"), location.line)
         if location.inlined:
-            said += f", inlined at {files.get(location.inlined[0], '?')}:{location.inlined[1]}"
+            said += f"\n    inlined at {quoted(files.get(location.inlined[0], '?'), location.inlined[1])}"
         return said
 
     @property

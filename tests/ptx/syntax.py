@@ -91,6 +91,7 @@ class Variable:
     size: int
     align: int
     extern: bool = False
+    pointer: bool = False  # a parameter that is said to be an address
 
 
 @dataclass

@@ -16,6 +16,7 @@ TOKEN = re.compile(
     |(?P<mark>[{}\[\]();,:@!<>=+|-])""",
     re.VERBOSE | re.DOTALL,
 )
+WORD = re.compile(r"[\w$%.]")  # begins a word or a number
 LINE_DIRECTIVES = (".loc", ".file", ".version", ".target", ".address_size")  # they end with their line
 
 
@@ -55,3 +56,50 @@ def number(text: str) -> Immediate:
     digits = digits.rstrip("U")
     octal = len(digits) > 1 and digits.isdigit() and digits.startswith("0")
     return Immediate(sign * int(digits, 8 if octal else 0))
+
+
+def joined(pieces: list[str]) -> str:
+    """The tokens of an instruction as one text, with spaces where they read better."""
+    text, before = "", ""
+    for piece in pieces:
+        apart = before == "," or (WORD.match(before) and (WORD.match(piece) or piece[0] in "[{(!"))
+        text, before = text + (" " if apart else "") + piece, piece
+    return text
+
+
+class Reader:
+    """Goes through the tokens of a text; `at` is the number of the next one."""
+
+    def __init__(self, text: str) -> None:
+        self.tokens = tokens(text)
+        self.at = 0
+
+    def peek(self, ahead: int = 0) -> str:
+        return self.tokens[self.at + ahead].text if self.at + ahead < len(self.tokens) else ""
+
+    def take(self, wanted: str | None = None) -> str:
+        if self.at >= len(self.tokens):
+            raise ParseError(f"the text ends where {wanted or 'more'} is expected")
+        text, line = self.tokens[self.at]
+        if wanted is not None and text != wanted:
+            raise ParseError(f"line {line}: {wanted!r} is expected, not {text!r}")
+        self.at += 1
+        return text
+
+    def took(self, text: str) -> bool:
+        if self.peek() != text:
+            return False
+        self.at += 1
+        return True
+
+    def rest_of_line(self) -> list[str]:
+        rest = []
+        while (text := self.take()) != "\n":
+            rest.append(text)
+        return rest
+
+    def integers(self) -> tuple[int, ...]:
+        found = [number(self.take()).value]
+        while self.took(","):
+            found.append(number(self.take()).value)
+        return tuple(found)

@@ -9,6 +9,7 @@ import numpy as np
 
 from .errors import Divergence, InFlightError, PoisonError
 from .masks import to_bools
+from .names import lanes
 
 if TYPE_CHECKING:
     from .block import Block
@@ -22,12 +23,13 @@ WAIT, WAIT_BEHIND, TOGETHER, MOVED = -1, -2, -3, -4
 class Group:
     """Lanes of a warp at one place. `stack` holds the calls that they are in."""
 
-    __slots__ = ("mask", "pc", "reason", "stack", "together", "waiting")
+    __slots__ = ("mask", "pc", "reason", "stack", "stopped", "together", "waiting")
 
     def __init__(self, pc: int, mask: int, stack: tuple[int, ...] = ()) -> None:
         self.pc, self.mask, self.stack = pc, mask, stack
         self.waiting: Callable[[], bool] | None = None  # it goes on when this is true
-        self.reason = ""  # of the waiting, in words
+        self.reason: str | Callable[[], str] = ""  # of the waiting, in words
+        self.stopped = pc  # where it began to wait
         self.together = False  # it is at an instruction that wants other lanes too
 
 
@@ -47,6 +49,7 @@ class Warp:
         self.products = None  # of wgmma
         self.barrier_turns = 0
         self.executed = 0
+        self.undefined = None  # where it last loaded something undefined, and from what storage; for messages
 
     # Registers
 
@@ -75,8 +78,7 @@ class Warp:
     def complain(self, poison: int, what: str) -> None:
         if poison > FULL:
             raise InFlightError(f"{what} is a register that an asynchronous product still writes")
-        lanes = [i for i in range(32) if (poison & self.mask) >> i & 1]
-        raise PoisonError(f"{what} is undefined in lanes {lanes[0]} to {lanes[-1]}")
+        raise PoisonError(f"{what} is undefined in {lanes(poison & self.mask)}")
 
     def check(self, poison: int) -> None:
         """Poison may be passed on, but a register that a product writes may not even be read."""
@@ -185,6 +187,7 @@ class Warp:
         return ahead if group.pc < ahead else group.pc
 
     def stop(self, group: Group, pc: int, why: int) -> None:
+        group.stopped = pc
         if why == WAIT_BEHIND:
             group.pc = pc + 1
         elif why == TOGETHER:
@@ -195,7 +198,7 @@ class Warp:
         """A group waits for others of the warp; complains if none of them can ever come."""
         groups = [one for one in (self.group, *self.others) if one.mask]
         if all(one.together for one in groups):
-            places = ", ".join(f"{one.mask:#010x} at line {self.block.program.line(one.pc)}" for one in groups)
+            places = ", ".join(f"{lanes(one.mask)} at line {self.block.program.line(one.pc)}" for one in groups)
             raise Divergence(f"lanes must execute this together, and the others do not come: {places}")
 
     def wanted(self, members: int) -> bool:
@@ -203,7 +206,7 @@ class Warp:
         if self.mask == members:
             return True
         if members & ~self.live:
-            raise Divergence(f"the instruction wants lanes that have ended: {members & ~self.live:#010x}")
+            raise Divergence(f"the instruction wants {lanes(members & ~self.live)}, which have ended")
         if self.mask & ~members:
-            raise Divergence(f"lanes {self.mask & ~members:#010x} execute it and are not among its members")
+            raise Divergence(f"not among its members: {lanes(self.mask & ~members)}")
         return False
