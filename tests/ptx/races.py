@@ -2,7 +2,8 @@
 
 A warp counts its releases: arrivals at barriers. It knows of every other warp how many it has acquired, by waiting at
 the same barrier. An access is ordered behind another one if its warp knows the count at which that one was made. A bulk
-copy is ordered behind the end of the phase of the mbarrier that counted its bytes.
+copy is ordered behind the end of the phase of the mbarrier that counted its bytes. What products of a warp group read
+is ordered before everything behind a wait for them, by any of the group's warps.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ class Races:
 
     def __init__(self, warps: int, names: list[str]) -> None:
         self.warps, self.names = warps, names
-        self.clocks = np.zeros((warps, warps + MOST_BARRIERS), np.int32)
+        self.clocks = np.zeros((warps, warps + MOST_BARRIERS + warps), np.int32)
         self.clocks[:, :warps][np.diag_indices(warps)] = 1
         self.numbers: dict[int, int] = {}  # id of an mbarrier -> its column
 
@@ -61,9 +62,17 @@ class Races:
         else:
             shared.trace.read[w.rank][offsets] = self.clocks[w.rank, w.rank]
 
-    def reads(self, w, shared: SharedMemory, chunks: np.ndarray, width: int) -> None:
-        """A warp's product has read chunks of `width` bytes."""
-        self.seen(w, shared, chunks[..., None] + np.arange(width), False)
+    def products_read(self, w, shared: SharedMemory, offsets: np.ndarray, leader: int, number: int) -> None:
+        """Products of the warp group whose first warp is `leader` have read bytes; they end with group `number`."""
+        self.ordered_behind_writes(w, shared, offsets)
+        shared.trace.read[self.products_column(leader)][offsets] = number
+
+    def knows_products(self, w, leader: int, number: int) -> None:
+        """A warp has waited for the warp group's first `number` groups of products."""
+        self.clocks[w.rank, self.products_column(leader)] = number
+
+    def products_column(self, leader: int) -> int:
+        return self.warps + MOST_BARRIERS + leader
 
     def overwrites(self, w, shared: SharedMemory, offsets: np.ndarray) -> None:
         """A warp begins an asynchronous copy to these bytes; no one may read them before `publish` or `deliver`."""
@@ -104,6 +113,9 @@ class Races:
                 raise RaceError(f"nothing orders this write of {place} behind the read by {reader}")
 
     def name(self, rank: int) -> str:
+        if rank >= self.warps + MOST_BARRIERS:
+            first = self.names[rank - self.warps - MOST_BARRIERS]
+            return f"the products of the warp group of {first}"
         return self.names[rank] if rank < self.warps else "a bulk copy, whose mbarrier was not waited for"
 
 

@@ -11,7 +11,7 @@ from . import layouts, products
 from .errors import BarrierError, InFlightError, UnknownInstruction
 from .program import Program, Step
 from .syntax import Function, Immediate, Instruction, Vector
-from .warp import TOGETHER, WRITTEN_LATER
+from .warp import TOGETHER, WAIT, WRITTEN_LATER
 
 ALL = 0xFFFFFFFF
 
@@ -43,12 +43,21 @@ class Product:
     where: str
 
 
+@dataclass(eq=False)
+class Batch:
+    """The products of one warp that commit_group made a group of."""
+
+    products: list[Product]
+    computed: bool = False
+
+
 @dataclass
 class Products:
     """The products of a warp that are under way, by groups."""
 
     open: list[Product] = field(default_factory=list)
-    groups: list[list[Product]] = field(default_factory=list)
+    groups: list[Batch] = field(default_factory=list)  # those that the warp has not waited for
+    ended: int = 0  # how many groups it has waited for
     fenced: list = field(default_factory=list)  # the registers at the last wgmma.fence
     sums: dict[tuple[int, ...], np.ndarray] = field(default_factory=dict)  # accumulators (16, n) that are in flight
     count: int = 0
@@ -56,6 +65,10 @@ class Products:
     @property
     def pending(self) -> bool:
         return bool(self.open or self.groups)
+
+    @property
+    def under_way(self) -> list[Product]:
+        return [product for batch in self.groups for product in batch.products] + self.open
 
 
 def products_of(w) -> Products:
@@ -79,7 +92,7 @@ def commit(program: Program, function: Function, one: Instruction) -> list[Step]
         if not w.wanted(ALL):
             return TOGETHER
         state = products_of(w)
-        state.groups.append(state.open)
+        state.groups.append(Batch(state.open))
         state.open = []
         return None
 
@@ -93,18 +106,44 @@ def wait(program: Program, function: Function, one: Instruction) -> list[Step]:
         if not w.wanted(ALL):
             return TOGETHER
         state = products_of(w)
-        while len(state.groups) > left:
-            for product in state.groups.pop(0):
-                compute(w, state, product)
+        due = max(0, len(state.groups) - left)
+        if not due:
+            return None
+        all_of_them, mates = state.ended + due, w.block.warps[w.index // 4 * 4 :][:4]
+        if not committed(mates, all_of_them):
+            w.group.waiting = lambda: committed(mates, all_of_them)
+            w.group.reason = "waits for products that other warps of the warp group have not begun"
+            return WAIT
+        for mate in mates:
+            complete(mate, all_of_them, mates[0].rank)
+        del state.groups[:due]
+        state.ended = all_of_them
+        w.block.races.knows_products(w, mates[0].rank, all_of_them)
         settle(w, state)
         return None
 
     return [run]
 
 
+def committed(warps: list, count: int) -> bool:
+    """Whether these warps have committed so many groups: a group is one of all warps of a warp group."""
+    states = [products_of(w) for w in warps]
+    return all(state.ended + len(state.groups) >= count for state in states)
+
+
+def complete(w, count: int, leader: int) -> None:
+    """Computes the first `count` groups of a warp. It still has to wait itself before it may use the results."""
+    state = products_of(w)
+    for number, batch in enumerate(state.groups[: max(0, count - state.ended)], state.ended + 1):
+        if not batch.computed:
+            batch.computed = True
+            for product in batch.products:
+                compute(w, state, product, leader, number)
+
+
 def settle(w, state: Products) -> None:
     """Accumulators that no product writes any more go to their registers."""
-    busy = {p.accumulators for group in [*state.groups, state.open] for p in group}
+    busy = {p.accumulators for p in state.under_way}
     for slots in [slots for slots in state.sums if slots not in busy]:
         total = state.sums.pop(slots)
         rows, columns = layouts.wgmma_d(2 * len(slots))
@@ -116,7 +155,7 @@ def settle(w, state: Products) -> None:
             state.fenced[slot] = value
 
 
-def compute(w, state: Products, product: Product) -> None:
+def compute(w, state: Products, product: Product, leader: int, number: int) -> None:
     """The product itself, as late as the rules allow: its operands must not have changed since it began."""
     shared, shape = w.block.shared, product.shape
     for name, chunks, stamps in zip("AB", (product.a, product.b), product.stamps, strict=True):
@@ -127,7 +166,7 @@ def compute(w, state: Products, product: Product) -> None:
                 f"shared memory was overwritten while {product.where} still read it as its matrix {name}"
             )
         shared.readable(chunks, 16, product.where)
-        w.block.races.reads(w, shared, chunks, 16)
+        w.block.races.products_read(w, shared, chunks[..., None] + np.arange(16), leader, number)
     if product.a is None:
         for slot, value in zip(product.fragment_slots, product.fragment, strict=True):
             if w.registers[slot] is not value:
@@ -216,7 +255,7 @@ def begin(w, shape: Shape, slots, fragment, descriptors: list[int | None], add: 
     for slot in (*fragment, *(slots if add and slots not in state.sums else ())):
         if w.poison[slot] & ALL:
             w.complain(w.poison[slot] & ALL, "an operand of a product")
-    busy = {slot for group in [*state.groups, state.open] for p in group for slot in p.accumulators}
+    busy = {slot for p in state.under_way for slot in p.accumulators}
     if slots not in state.sums and busy & set(slots):
         raise InFlightError(f"{where} writes accumulators that another product of another shape still writes")
     if not state.fenced or any(state.fenced[s] is not w.registers[s] for s in (*slots, *fragment)):
