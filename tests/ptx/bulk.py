@@ -144,6 +144,7 @@ def deliver(w, tensor: TensorMap, target: int, signal: int, ranks: list[int] | N
             raise MemoryFault(f"a bulk copy of {values.size} bytes to {target & inside:#x} does not fit into {shared}")
         offsets = addresses - shared.base
         w.block.races.overwrites(w, shared, offsets)
+        shared.fenced(offsets)
         shared.claim(offsets)
         w.block.device.deliveries.append(Delivery(shared, offsets, values, signal & inside, f"line {one.line}"))
 

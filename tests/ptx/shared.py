@@ -46,6 +46,14 @@ class SharedMemory(Storage):
         self.state[offsets] = IN_FLIGHT
         self.stamp(offsets)
 
+    def fenced(self, offsets: np.ndarray) -> None:
+        """A bulk copy may only overwrite what an ordinary store wrote if a fence.proxy.async followed the store."""
+        unfenced = self.state[offsets] & UNFENCED != 0
+        if unfenced.any():
+            at = int(offsets[unfenced][0])
+            words = "was written by an ordinary store, and no fence.proxy.async followed"
+            raise InFlightError(f"it copies to {self.base + at:#x} in {self}, which {words}")
+
     def arrive(self, offsets: np.ndarray, values: np.ndarray) -> None:
         """Bytes of an asynchronous copy arrive."""
         self.data[offsets] = values
