@@ -72,7 +72,7 @@ def query() -> list[tuple]:
         ("no zeros", "Padding rows are not written.", {"PoisonError"}, drop(zeros)),
         ("no error bound", "Errors are not written.", {"PoisonError"}, drop(r"st\.global(?!\.v4\.u32)", -1)),
         ("half a warp", "A shuffle names 16 lanes.", {"Divergence"}, put(ALL_LANES, r"\1, 65535;")),
-        ("norm of half a row", "A step of a sum is left out.", {"results"}, put(shuffle, r"mov.b32 \1, 0;", 0, 1)),
+        ("norm of half a row", "A step of a sum is left out.", {"results"}, put(shuffle, r"mov.b32 \1, 0;", 8, 9)),
     ]
 
 
@@ -88,7 +88,12 @@ def decide_together() -> list[tuple]:
         ("gathered too early", "Warps read before others wrote.", LOST, drop(BAR, 2)),
         ("gathered too late", "Warps write before others read.", LOST, drop(BAR, 3)),
         ("published too early", "A task is read before it is there.", LOST, drop(BAR, 4)),
-        ("each for itself", "No warp asks the others.", LOST | {"BarrierError"}, put(vote, r"bar.sync 0; mov.pred \1, \2;")),
+        (
+            "each for itself",
+            "No warp asks the others.",
+            LOST | {"BarrierError"},
+            put(vote, r"bar.sync 0; mov.pred \1, \2;"),
+        ),
     ]
 
 
@@ -121,11 +126,17 @@ FAULTS = [
     *made("few ring", FEW, ring_few()),
     *made("few", FEW, scan_few()),
     *made("few", "nearest_query_kernel", query()),
-    *made("few", "nearest_decide_kernel", [("no grid wait", "Keys are read too early.", {"PoisonError"}, drop(GRID_WAIT))]),
+    *made(
+        "few", "nearest_decide_kernel", [("no grid wait", "Keys are read too early.", {"PoisonError"}, drop(GRID_WAIT))]
+    ),
     *made("decide", "nearest_decide_kernel", decide()),
     *made("ties", "nearest_decide_kernel", decide_together()),
     *made("splice", "splice_kernel", splice()),
-    *made("splice long", "splice_kernel", [("no first barrier", "The slot is reset too late.", {"RaceError"}, drop(BAR, 0))]),
+    *made(
+        "splice long",
+        "splice_kernel",
+        [("no first barrier", "The slot is reset too late.", {"RaceError"}, drop(BAR, 0))],
+    ),
     *made("splice backward", "splice_backward_kernel", splice_backward()),
 ]
 
@@ -137,6 +148,9 @@ BEGIN = both(
 HARMLESS = [
     *made("sm80", SM80, [("no last wait", "The groups behind the last stage are empty.", set(), drop(WAIT, -1))]),
     *made("few ring", FEW, [("no last wait", "The groups behind the last stage are empty.", set(), drop(WAIT, -1))]),
-    *made("few", FEW, [("next kernel begins at once", "It waits itself until this one has ended.", set(), BEGIN)]),
-    *made("splice", "splice_kernel", [("no first barrier", "All slots belong to one warp's lanes.", set(), drop(BAR, 0))]),
+    *made(
+        "few",
+        FEW,
+        [("next kernel begins at once", "All kernels behind it wait themselves until it has ended.", set(), BEGIN)],
+    ),
 ]

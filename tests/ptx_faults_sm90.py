@@ -47,7 +47,13 @@ def barriers() -> list[tuple]:
         ("no release", "Consumers do not release a stage in the loop.", ring, {"Deadlock"}, drop(ARRIVE, 0)),
         ("no last release", "The last stage is not released.", "sm90 two items", {"Deadlock"}, drop(ARRIVE, 1)),
         ("release to itself", "Both arrivals go to the own block.", ring, EARLY, put(MAPA, OWN)),
-        ("too few bytes", "32768 bytes are expected.", "sm90", IN_USE, put(r"(mov\.u32\s+%r\d+), 49152;", r"\1, 32768;")),
+        (
+            "too few bytes",
+            "32768 bytes are expected.",
+            "sm90",
+            IN_USE,
+            put(r"(mov\.u32\s+%r\d+), 49152;", r"\1, 32768;"),
+        ),
         (
             "too many bytes",
             "65536 bytes are expected.",
@@ -99,7 +105,13 @@ def copies() -> list[tuple]:
             IN_USE,
             put(offset, r"\1, 17408;", -1),
         ),
-        ("load not aligned", "Tokens arrive 16 bytes too far.", "sm90", {"MemoryFault"}, put(offset, r"\1, 16400;", -1)),
+        (
+            "load not aligned",
+            "Tokens arrive 16 bytes too far.",
+            "sm90",
+            {"MemoryFault"},
+            put(offset, r"\1, 16400;", -1),
+        ),
         (
             "rows for columns",
             "The coordinates of tokens are exchanged.",
@@ -109,8 +121,15 @@ def copies() -> list[tuple]:
         ),
         ("multicast to one", "Only block 0 gets the shared rows.", "sm90", {"Deadlock"}, put(mask, r"\1, 1;", 0)),
         ("multicast to the other", "Only block 1 gets the shared rows.", "sm90", {"Deadlock"}, put(mask, r"\1, 2;", 0)),
+        ("tokens to one", "Only block 0 gets the shared tokens.", "sm90 pairs", {"Deadlock"}, put(mask, r"\1, 1;", 1)),
         ("multicast beyond", "A third block is meant.", "sm90", {"MemoryFault"}, put(mask, r"\1, 7;", 0)),
-        ("no grid wait", "Rows are read before they are written.", "sm90 whole", {"PoisonError"}, drop(r"griddepcontrol\.wait")),
+        (
+            "no grid wait",
+            "Rows are read before they are written.",
+            "sm90 whole",
+            {"PoisonError"},
+            drop(r"griddepcontrol\.wait"),
+        ),
     ]
 
 
@@ -119,12 +138,30 @@ def products() -> list[tuple]:
     return [
         ("wait for too few", "Two groups may run on.", "sm90 ring", IN_USE, put(r"(wait_group\S*) 1;", r"\1 2;")),
         ("no wait in the loop", "A stage is released at once.", "sm90 ring", IN_USE, drop(r"wgmma\.wait_group\S* 1")),
-        ("no last wait", "Accumulators are read in flight.", "sm90", {"InFlightError"}, drop(r"wgmma\.wait_group\S* 0")),
+        (
+            "no last wait",
+            "Accumulators are read in flight.",
+            "sm90",
+            {"InFlightError"},
+            drop(r"wgmma\.wait_group\S* 0"),
+        ),
         ("no fence", "Nothing orders accumulators.", "sm90", {"InFlightError"}, drop(r"wgmma\.fence")),
         ("no commit", "Products are in no group.", "sm90", {"InFlightError"}, drop(r"wgmma\.commit_group")),
-        ("add to nothing", "The first product adds.", "sm90", {"PoisonError"}, put(first, r"setp.eq.b32 p, \2, \2;", 0)),
+        (
+            "add to nothing",
+            "The first product adds.",
+            "sm90",
+            {"PoisonError"},
+            put(first, r"setp.eq.b32 p, \2, \2;", 0),
+        ),
         ("forgotten sum", "A product overwrites.", "sm90", {"results"}, put(first, r"setp.ne.b32 p, \2, \2;", 1)),
-        ("stride", "2048 bytes for eight rows.", "sm90", {"InFlightError"}, put(str(DESCRIPTOR), str(DESCRIPTOR + (64 << 32)))),
+        (
+            "stride",
+            "2048 bytes for eight rows.",
+            "sm90",
+            {"InFlightError"},
+            put(str(DESCRIPTOR), str(DESCRIPTOR + (64 << 32))),
+        ),
         (
             "no swizzle",
             "Operands are read unswizzled.",

@@ -31,7 +31,10 @@ def few() -> list[tuple]:
 
 
 FAULTS = [
-    *[Fault(name, says, "triton few", "_nearest_scan_few_kernel", expected, edit) for name, says, expected, edit in few()],
+    *[
+        Fault(name, says, "triton few", "_nearest_scan_few_kernel", expected, edit)
+        for name, says, expected, edit in few()
+    ],
     Fault(
         "no fence.proxy.async",
         "A load overwrites what ordinary stores wrote.",

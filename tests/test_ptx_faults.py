@@ -2,17 +2,62 @@
 
 from __future__ import annotations
 
+from importlib.util import find_spec
+
+import ptx_faults_cuda
+import ptx_faults_sm90
+import ptx_faults_triton
 import pytest
-import torch
-from ptx_faults import RUNS, Fault, report, run_of
+from ptx_faults import RUNS, Fault, drop, plant, put, report, run_of
 from recorded_cuda import missing
 
-import ptx_faults_sm90
+FAULTS = [*ptx_faults_sm90.FAULTS, *ptx_faults_cuda.FAULTS, *ptx_faults_triton.FAULTS]
+needs_triton = pytest.mark.skipif(find_spec("triton") is None, reason="Triton is not installed")
+needs_nvcc = pytest.mark.skipif(missing() is not None, reason=f"cannot build the launchers: {missing()}")
 
-pytestmark = pytest.mark.skipif(missing() is not None, reason=f"cannot build the launchers: {missing()}")
 
-@pytest.mark.parametrize("fault", ptx_faults_sm90.FAULTS, ids=str)
+def needs(run: str) -> pytest.MarkDecorator:
+    return needs_triton if run.startswith("triton") else needs_nvcc
+
+
+@pytest.mark.parametrize("name", [pytest.param(name, marks=needs(name)) for name in RUNS])
+def test_nothing_is_reported_without_a_fault(name: str) -> None:
+    run = run_of(name)
+    assert run.wrong(run.case.run(seed=1)) is None
+
+
+@pytest.mark.parametrize("fault", [pytest.param(one, marks=needs(one.on), id=str(one)) for one in FAULTS])
 def test_a_fault_is_reported(fault: Fault) -> None:
     found = report(fault)
     assert found is not None, fault.says
     assert found.kind in fault.expected, found.message
+    if found.kind != "results":
+        assert "line " in found.message and fault.kernel in found.message
+
+
+@pytest.mark.parametrize("fault", ptx_faults_cuda.HARMLESS, ids=str)
+@needs_nvcc
+def test_an_edit_that_does_no_harm_is_not_reported(fault: Fault) -> None:
+    assert report(fault, seeds=2) is None
+
+
+def test_faults_are_many_and_differ() -> None:
+    names = [(one.on, one.kernel, one.name) for one in FAULTS]
+    assert len(set(names)) == len(names) >= 80
+    assert all(one.expected for one in FAULTS)
+
+
+def test_an_edit_must_change_something() -> None:
+    assert drop("bar", 1)("@%p1 bar.sync 0; bar.sync 1;\n") == "@%p1 bar.sync 0; \n"
+    assert drop("bar", 0)("@%p1 bar.sync 0; bar.sync 1;\n") == " bar.sync 1;\n"
+    assert put("a(.)", r"\1")("abac") == "bc"
+    with pytest.raises(ValueError, match="matches 1 times"):
+        put("b", "", 1)("abac")
+    with pytest.raises(ValueError, match="matches 0 times"):
+        drop("mbarrier")("bar.sync 0;")
+
+
+@needs_nvcc
+def test_a_fault_names_a_kernel_of_its_run() -> None:
+    with pytest.raises(ValueError, match="launches no kernel"):
+        plant(Fault("", "", "splice", "nearest_scan_sm90_kernel", set(), drop("bar")))
