@@ -66,11 +66,13 @@ def scan_few() -> list[tuple]:
 
 
 def query() -> list[tuple]:
+    """With the kernel that an error names."""
+    scan, decision = "nearest_few_kernel", "nearest_decide_kernel"
     zeros = r"st\.global\.v4\.u32\s+\[%rd\d+\], \{%r(\d+), %r\1, %r\1, %r\1\}"
     shuffle = r"shfl\.sync\.bfly\.b32\s+(%r\d+)\|%p\d+, (%r\d+),[^;]*;"
     return [
-        ("no zeros", "Padding rows are not written.", {"PoisonError"}, drop(zeros)),
-        ("no error bound", "Errors are not written.", {"PoisonError"}, drop(r"st\.global(?!\.v4\.u32)", -1)),
+        ("no zeros", "Padding rows are not written.", {"PoisonError"}, drop(zeros), scan),
+        ("no error bound", "Errors are not written.", {"PoisonError"}, drop(r"st\.global(?!\.v4\.u32)", -1), decision),
         ("half a warp", "A shuffle names 16 lanes.", {"Divergence"}, put(ALL_LANES, r"\1, 65535;")),
         ("norm of half a row", "A step of a sum is left out.", {"results"}, put(shuffle, r"mov.b32 \1, 0;", 8, 9)),
     ]
@@ -107,16 +109,20 @@ def splice() -> list[tuple]:
 
 
 def splice_backward() -> list[tuple]:
+    last = r"setp\.ge\.s64\s+(%p\d+), (%rd\d+), %rd\d+;"
     equal = r"(setp\.eq\.s64\s+%p\d+, %rd\d+), %rd\d+;(\s+.*\s+.*\s+.*\s*vote)"
     return [
         ("half a warp", "A ballot names 16 lanes.", {"Divergence"}, put(ALL_LANES, r"\1, 65535;", -1)),
-        ("no mask of columns", "Columns behind the last.", {"MemoryFault"}, drop(r"bra\s+\$L__BB\d+_33")),
+        ("no mask of columns", "Columns behind the last.", {"MemoryFault"}, put(last, r"setp.ne.s64 \1, \2, \2;", -1)),
         ("another prompt", "All prompts are the first.", {"results"}, put(equal, r"\1, 0;\2")),
     ]
 
 
 def made(on: str, kernel: str, faults: list[tuple]) -> list[Fault]:
-    return [Fault(name, says, on, kernel, expected, edit) for name, says, expected, edit in faults]
+    return [
+        Fault(name, says, on, kernel, expected, edit, seen_in=more[0] if more else kernel)
+        for name, says, expected, edit, *more in faults
+    ]
 
 
 SM80, FEW = "nearest_scan_sm80_kernel", "nearest_few_kernel"
@@ -147,7 +153,7 @@ BEGIN = both(
 # Edits that do no harm, with the reason.
 HARMLESS = [
     *made("sm80", SM80, [("no last wait", "The groups behind the last stage are empty.", set(), drop(WAIT, -1))]),
-    *made("few ring", FEW, [("no last wait", "The groups behind the last stage are empty.", set(), drop(WAIT, -1))]),
+    *made("few", FEW, [("no last wait", "The groups behind the last stage are empty.", set(), drop(WAIT, -1))]),
     *made(
         "few",
         FEW,

@@ -8,7 +8,8 @@ import ptx_faults_cuda
 import ptx_faults_sm90
 import ptx_faults_triton
 import pytest
-from ptx_faults import RUNS, Fault, drop, plant, put, report, run_of
+from ptx_fault_runs import RUNS, run_of
+from ptx_faults import Fault, drop, instructions, plant, put, report
 from recorded_cuda import missing
 
 FAULTS = [*ptx_faults_sm90.FAULTS, *ptx_faults_cuda.FAULTS, *ptx_faults_triton.FAULTS]
@@ -32,7 +33,8 @@ def test_a_fault_is_reported(fault: Fault) -> None:
     assert found is not None, fault.says
     assert found.kind in fault.expected, found.message
     if found.kind != "results":
-        assert "line " in found.message and fault.kernel in found.message
+        assert instructions(fault, found.message), found.message
+        assert (fault.seen_in or fault.kernel) in found.message
 
 
 @pytest.mark.parametrize("fault", ptx_faults_cuda.HARMLESS, ids=str)
