@@ -46,6 +46,14 @@ class Races:
         if isinstance(barrier, Mbarrier):
             self.clocks[w.rank, self.column(barrier)] = barrier.phase
 
+    def initialised(self, w, barrier: Mbarrier) -> None:
+        barrier.made_by, barrier.made_at = w.rank, int(self.clocks[w.rank, w.rank])
+
+    def ordered_behind_init(self, w, barrier: Mbarrier) -> None:
+        maker = barrier.made_by
+        if maker != w.rank and barrier.made_at > self.clocks[w.rank, maker]:
+            raise RaceError(f"nothing orders this use of {barrier} behind its initialisation by {self.names[maker]}")
+
     def column(self, barrier: Mbarrier) -> int:
         number = self.numbers.setdefault(id(barrier), len(self.numbers))
         return self.warps + number % MOST_BARRIERS

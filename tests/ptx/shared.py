@@ -84,7 +84,7 @@ class SharedMemory(Storage):
             raise BarrierError(f"{what}: there is no mbarrier at {address:#x} in {self}")
         return found
 
-    def add_barrier(self, address: int, count: int) -> None:
+    def add_barrier(self, address: int, count: int) -> Mbarrier:
         if address in self.barriers:
             raise BarrierError(f"there is an mbarrier at {address:#x} in {self} already, and it was not invalidated")
         offset = int(self.places(np.array([address]), 8)[0])
@@ -94,6 +94,7 @@ class SharedMemory(Storage):
             raise BarrierError(f"an mbarrier that counts {count} arrivals")
         self.state[offset : offset + 8] = BARRIER
         self.barriers[address] = Mbarrier(address, count)
+        return self.barriers[address]
 
     def drop_barrier(self, address: int) -> None:
         barrier = self.barrier(address, "mbarrier.inval")
@@ -110,6 +111,7 @@ class Mbarrier:
     def __init__(self, address: int, count: int) -> None:
         self.address, self.count = address, count
         self.missing, self.bytes, self.phase = count, 0, 0
+        self.made_by = self.made_at = 0  # the warp that initialised it, and its count of releases then
 
     def expect(self, size: int) -> None:
         self.bytes += size
