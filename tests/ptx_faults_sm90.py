@@ -99,7 +99,7 @@ def counts() -> list[tuple]:
             "no last cluster barrier",
             "A block may end before the other one arrives at its barriers.",
             "sm90",
-            {"BarrierError", "InFlightError", "MemoryFault"},
+            {"BarrierError", "RaceError"},
             drop(CLUSTER, -1),
         ),
     ]

@@ -37,10 +37,19 @@ def test_a_fault_is_reported(fault: Fault) -> None:
         assert (fault.seen_in or fault.kernel) in found.message
 
 
+@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("name", ["no first cluster barrier", "no last cluster barrier", "release to itself"])
+@needs_nvcc
+def test_what_nothing_orders_is_reported_whatever_the_schedule_is(name: str, seed: int) -> None:
+    (fault,) = [one for one in ptx_faults_sm90.FAULTS if one.name == name]
+    found = report(fault, [seed])
+    assert found is not None and found.kind in fault.expected
+
+
 @pytest.mark.parametrize("fault", ptx_faults_cuda.HARMLESS, ids=str)
 @needs_nvcc
 def test_an_edit_that_does_no_harm_is_not_reported(fault: Fault) -> None:
-    assert report(fault, seeds=2) is None
+    assert report(fault, range(2)) is None
 
 
 def test_faults_are_many_and_differ() -> None:

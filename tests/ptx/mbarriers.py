@@ -28,6 +28,8 @@ def barrier_at(w, address: int, what: str) -> Mbarrier:
         raise BarrierError(f"{what}: {shared} belongs to a block that has ended")
     barrier = shared.barrier(inside, what)
     w.block.races.ordered_behind_init(w, barrier)
+    if shared is not w.block.shared:
+        w.block.races.visits(w, shared)
     return barrier
 
 

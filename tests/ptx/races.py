@@ -54,6 +54,17 @@ class Races:
         if maker != w.rank and barrier.made_at > self.clocks[w.rank, maker]:
             raise RaceError(f"nothing orders this use of {barrier} behind its initialisation by {self.names[maker]}")
 
+    def visits(self, w, shared: SharedMemory) -> None:
+        """A warp uses the shared memory of another block."""
+        shared.visitors[w.rank] = int(self.clocks[w.rank, w.rank])
+
+    def ordered_behind_visits(self, block, shared: SharedMemory) -> None:
+        """A block ends: one of its warps must know of every visit to its shared memory."""
+        for visitor, count in shared.visitors.items():
+            if all(count > self.clocks[w.rank, visitor] for w in block.warps):
+                what = f"nothing orders the end of block {block.name} behind the last use of its shared memory"
+                raise RaceError(f"{what} by {self.names[visitor]}")
+
     def column(self, barrier: Mbarrier) -> int:
         number = self.numbers.setdefault(id(barrier), len(self.numbers))
         return self.warps + number % MOST_BARRIERS
