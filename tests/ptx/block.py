@@ -179,6 +179,7 @@ class Block:
         if self.done:
             if any(d.shared is self.shared for d in self.device.deliveries):
                 raise InFlightError(f"block {self.name} ends while a bulk copy to its shared memory is under way")
+            self.races.ordered_behind_visits(self, self.shared)
             self.shared.alive = False
 
 

@@ -138,12 +138,13 @@ def deliver(w, tensor: TensorMap, target: int, signal: int, ranks: list[int] | N
             raise BarrierError("a bulk copy to one block signals an mbarrier of another")
         if not shared.alive:
             raise BarrierError(f"a bulk copy to {shared}, whose block has ended")
-        shared.barrier(signal & inside, one.opcode)
+        w.block.races.ordered_behind_init(w, shared.barrier(signal & inside, one.opcode))
         addresses = places_of(tensor, target & inside, values.shape)
         if int(addresses.min()) < shared.base or int(addresses.max()) >= shared.end:
             raise MemoryFault(f"a bulk copy of {values.size} bytes to {target & inside:#x} does not fit into {shared}")
         offsets = addresses - shared.base
         w.block.races.overwrites(w, shared, offsets)
+        shared.fenced(offsets)
         shared.claim(offsets)
         w.block.device.deliveries.append(Delivery(shared, offsets, values, signal & inside, f"line {one.line}"))
 

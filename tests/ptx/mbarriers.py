@@ -26,7 +26,11 @@ def barrier_at(w, address: int, what: str) -> Mbarrier:
     shared, inside = barrier_place(w, address)
     if not shared.alive:
         raise BarrierError(f"{what}: {shared} belongs to a block that has ended")
-    return shared.barrier(inside, what)
+    barrier = shared.barrier(inside, what)
+    w.block.races.ordered_behind_init(w, barrier)
+    if shared is not w.block.shared:
+        w.block.races.visits(w, shared)
+    return barrier
 
 
 def lanes_and_addresses(w, base: int, offset: int) -> list[tuple[int, int]]:
@@ -48,7 +52,7 @@ def init(program: Program, function: Function, one: Instruction) -> list[Step]:
     def run(w):
         counts = w.defined(count, "the count of an mbarrier")
         for lane, address in lanes_and_addresses(w, *memory):
-            w.block.shared.add_barrier(address, int(counts[lane]))
+            w.block.races.initialised(w, w.block.shared.add_barrier(address, int(counts[lane])))
 
     return [run]
 

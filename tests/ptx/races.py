@@ -2,7 +2,8 @@
 
 A warp counts its releases: arrivals at barriers. It knows of every other warp how many it has acquired, by waiting at
 the same barrier. An access is ordered behind another one if its warp knows the count at which that one was made. A bulk
-copy is ordered behind the end of the phase of the mbarrier that counted its bytes.
+copy is ordered behind the end of the phase of the mbarrier that counted its bytes. What products of a warp group read
+is ordered before everything behind a wait for them, by any of the group's warps.
 """
 
 from __future__ import annotations
@@ -48,6 +49,25 @@ class Races:
             np.maximum(self.clocks[w.rank], known, out=self.clocks[w.rank])
         if isinstance(barrier, Mbarrier):
             self.clocks[w.rank, self.column(barrier)] = barrier.phase
+
+    def initialised(self, w, barrier: Mbarrier) -> None:
+        barrier.made_by, barrier.made_at = w.rank, int(self.clocks[w.rank, w.rank])
+
+    def ordered_behind_init(self, w, barrier: Mbarrier) -> None:
+        maker = barrier.made_by
+        if maker != w.rank and barrier.made_at > self.clocks[w.rank, maker]:
+            raise RaceError(f"nothing orders this use of {barrier} behind its initialisation by {self.names[maker]}")
+
+    def visits(self, w, shared: SharedMemory) -> None:
+        """A warp uses the shared memory of another block."""
+        shared.visitors[w.rank] = int(self.clocks[w.rank, w.rank])
+
+    def ordered_behind_visits(self, block, shared: SharedMemory) -> None:
+        """A block ends: one of its warps must know of every visit to its shared memory."""
+        for visitor, count in shared.visitors.items():
+            if all(count > self.clocks[w.rank, visitor] for w in block.warps):
+                what = f"nothing orders the end of block {block.name} behind the last use of its shared memory"
+                raise RaceError(f"{what} by {self.names[visitor]}")
 
     def column(self, key: Hashable) -> int:
         """Of an mbarrier, or of a warp group's products."""

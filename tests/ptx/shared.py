@@ -17,6 +17,7 @@ class SharedMemory(Storage):
         self.stamps = np.zeros(len(self.data) // CHUNK + 1, np.int64)  # when a chunk was last written
         self.time = 0
         self.barriers: dict[int, Mbarrier] = {}  # by address
+        self.visitors: dict[int, int] = {}  # warps of other blocks, and when they last used it
         self.alive = True
         self.cluster = None
 
@@ -44,6 +45,14 @@ class SharedMemory(Storage):
             raise InFlightError(f"it copies to {self.base + at:#x} in {self}, which {said(int(self.state[at]))}")
         self.state[offsets] = IN_FLIGHT
         self.stamp(offsets)
+
+    def fenced(self, offsets: np.ndarray) -> None:
+        """A bulk copy may only overwrite what an ordinary store wrote if a fence.proxy.async followed the store."""
+        unfenced = self.state[offsets] & UNFENCED != 0
+        if unfenced.any():
+            at = int(offsets[unfenced][0])
+            words = "was written by an ordinary store, and no fence.proxy.async followed"
+            raise InFlightError(f"it copies to {self.base + at:#x} in {self}, which {words}")
 
     def arrive(self, offsets: np.ndarray, values: np.ndarray) -> None:
         """Bytes of an asynchronous copy arrive."""
@@ -75,7 +84,7 @@ class SharedMemory(Storage):
             raise BarrierError(f"{what}: there is no mbarrier at {address:#x} in {self}")
         return found
 
-    def add_barrier(self, address: int, count: int) -> None:
+    def add_barrier(self, address: int, count: int) -> Mbarrier:
         if address in self.barriers:
             raise BarrierError(f"there is an mbarrier at {address:#x} in {self} already, and it was not invalidated")
         offset = int(self.places(np.array([address]), 8)[0])
@@ -85,6 +94,7 @@ class SharedMemory(Storage):
             raise BarrierError(f"an mbarrier that counts {count} arrivals")
         self.state[offset : offset + 8] = BARRIER
         self.barriers[address] = Mbarrier(address, count)
+        return self.barriers[address]
 
     def drop_barrier(self, address: int) -> None:
         barrier = self.barrier(address, "mbarrier.inval")
@@ -101,6 +111,7 @@ class Mbarrier:
     def __init__(self, address: int, count: int) -> None:
         self.address, self.count = address, count
         self.missing, self.bytes, self.phase = count, 0, 0
+        self.made_by = self.made_at = 0  # the warp that initialised it, and its count of releases then
 
     def expect(self, size: int) -> None:
         self.bytes += size
