@@ -136,8 +136,9 @@ def instructions(fault: Fault, message: str) -> list[str]:
     """The instructions that a message names, where the PTX with the fault has them at the lines that it gives."""
 
     def close(text: str) -> str:
-        return "".join(text.split())
+        return re.split(r"[\[{]", "".join(text.split()))[0][:20]
 
-    texts = [text.splitlines() for text, launch in plant(fault).launches if launch.kernel[:100] in message]
+    kernel = fault.seen_in or fault.kernel
+    texts = [text.splitlines() for text, launch in plant(fault).launches if kernel in launch.kernel]
     named = [(int(line), close(text)) for line, text in re.findall(r"line (\d+): (.*)", message)]
-    return [text for line, text in named if any(text[:40] in close(lines[line - 1]) for lines in texts)]
+    return [text for line, text in named if any(text == close(lines[line - 1]) for lines in texts)]
