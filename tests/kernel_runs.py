@@ -90,6 +90,14 @@ class Case:
             memory.append(replace(one, data=storage.data[: one.size].copy() if written else None))
         return replace(self, memory=memory)
 
+    def filled(self, name: str, values: Tensor) -> Case:
+        """With these values in a tensor that begins an allocation, as if a launch before had written them."""
+        address, data = self.results[name].address, values.contiguous().flatten().view(torch.uint8).numpy()
+        (found,) = [one for one in self.memory if one.address == address]
+        padded = np.concatenate([data, np.zeros(found.size - len(data), np.uint8)])
+        memory = [replace(one, data=padded) if one is found else one for one in self.memory]
+        return replace(self, memory=memory)
+
     @property
     def kernels(self) -> list[str]:
         return [launch.kernel for _, launch in self.launches]

@@ -124,12 +124,25 @@ SCANS = {  # of more rows than the decision is run for
 @cache
 def oracle(name: str) -> tuple[Tensor, Tensor]:
     """What the search `name` must find: ids (N,), -1 for a row that is not finite, and cosines (N,) float64."""
-    x, weight, ids, *_ = (SEARCHES | SCANS)[name]()
+    x, weight, ids, *_ = EVERY[name]()
     banned = sorted(set(range(len(weight))) - set(range(len(weight)) if ids is None else ids.tolist()))
     finite = x.isfinite().all(-1)
     found, similarity = torch.full([len(x)], -1), torch.full([len(x)], torch.nan, dtype=torch.float64)
     found[finite], similarity[finite] = reference.nearest_token(x[finite], weight, banned)
     return found, similarity
+
+
+def thousand_tiles() -> Inputs:
+    """More tiles than the decision looks at in one round."""
+    g = seeded("a thousand tiles")
+    weight, x = normal(g, 140_000, 8), normal(g, 3, 8)
+    weight[139_990] = 2 * weight[70_001]
+    x[0] = weight[70_001]
+    return Inputs(x, weight)
+
+
+DECISIONS = {"a thousand tiles": thousand_tiles}  # of more tokens than the scan is run for
+EVERY = SEARCHES | SCANS | DECISIONS
 
 
 class Splice(NamedTuple):

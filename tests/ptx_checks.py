@@ -8,7 +8,7 @@ from functools import cache, cached_property, partial
 
 import torch
 from kernel_runs import Case, Ran, cuda_search, cuda_splice, cuda_splice_backward, triton_cases
-from ptx_cases import SCANS, SEARCHES, SPLICES, oracle
+from ptx_cases import DECISIONS, EVERY, SCANS, SEARCHES, SPLICES, oracle
 from recorded_triton import AMPERE, HOPPER, Card, Search, Splice, SpliceBackward
 from scanned_keys import cuda_keys, triton_keys
 from tolerances import SIMILARITY
@@ -36,7 +36,7 @@ def as_the_oracle(name: str, ran: Ran) -> None:
     found, similarity = oracle(name)
     assert ran["found"].tolist() == found.tolist()
     torch.testing.assert_close(ran["similarity"].double(), similarity, rtol=0, atol=SIMILARITY, equal_nan=True)
-    assert set(SEARCHES[name]().states) <= set(ran["state"].tolist())
+    assert set(EVERY[name]().states) <= set(ran["state"].tolist())
 
 
 def copied(expected: torch.Tensor, name: str, ran: Ran) -> None:
@@ -48,19 +48,28 @@ def scan_alone(case: Case) -> Case:
     return case.only("scan").behind(case.only("query").run(0))
 
 
+def decision_alone(case: Case, keys: Callable[[Ran], torch.Tensor]) -> Case:
+    """The decision, behind the queries and keys that the host computes."""
+    rounded = case.only("query").run(0)
+    return case.only("decide").behind(rounded).filled("keys", keys(rounded))
+
+
 # CUDA
 
 
 def cuda_case(name: str) -> Case:
-    inputs = (SEARCHES | SCANS)[name]()
+    inputs = EVERY[name]()
     return cuda_search(inputs.x, inputs.weight, inputs.ids, inputs.card)
+
+
+def cuda_keys_of(name: str, ran: Ran) -> torch.Tensor:
+    inputs = EVERY[name]()
+    return cuda_keys(ran["query"], ran["unit"], len(inputs.x), inputs.card.capability)
 
 
 def cuda_keys_as_the_host(name: str, ran: Ran) -> None:
     """The keys of the scan, to the bit."""
-    inputs = (SEARCHES | SCANS)[name]()
-    expected = cuda_keys(ran["query"], ran["unit"], len(inputs.x), inputs.card.capability)
-    assert torch.equal(ran["keys"].view(torch.int32), expected.view(torch.int32))
+    assert torch.equal(ran["keys"].view(torch.int32), cuda_keys_of(name, ran).view(torch.int32))
 
 
 def cuda_searched(name: str, ran: Ran) -> None:
@@ -82,6 +91,12 @@ CUDA = {name: Check(partial(cuda_case, name), partial(cuda_searched, name)) for 
 CUDA |= {
     f"scan: {name}": Check(lambda name=name: scan_alone(cuda_case(name)), partial(cuda_keys_as_the_host, name))
     for name in SCANS
+}
+CUDA |= {
+    f"decision: {name}": Check(
+        lambda name=name: decision_alone(cuda_case(name), partial(cuda_keys_of, name)), partial(as_the_oracle, name)
+    )
+    for name in DECISIONS
 }
 for _name, _make in SPLICES.items():
     CUDA[f"splice: {_name}"] = Check(partial(cuda_spliced, _name), partial(copied, _make().expected, "out"))
@@ -111,19 +126,21 @@ TRITON_SCANS = {
     "three row tiles": ({"block_n": 128, "block_v": 128, "warps": 4, "stages": 3, "descriptor": True}, HOPPER),
     "two row tiles on Ampere": (None, AMPERE),
 }
+TRITON_DECISIONS = {name: (None, HOPPER) for name in DECISIONS}
+TRITON_CASES = TRITON_SEARCHES | TRITON_SCANS | TRITON_DECISIONS
 TRITON_SPLICES = ("float32", "float16", "bfloat16", "more slots than threads", "more rows than lanes")
 
 
 def triton_request(name: str) -> Search:
-    scan, card = (TRITON_SEARCHES | TRITON_SCANS)[name]
-    inputs = (SEARCHES | SCANS)[name]()
+    scan, card = TRITON_CASES[name]
+    inputs = EVERY[name]()
     return Search(inputs.x, inputs.weight, inputs.ids, scan, card)
 
 
 @cache
 def triton_recorded() -> dict[str, Case]:
     """All cases, recorded in one child process."""
-    requests = {name: triton_request(name) for name in (*TRITON_SEARCHES, *TRITON_SCANS)}
+    requests = {name: triton_request(name) for name in TRITON_CASES}
     for name in TRITON_SPLICES:
         s = SPLICES[name]()
         requests[f"splice: {name}"] = Splice(s.template, s.hard, s.slots, s.owner)
@@ -131,12 +148,15 @@ def triton_recorded() -> dict[str, Case]:
     return dict(zip(requests, triton_cases(list(requests.values())), strict=True))
 
 
+def triton_keys_of(name: str, ran: Ran) -> torch.Tensor:
+    _, card = TRITON_CASES[name]
+    values, shape = ran.case.values, ran.case.results["keys"].shape
+    return triton_keys(ran["query"], ran["unit"], *shape, values["BLOCK_V"], values["GROUP_SIZE"], card.capability)
+
+
 def triton_keys_as_the_host(name: str, ran: Ran) -> None:
     """The keys of the scan, to the bit."""
-    _, card = (TRITON_SEARCHES | TRITON_SCANS)[name]
-    keys, values = ran["keys"], ran.case.values
-    sizes = *keys.shape, values["BLOCK_V"], values["GROUP_SIZE"]
-    assert torch.equal(keys, triton_keys(ran["query"], ran["unit"], *sizes, card.capability))
+    assert torch.equal(ran["keys"], triton_keys_of(name, ran))
 
 
 def triton_searched(name: str, ran: Ran) -> None:
@@ -152,6 +172,13 @@ TRITON |= {
         lambda name=name: scan_alone(triton_recorded()[name]), partial(triton_keys_as_the_host, name)
     )
     for name in TRITON_SCANS
+}
+TRITON |= {
+    f"decision: {name}": Check(
+        lambda name=name: decision_alone(triton_recorded()[name], partial(triton_keys_of, name)),
+        partial(as_the_oracle, name),
+    )
+    for name in TRITON_DECISIONS
 }
 for _name in TRITON_SPLICES:
     for _kind, _result, _expected in (
