@@ -6,12 +6,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from .block_barriers import BlockBarrier
 from .errors import BarrierError, InFlightError, MemoryFault, UnknownInstruction
 from .memory import UNFENCED, Storage
 from .products import rule_of
 from .races import Races, Trace
 from .shared import SharedMemory
-from .synchronise import BlockBarrier
 from .warp import FULL, Warp
 
 if TYPE_CHECKING:

@@ -139,6 +139,7 @@ def deliver(w, tensor: TensorMap, target: int, signal: int, ranks: list[int] | N
         if not shared.alive:
             raise BarrierError(f"a bulk copy to {shared}, whose block has ended")
         shared.barrier(signal & inside, one.opcode)
+        w.block.races.ordered_behind_writes(w, shared, (signal & inside) - shared.base + np.arange(8))
         addresses = places_of(tensor, target & inside, values.shape)
         if int(addresses.min()) < shared.base or int(addresses.max()) >= shared.end:
             raise MemoryFault(f"a bulk copy of {values.size} bytes to {target & inside:#x} does not fit into {shared}")

@@ -13,15 +13,25 @@ from .schedule import Schedule
 from .warp import Warp
 
 MOST_INSTRUCTIONS = 200_000_000
+LONGEST_DELAY = 300_000  # instructions that may pass before a bulk copy arrives, where warps do not wait but poll
+MOST_EXPIRED = 1000  # so often may all warps be stuck in waits that give up; then it is a deadlock
 
 
 class Machine:
     """A device with `memory`; `schedule` decides what the rules leave open."""
 
-    def __init__(self, memory: AddressSpace, schedule: Schedule, shared_bytes: int = 227 << 10) -> None:
-        self.memory, self.schedule, self.shared_bytes = memory, schedule, shared_bytes
+    def __init__(
+        self,
+        memory: AddressSpace,
+        schedule: Schedule,
+        shared_bytes: int = 227 << 10,
+        most: int = MOST_INSTRUCTIONS,
+    ) -> None:
+        self.memory, self.schedule, self.shared_bytes, self.most = memory, schedule, shared_bytes, most
         self.deliveries: list = []  # bulk copies that are under way
         self.executed = 0
+        self.delivered_at = 0  # instructions executed when something was last delivered
+        self.expired = 0  # waits that have given up because nothing else was left
 
     def run(self, launches: list[tuple[Program, Launch]]) -> None:
         """Executes launches of one stream in order; one that overlaps may begin before the one before has ended."""
@@ -58,7 +68,7 @@ class Machine:
         if not warps:
             if self.deliveries:
                 self.deliver()
-            elif not all(grid.done for grid in grids):
+            elif not all(grid.done for grid in grids) and not self.expire(grids):
                 self.stuck(grids)
             return
         warp = self.schedule.pick(warps)
@@ -71,15 +81,33 @@ class Machine:
             raise
         except (KeyError, ValueError, TypeError, IndexError, NotImplementedError) as problem:
             raise MachineError(f"the machine cannot execute this: {problem!r}\n{self.where(warp)}") from problem
-        if self.executed > MOST_INSTRUCTIONS:
+        if self.executed > self.most:
             raise Deadlock(f"no end after {self.executed} instructions\n{self.where(warp)}")
-        if self.schedule.completes_early():
+        overdue = self.executed - self.delivered_at > LONGEST_DELAY
+        if self.schedule.completes_early() or overdue:
             if self.deliveries:
                 self.deliver()
             if warp.copies is not None:
                 warp.copies.complete_some(self.schedule)
 
+    def expire(self, grids: list[Grid]) -> bool:
+        """Waits that last for a limited time give up, since no warp can go on; false if there are none."""
+        waiting = [
+            group
+            for grid in grids
+            for cluster in grid.running
+            for block in cluster.blocks
+            for w in block.warps
+            for group in (w.group, *w.others)
+            if w.live and group.mask and group.waiting is not None and group.limited
+        ]
+        self.expired += 1
+        for group in waiting:
+            group.waiting, group.limited, group.expired = None, False, True
+        return bool(waiting) and self.expired <= MOST_EXPIRED
+
     def deliver(self) -> None:
+        self.delivered_at = self.executed
         one = self.schedule.choice(self.deliveries)
         if one.complete():
             self.deliveries.remove(one)

@@ -23,7 +23,7 @@ class Races:
         self.warps, self.names = warps, names
         self.clocks = np.zeros((warps, warps + MOST_BARRIERS), np.int32)
         self.clocks[:, :warps][np.diag_indices(warps)] = 1
-        self.numbers: dict[int, int] = {}  # id of an mbarrier -> its column
+        self.numbers: dict[Mbarrier, int] = {}  # its column
 
     # Synchronisation
 
@@ -46,7 +46,7 @@ class Races:
             self.clocks[w.rank, self.column(barrier)] = barrier.phase
 
     def column(self, barrier: Mbarrier) -> int:
-        number = self.numbers.setdefault(id(barrier), len(self.numbers))
+        number = self.numbers.setdefault(barrier, len(self.numbers))
         return self.warps + number % MOST_BARRIERS
 
     # Accesses
@@ -85,7 +85,7 @@ class Races:
     def ordered_behind_writes(self, w, shared: SharedMemory, offsets: np.ndarray) -> None:
         trace = shared.trace
         writer = trace.writer[offsets]
-        late = (trace.written[offsets] > self.clocks[w.rank][writer]) & (writer != w.rank)
+        late = trace.written[offsets] > self.clocks[w.rank][writer]  # its own only if it began a copy
         if late.any():
             at = int(offsets.reshape(-1)[np.flatnonzero(late.reshape(-1))[0]])
             raise RaceError(

@@ -129,6 +129,12 @@ class Mbarrier:
         """Whether the phase of this parity is over: the one before the current one has it."""
         return self.phase & 1 != parity & 1
 
+    def beyond(self, phase: int) -> bool:
+        """Whether this phase is over; it must be the current one or the one before."""
+        if phase not in (self.phase, self.phase - 1):
+            raise BarrierError(f"{self} is asked for phase {phase}")
+        return self.phase != phase
+
     def __str__(self) -> str:
         missing = f"{self.missing} arrivals and {self.bytes} bytes missing"
         return f"the mbarrier at {self.address:#x} (phase {self.phase}, {missing})"

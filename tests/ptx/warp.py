@@ -22,13 +22,14 @@ WAIT, WAIT_BEHIND, TOGETHER, MOVED = -1, -2, -3, -4
 class Group:
     """Lanes of a warp at one place. `stack` holds the calls that they are in."""
 
-    __slots__ = ("mask", "pc", "reason", "stack", "together", "waiting")
+    __slots__ = ("expired", "limited", "mask", "pc", "reason", "stack", "together", "waiting")
 
     def __init__(self, pc: int, mask: int, stack: tuple[int, ...] = ()) -> None:
         self.pc, self.mask, self.stack = pc, mask, stack
         self.waiting: Callable[[], bool] | None = None  # it goes on when this is true
         self.reason = ""  # of the waiting, in words
         self.together = False  # it is at an instruction that wants other lanes too
+        self.limited = self.expired = False  # its waiting may give up; has given up
 
 
 class Warp:
@@ -46,6 +47,7 @@ class Warp:
         self.copies = None  # of cp.async, made when the first one begins
         self.products = None  # of wgmma
         self.barrier_turns = 0
+        self.red: tuple | None = None  # barrier and generation of a bar.red that is not through
         self.executed = 0
 
     # Registers
@@ -93,7 +95,8 @@ class Warp:
         """The lanes end."""
         self.live &= ~mask
         self.group.mask &= ~mask
-        self.group.pc += 1
+        if self.group.mask:
+            self.group.pc += 1
         for one in self.others:
             one.together = False  # it may wait for no one else
         return MOVED
@@ -167,7 +170,9 @@ class Warp:
                 if after is None:
                     pc += 1
                 elif after >= 0:
-                    pc = after
+                    group.pc = pc = after
+                    if self.others:  # it may meet others there
+                        break
                 else:
                     self.stop(group, pc, after)
                     break
