@@ -17,6 +17,7 @@ from ptx.program import Program
 from ptx.schedule import STYLES, Schedule
 from ptx.tensor_map import TensorMap
 
+Wrong = Callable[[list[np.ndarray]], bool]
 SCHEDULES = [(seed, style) for style in STYLES for seed in range(5)]
 HERE = "// here"  # marks the line that a fault must name
 REGISTERS = """
@@ -99,10 +100,13 @@ class Shape(NamedTuple):
     overlaps: bool = False
 
 
+ONE_WARP = Shape()
+
+
 def execute(
     text: str | Sequence[str],
     arguments: Sequence[Any],
-    shape: Shape = Shape(),
+    shape: Shape = ONE_WARP,
     seed: int = 0,
     style: str | None = None,
     most: int = 1_000_000,
@@ -118,7 +122,8 @@ def execute(
     texts = [text] if isinstance(text, str) else text
     Machine(memory, Schedule(seed, style), most=most).run([(program(one), launch) for one in texts])
     return [
-        memory.find(address(i)).data[: int(np.prod(one.shape)) * np.dtype(one.dtype).itemsize]
+        memory.find(address(i))
+        .data[: int(np.prod(one.shape)) * np.dtype(one.dtype).itemsize]
         .copy()
         .view(one.dtype)
         .reshape(one.shape)
@@ -128,7 +133,7 @@ def execute(
 
 
 def always(
-    text: str | Sequence[str], arguments: Sequence[Any], expected: Any, shape: Shape = Shape(), result: int = 0
+    text: str | Sequence[str], arguments: Sequence[Any], expected: Any, shape: Shape = ONE_WARP, result: int = 0
 ) -> None:
     """Every schedule gives the expected values of the array `result`."""
     for seed, style in SCHEDULES:
@@ -140,7 +145,7 @@ def fails(
     kind: type[MachineError],
     text: str | Sequence[str],
     arguments: Sequence[Any],
-    shape: Shape = Shape(),
+    shape: Shape = ONE_WARP,
     says: str = "",
     schedules: Iterable[tuple[int, str]] = tuple(SCHEDULES),
 ) -> None:
@@ -156,7 +161,7 @@ def fails(
 
 
 def sometimes(
-    kind: type[MachineError], text: str, arguments: Sequence[Any], shape: Shape = Shape(), wrong: Callable | None = None
+    kind: type[MachineError], text: str, arguments: Sequence[Any], shape: Shape = ONE_WARP, wrong: Wrong | None = None
 ) -> int:
     """In how many of the schedules a fault of this class is reported, or the results are wrong."""
     count = 0

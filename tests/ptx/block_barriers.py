@@ -113,7 +113,12 @@ def bar_red(program: Program, function: Function, one: Instruction) -> list[Step
     operation = words[0]
     kind = {"or": "pred", "and": "pred", "popc": "b32"}.get(operation)
     aligned = one.base == "bar" or "aligned" in one.modifiers
-    if not aligned or kind is None or words[1:] != [{"pred": "pred", "b32": "u32"}[kind]] or len(one.operands) not in (3, 4):
+    if (
+        not aligned
+        or kind is None
+        or words[1:] != [{"pred": "pred", "b32": "u32"}[kind]]
+        or len(one.operands) not in (3, 4)
+    ):
         raise UnknownInstruction(f"{one.opcode} is not known")
     to = program.target(function, one.operands[0])
     number, *rest = (program.source(function, operand, "b32") for operand in one.operands[1:-1])

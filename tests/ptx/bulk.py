@@ -50,6 +50,8 @@ class Delivery:
 def box_of(w, tensor: TensorMap, at: list[int]) -> np.ndarray:
     """The bytes of the box from the coordinates `at` on: (rows, bytes of a row); zeros outside of the tensor."""
     size = tensor.element_bytes
+    if tensor.interleave or tensor.fill_nan or set(tensor.element_strides) != {1}:
+        raise UnknownInstruction("a tensor map with an interleave, with element strides or filling with NaN")
     inner, outer = tensor.box[0], [int(n) for n in tensor.box[1:]]
     out = np.zeros((int(np.prod(outer, dtype=int)), inner * size), np.uint8)
     first, last = max(at[0], 0), min(at[0] + inner, tensor.sizes[0])

@@ -4,7 +4,20 @@ from __future__ import annotations
 
 import numpy as np
 
-from . import alu, atomics, block_barriers, bulk, control, copies, loads, mbarriers, synchronise, warpwide, wgmma
+from . import (
+    alu,
+    atomics,
+    block_barriers,
+    bulk,
+    control,
+    copies,
+    loads,
+    mbarriers,
+    members,
+    synchronise,
+    warpwide,
+    wgmma,
+)
 from .errors import UnknownInstruction
 from .masks import to_bools
 from .program import Program, Step, negated_source
@@ -21,6 +34,7 @@ HANDLERS = {
     **synchronise.HANDLERS,
     **mbarriers.HANDLERS,
     **warpwide.HANDLERS,
+    **members.HANDLERS,
     **wgmma.HANDLERS,
 }
 

@@ -30,6 +30,7 @@ KINDS = {0: "pred", 1: "b16", 2: "b16", 4: "b32", 8: "b64"}  # of a register, by
 DTYPES = {"b16": np.uint16, "b32": np.uint32, "b64": np.uint64}
 SHARED_WINDOW = 0x7F00_0000_0000_0000  # generic addresses from here on are shared memory
 PARAMETER_WINDOW = 0x7E00_0000_0000_0000
+LOCAL_WINDOW = 0x7D00_0000_0000_0000
 CTA_SHIFT = 24  # a shared::cluster address holds one more than the block's rank above these bits
 RESERVED_SHARED = 1024  # the system's, in front of a block's shared memory from sm_90 on
 GARBAGE = {kind: np.full(32, 0xA5A5A5A5A5A5A5A5 & np.iinfo(dtype).max, dtype) for kind, dtype in DTYPES.items()}
@@ -63,6 +64,7 @@ class Program:
         shared = [v for v in self.all_variables() if v.space == "shared"]
         self.shared, self.static_end = self.placed([v for v in shared if not v.extern], reserved)
         self.static_shared = self.static_end - reserved
+        self.local, self.local_bytes = self.placed([v for v in self.all_variables() if v.space == "local"], 0)
         dynamic = [v for v in shared if v.extern]
         self.dynamic_start = aligned(self.static_end, max((v.align for v in dynamic), default=16))
         self.shared |= {v.name: self.dynamic_start for v in dynamic}
@@ -138,10 +140,9 @@ class Program:
 
     def address(self, name: str) -> int:
         """The address of a variable in its own state space."""
-        if name in self.shared:
-            return self.shared[name]
-        if name in self.parameters:
-            return self.parameters[name]
+        for places in (self.shared, self.local, self.parameters):
+            if name in places:
+                return places[name]
         raise UnknownInstruction(f"{name} is no variable that is known")
 
     def source(self, function: Function, operand: Operand, kind: str) -> int:

@@ -17,7 +17,7 @@ class SharedMemory(Storage):
         self.stamps = np.zeros(len(self.data) // CHUNK + 1, np.int64)  # when a chunk was last written
         self.time = 0
         self.barriers: dict[int, Mbarrier] = {}  # by address
-        self.alive = True
+        self.alive = self.keeps_poison = True
         self.trace = None  # for races
         self.cluster = None
 

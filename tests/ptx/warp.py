@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from .errors import Divergence, InFlightError, PoisonError
+from .errors import Divergence, InFlightError, MemoryFault, PoisonError
 from .masks import to_bools
+from .memory import Storage
 
 if TYPE_CHECKING:
     from .block import Block
@@ -47,8 +48,22 @@ class Warp:
         self.copies = None  # of cp.async, made when the first one begins
         self.products = None  # of wgmma
         self.barrier_turns = 0
+        self.memory: Storage | None = None  # local
         self.red: tuple | None = None  # barrier and generation of a bar.red that is not through
         self.executed = 0
+
+    # Memory
+
+    def local(self, addresses: np.ndarray) -> tuple[Storage, None, np.ndarray]:
+        """The local memory of all lanes as one storage, and where in it the addresses of the active lanes lie."""
+        size = self.block.program.local_bytes
+        if (addresses < 0).any() or (addresses >= size).any():
+            raise MemoryFault(f"an address is outside of a thread's {size} bytes of local memory")
+        stride = -(-size // 16) * 16
+        if self.memory is None:
+            self.memory = Storage("local memory", 0, 32 * stride)
+            self.memory.keeps_poison = True
+        return self.memory, None, addresses + np.flatnonzero(to_bools(self.mask)) * stride
 
     # Registers
 
