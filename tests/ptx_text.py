@@ -153,7 +153,7 @@ def fails(
     whole = text if isinstance(text, str) else "\n".join(text)
     lines = [i for i, line in enumerate(whole.splitlines(), 1) if HERE in line]
     for seed, style in schedules:
-        with pytest.raises(kind, match=says) as caught:
+        with pytest.raises(kind, match=says or None) as caught:
             execute(text, arguments, shape, seed, style)
         said = str(caught.value)
         assert type(caught.value) is kind, said

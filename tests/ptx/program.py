@@ -33,6 +33,9 @@ PARAMETER_WINDOW = 0x7E00_0000_0000_0000
 LOCAL_WINDOW = 0x7D00_0000_0000_0000
 CTA_SHIFT = 24  # a shared::cluster address holds one more than the block's rank above these bits
 RESERVED_SHARED = 1024  # the system's, in front of a block's shared memory from sm_90 on
+SPECIAL_VECTORS = {"tid", "ntid", "ctaid", "nctaid", "clusterid", "nclusterid", "cluster_ctaid", "cluster_nctaid"}
+SPECIAL = {"laneid", "warpid", "nwarpid", "cluster_ctarank", "cluster_nctarank", "dynamic_smem_size"}
+SPECIAL |= {f"lanemask_{word}" for word in ("eq", "lt", "le", "gt", "ge")}
 GARBAGE = {kind: np.full(32, 0xA5A5A5A5A5A5A5A5 & np.iinfo(dtype).max, dtype) for kind, dtype in DTYPES.items()}
 
 
@@ -123,6 +126,9 @@ class Program:
         return self.slot((function.name, name), GARBAGE.get(kind, 0x5A5A5A5A), FULL)
 
     def special_register(self, name: str) -> int:
+        word, _, part = name.removeprefix("%").partition(".")
+        if word not in (SPECIAL_VECTORS if part in ("x", "y", "z") else SPECIAL) or (part and word in SPECIAL):
+            raise UnknownInstruction(f"the special register {name} is not known")
         if name not in self.special:
             self.special[name] = self.slot((name,), None, 0)
         return self.special[name]
@@ -195,9 +201,12 @@ class Program:
     def link(self) -> None:
         """Branches and calls know their targets by name until all code is there."""
         self.entry = self.starts[self.kernel.name]
-        for step in self.code:
+        for step, one in zip(self.code, self.instructions, strict=True):
             if (link := getattr(step, "link", None)) is not None:
-                link(self.starts)
+                try:
+                    link(self.starts)
+                except KeyError as missing:
+                    raise UnknownInstruction(f"line {one.line}: {one.text}: there is no label {missing}") from None
 
     def line(self, pc: int) -> int:
         return self.instructions[pc].line

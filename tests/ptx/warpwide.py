@@ -142,9 +142,8 @@ def ldmatrix(program: Program, function: Function, one: Instruction) -> list[Ste
         if not w.wanted(ALL):
             return TOGETHER
         shared, at = w.block.shared, matrix_rows(w, memory, count)
+        shared.places(at.reshape(-1), 16)
         w.block.loads(w, [(shared, None, at.reshape(-1))], 16)
-        if ((at - shared.base) % 16).any():
-            shared.places(at.reshape(-1), 16)
         words, poison = shared.load(at.reshape(-1), 2, 8)
         elements = np.stack(words, -1).reshape(count, 8, 8)
         undefined = None if poison is None else np.stack(poison, -1).reshape(count, 8, 8)
