@@ -130,7 +130,8 @@ class Machine:
     def place(w: Warp, group) -> str:
         """Where lanes are: kernel, block, warp, lanes, line of the PTX, instruction, line of the source."""
         program = w.block.program
-        one, source = program.instructions[group.pc], program.source_line(group.pc)
+        pc = group.at if group.waiting is not None else group.pc
+        one, source = program.instructions[pc], program.source_line(pc)
         text = one.text if len(one.text) < 160 else one.text[:120] + " …"
         place = f"line {one.line}: {text}" + (f"\n    {source}" if source else "")
         lanes = "" if group.mask == 0xFFFFFFFF else f" lanes {group.mask:#010x}"

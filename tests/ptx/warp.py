@@ -23,10 +23,11 @@ WAIT, WAIT_BEHIND, TOGETHER, MOVED = -1, -2, -3, -4
 class Group:
     """Lanes of a warp at one place. `stack` holds the calls that they are in."""
 
-    __slots__ = ("expired", "limited", "mask", "pc", "reason", "stack", "together", "waiting")
+    __slots__ = ("at", "expired", "limited", "mask", "pc", "reason", "stack", "together", "waiting")
 
     def __init__(self, pc: int, mask: int, stack: tuple[int, ...] = ()) -> None:
         self.pc, self.mask, self.stack = pc, mask, stack
+        self.at = pc  # the instruction that it waits at
         self.waiting: Callable[[], bool] | None = None  # it goes on when this is true
         self.reason = ""  # of the waiting, in words
         self.together = False  # it is at an instruction that wants other lanes too
@@ -205,6 +206,7 @@ class Warp:
         return ahead if group.pc < ahead else group.pc
 
     def stop(self, group: Group, pc: int, why: int) -> None:
+        group.at = pc
         if why == WAIT_BEHIND:
             group.pc = pc + 1
         elif why == TOGETHER:
