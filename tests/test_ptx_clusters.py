@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
-from ptx.errors import BarrierError, Deadlock, MemoryFault, PoisonError, RaceError
+from ptx.errors import BarrierError, Deadlock, MemoryFault, RaceError
 from ptx_text import HERE, SCHEDULES, Fresh, Shape, always, execute, fails, kernel
 
 LANES = np.arange(32, dtype=np.uint32)
@@ -111,51 +111,3 @@ def test_cluster_barriers_against_their_rules() -> None:
     one = f"    setp.eq.u32 %p1, %warp, 0;\n    @%p1 bra DONE;\n    {arrive};\n    {wait} {HERE}\n"
     one += f"DONE:\n    bar.sync 0; {HERE}\n"
     faulty(Deadlock, one, Shape(2, 64, cluster=(2, 1, 1)), says="waits at the barrier of the cluster")
-
-
-# Dependent launches
-
-WRITES = "    griddepcontrol.launch_dependents;\n    mov.u32 %r1, 5;\n" + STORE
-READS = "    WAIT\n    ld.global.u32 %r1, [%mine];\n    add.u32 %r1, %r1, 1;\n" + STORE
-OVERLAPS = Shape(grid=2, block=64, overlaps=True)
-
-
-def test_launches_that_overlap() -> None:
-    pair = [kernel(WRITES, out="u64"), kernel(READS.replace("WAIT", "griddepcontrol.wait;"), out="u64")]
-    always(pair, [out(OVERLAPS)], np.full(128, 6), OVERLAPS)
-    pair[1] = kernel(READS.replace("WAIT", ""), out="u64")
-    always(pair, [out(OVERLAPS)], np.full(128, 6), Shape(grid=2, block=64))
-    seen = 0
-    for seed, style in SCHEDULES:
-        try:
-            execute(pair, [out(OVERLAPS)], OVERLAPS, seed, style)
-        except PoisonError:
-            seen += 1
-    assert seen >= 10
-
-
-def test_a_launch_that_is_not_allowed_to_begin_early() -> None:
-    pair = [kernel(WRITES.split("\n", 1)[1], out="u64"), kernel(READS.replace("WAIT", ""), out="u64")]
-    always(pair, [out(OVERLAPS)], np.full(128, 6), OVERLAPS)
-
-
-# Registers
-
-GROUPS = Shape(block=256)
-MOVE = """
-    setp.lt.u32 %p1, %tid, 128;
-    @%p1 bra FEW;
-    setmaxnreg.inc.sync.aligned.u32 {more}; // here
-    bra DONE;
-FEW:
-    setmaxnreg.dec.sync.aligned.u32 {less};
-DONE:
-    mov.u32 %r1, 4;
-"""
-
-
-def test_registers_move_from_one_warp_group_to_the_other() -> None:
-    rules = ".maxntid 256, 1, 1 .minnctapersm 1 .maxnreg 128"
-    shown(MOVE.format(more=232, less=24), np.full(256, 4), GROUPS, rules=rules)
-    faulty(Deadlock, MOVE.format(more=240, less=24), GROUPS, rules=rules, says="waits for 240 registers")
-    faulty(BarrierError, MOVE.format(more=120, less=24), GROUPS, rules=rules, says="wrong direction")

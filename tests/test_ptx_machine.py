@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from ptx.errors import Deadlock, Divergence, LaunchError, PoisonError, UnknownInstruction
+from ptx.errors import Deadlock, Divergence, PoisonError
 from ptx_text import HERE, ONE_WARP, Fresh, Shape, always, execute, fails, kernel
 
 OUT = Fresh((32,))
@@ -277,31 +277,3 @@ def test_one_poisoned_lane_is_named() -> None:
     fails(PoisonError, kernel(text, out="u64"), [OUT])
     text = f"setp.ne.u32 %p1, %lane, 13;\n @%p1 setp.eq.u32 %p2, %lane, 4;\n @%p2 bra OVER; {HERE}\nOVER:\n"
     fails(PoisonError, kernel(text, out="u64"), [OUT], says="lanes 13 to 13")
-
-
-# Launches
-
-
-@pytest.mark.parametrize(
-    ("shape", "arguments", "says"),
-    [
-        (Shape(), [np.uint64(0), np.uint32(0)], "parameters"),
-        (Shape(), [np.uint32(0)], r"\[8\] bytes, the launch has \[4\]"),
-        (Shape(block=1025), [np.uint64(0)], "1025"),
-        (Shape(block=0), [np.uint64(0)], "block"),
-        (Shape(grid=0), [np.uint64(0)], "grid"),
-        (Shape(grid=3, cluster=(2, 1, 1)), [np.uint64(0)], "multiple of the cluster"),
-        (Shape(shared=228 << 10), [np.uint64(0)], "shared memory"),
-    ],
-)
-def test_launches_that_no_device_accepts(shape: Shape, arguments: list, says: str) -> None:
-    with pytest.raises(LaunchError, match=says):
-        execute(kernel("", out="u64"), arguments, shape)
-
-
-def test_threads_that_the_kernel_does_not_allow() -> None:
-    for rules, threads in ((".maxntid 64, 1, 1", 96), (".reqntid 64", 32), (".reqnctapercluster 2, 1, 1", 32)):
-        with pytest.raises(LaunchError):
-            execute(kernel("", rules=rules, out="u64"), [OUT], Shape(block=threads))
-    with pytest.raises(UnknownInstruction):
-        execute(kernel("mov.u32 %r1, %clock_of_the_tower;", out="u64"), [OUT])

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from .errors import RaceError
+from .errors import InFlightError, RaceError
 from .shared import Mbarrier, SharedMemory
 
 NEVER = np.iinfo(np.int32).max  # a write that no one may see yet
@@ -97,6 +97,8 @@ class Races:
         late = trace.written[offsets] > self.clocks[w.rank][writer]  # its own only if it began a copy
         if late.any():
             at = int(offsets.reshape(-1)[np.flatnonzero(late.reshape(-1))[0]])
+            if trace.writer[at] == w.rank:
+                raise InFlightError(f"{shared.base + at:#x} in {shared} is written by a copy that was not waited for")
             raise RaceError(
                 f"nothing orders this access of {shared.base + at:#x} in {shared} behind the write by "
                 f"{self.name(int(trace.writer[at]))}"
