@@ -14,7 +14,7 @@ from .warp import Warp
 
 MOST_INSTRUCTIONS = 200_000_000
 LONGEST_DELAY = 300_000  # instructions that may pass before a bulk copy arrives, where warps do not wait but poll
-MOST_EXPIRED = 1000  # so often may all warps be stuck in waits that give up; then it is a deadlock
+MOST_EXPIRED = 20  # so often may all warps be stuck in waits that give up, without an arrival; then it is a deadlock
 
 
 class Machine:
@@ -31,7 +31,7 @@ class Machine:
         self.deliveries: list = []  # bulk copies that are under way
         self.executed = 0
         self.delivered_at = 0  # instructions executed when something was last delivered
-        self.expired = 0  # waits that have given up because nothing else was left
+        self.expired = 0  # how often waits have given up because nothing else was left
 
     def run(self, launches: list[tuple[Program, Launch]]) -> None:
         """Executes launches of one stream in order; one that overlaps may begin before the one before has ended."""

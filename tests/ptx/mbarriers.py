@@ -124,20 +124,20 @@ def wait(program: Program, function: Function, one: Instruction) -> list[Step]:
 
     def run(w):
         phases = w.defined(phase, "the parity" if by_parity else "the state")
-        asked = [
-            (lane, barrier_at(w, address, one.opcode), int(phases[lane]))
-            for lane, address in lanes_and_addresses(w, *memory, generic)
-        ]
+        places = lanes_and_addresses(w, *memory, generic)
+        barriers = {address: barrier_at(w, address, one.opcode) for address in {address for _, address in places}}
+        asked = [(lane, barriers[address], int(phases[lane])) for lane, address in places]
         ended = [(lane, barrier) for lane, barrier, wanted in asked if over(barrier, wanted)]
         expired, w.group.expired, w.group.limited = w.group.expired, False, False
         if not ended and patient and not expired and not w.block.schedule.gives_up():
-            w.group.waiting = lambda: any(over(barrier, wanted) for _, barrier, wanted in asked)
+            pairs = {(barrier, wanted) for _, barrier, wanted in asked}
+            w.group.waiting = lambda: any(over(barrier, wanted) for barrier, wanted in pairs)
             w.group.limited = True
             name = "parity" if by_parity else "state"
             w.group.reason = f"waits at {asked[0][1]} for {name} {asked[0][2]}"
             return WAIT
         if acquires:
-            for _, barrier in ended:
+            for barrier in {barrier for _, barrier in ended}:
                 w.block.races.acquire(w, barrier)
         w.set(to, sum(1 << lane for lane, _ in ended))
         return None
