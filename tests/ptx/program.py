@@ -146,7 +146,7 @@ class Program:
 
     def address(self, name: str) -> int:
         """The address of a variable in its own state space."""
-        for places in (self.shared, self.local, self.parameters):
+        for places in (self.parameters, self.shared, self.local):
             if name in places:
                 return places[name]
         raise UnknownInstruction(f"{name} is no variable that is known")
