@@ -72,6 +72,8 @@ def test_atomics_do_not_race_with_each_other_but_with_ordinary_accesses() -> Non
     shown(start + add + "    bar.sync 0;\n    ld.shared.u32 %r1, [s];\n", np.full(64, 64))
     faulty(RaceError, start + add + f"    ld.shared.u32 %r1, [s]; {HERE}\n")
     faulty(RaceError, start + add + f"    st.shared.u32 [s], 500; {HERE}\n")
+    apart = "    setp.lt.u32 %p1, %tid, 32;\n    @%p1 bra READS;\n" + add + "    ret;\nREADS:\n"
+    faulty(RaceError, start + apart + f"    ld.shared.u32 %r1, [s]; {HERE}\n")
 
 
 def test_a_flag_in_shared_memory_orders() -> None:
