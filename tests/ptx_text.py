@@ -149,7 +149,7 @@ def fails(
     says: str = "",
     schedules: Iterable[tuple[int, str]] = tuple(SCHEDULES),
 ) -> None:
-    """Every schedule reports a fault of this class, or of one of these; one of the lines marked with HERE is named, if there are any."""
+    """Every schedule reports a fault of this class, or of one of these, and names one of the lines marked with HERE."""
     whole = text if isinstance(text, str) else "\n".join(text)
     lines = [i for i, line in enumerate(whole.splitlines(), 1) if HERE in line]
     for seed, style in schedules:
