@@ -169,7 +169,7 @@ def test_bad_usage(reverse, capsys, options, said):
     ("change", "said"),
     [
         (("bar.sync 0", "bar.fly 0"), "whose kernel the machine cannot execute: bar.fly"),
-        (("bar.sync 0;", "bra nowhere;"), "is no label and no function that is known"),
+        (("bar.sync 0;", "bra nowhere;"), "there is no label"),
         (("bar.sync 0;", "bar.sync 0"), "whose PTX cannot be understood: line 24"),
         (("sm_90a", "sm_75"), "which is for sm_75; the machine knows sm_80 and later"),
         ((".visible .entry", ".visible .func"), "which has no kernel"),

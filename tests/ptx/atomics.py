@@ -9,6 +9,7 @@ import numpy as np
 from .errors import PoisonError, UnknownInstruction
 from .loads import CACHING, ORDER, SPACES, address_slot, addresses_of, places, store_part
 from .program import DTYPES, Program, Step, kind_of
+from .shared import SharedMemory
 from .syntax import SIZES, Function, Instruction
 
 OLD_AND_NEW: dict[str, Callable] = {
@@ -39,6 +40,7 @@ def atomic(program: Program, function: Function, one: Instruction) -> list[Step]
     to = program.target(function, one.operands[0]) if returns else None
     view = {"s": f"i{width}", "f": f"f{width}"}.get(type_name[0], f"u{width}")
     change = OLD_AND_NEW.get(names[0])
+    acquires, releases = ({half, "acq_rel"} & set(words) for half in ("acquire", "release"))
 
     def run(w):
         addresses = addresses_of(w, base, offset)
@@ -52,12 +54,16 @@ def atomic(program: Program, function: Function, one: Instruction) -> list[Step]
             if poison is not None and poison[0].any():
                 raise PoisonError(f"an atomic reads {int(inside[0]):#x} in {storage}, which was never written")
             found = before.view(view)[0]
+            if acquires and isinstance(storage, SharedMemory):
+                w.block.races.flag(w, storage, inside - storage.base, False)
             if change is None:
                 after = values[1][lane] if found == values[0][lane] else found
             else:
                 after = change(found, values[0][lane])
             new = np.array([after], view).view(f"u{width}")
-            store_part(w, storage, None, inside, width, [new], [None], atomic=True)
+            if releases and isinstance(storage, SharedMemory):
+                w.block.races.flag(w, storage, inside - storage.base, True)
+            store_part(w, storage, None, inside, width, [new], [None], strong=True)
             old[lane] = before[0]
         if to is not None:
             w.set(to, old)

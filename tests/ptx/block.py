@@ -6,12 +6,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from .block_barriers import BlockBarrier
 from .errors import BarrierError, InFlightError, MemoryFault, UnknownInstruction
 from .memory import UNFENCED, Storage
 from .products import rule_of
 from .races import Races, Trace
 from .shared import SharedMemory
-from .synchronise import BlockBarrier
 from .warp import FULL, Warp
 
 if TYPE_CHECKING:
@@ -109,6 +109,8 @@ class Block:
             "cluster_ctarank": self.rank,
             "cluster_nctarank": len(self.cluster.ranks),
             "lanemask_eq": 1 << LANES,
+            "lanemask_gt": FULL - ((2 << LANES.astype(np.uint64)) - 1),
+            "lanemask_ge": FULL - ((1 << LANES) - 1),
             "lanemask_lt": (1 << LANES) - 1,
             "lanemask_le": (2 << LANES.astype(np.uint64)) - 1,
             "dynamic_smem_size": launch.shared_bytes,
@@ -132,24 +134,32 @@ class Block:
             raise MemoryFault(f"the cluster has no block of rank {high - 1}")
         return self.shared if high == 0 else self.cluster.blocks[high - 1].shared
 
-    def loads(self, w: Warp, parts: list, size: int) -> None:
+    def loads(self, w: Warp, parts: list, size: int, strong: bool = False) -> None:
         """A warp loads `size` bytes at each address of the parts; for the search for races."""
         for storage, some, inside in parts:
             if isinstance(storage, SharedMemory):
                 if not storage.alive:
                     raise MemoryFault(f"it reads {storage}, whose block has ended")
                 at = (inside if some is None else inside[some]).astype(np.int64) - storage.base
-                self.races.seen(w, storage, at[:, None] + np.arange(size), False)
-            elif storage.writable:
+                if strong:
+                    self.races.flag(w, storage, at, False)
+                self.races.seen(w, storage, at[:, None] + np.arange(size), False, strong)
+            elif storage.writable and storage is not w.memory and not strong:
                 at = (inside if some is None else inside[some]).astype(np.int64) - storage.base
                 self.races.seen_global(w, storage, at[:, None] + np.arange(size), False)
 
-    def stores(self, w: Warp, storage: Storage, addresses: np.ndarray, values: np.ndarray) -> None:
+    def stores(
+        self, w: Warp, storage: Storage, addresses: np.ndarray, values: np.ndarray, strong: bool = False
+    ) -> None:
         """A warp stores values (k, size) uint8. What changes nothing races with nobody."""
         shared = isinstance(storage, SharedMemory)
         if shared and not storage.alive:
             raise MemoryFault(f"it writes {storage}, whose block has ended")
         offsets = storage.places(addresses, values.shape[1])[:, None] + np.arange(values.shape[1])
+        if strong or storage is w.memory:
+            if shared:
+                self.races.seen(w, storage, offsets, True, True)
+            return
         same = (storage.data[offsets] == values) & (storage.state[offsets] & ~np.uint8(UNFENCED) == 0)
         changed = offsets[~same]
         if len(changed):
@@ -162,6 +172,14 @@ class Block:
             log.append(what)
         elif log[number] != what:
             raise BarrierError(f"the warps of a warp group multiply different things: {log[number][0]} and {what[0]}")
+
+    def same_count(self) -> None:
+        """All four warps of a warp group have executed its products."""
+        for number, log in self.logs.items():
+            group = self.warps[4 * number : 4 * number + 4]
+            counts = [w.products.count if w.products else 0 for w in group]
+            if counts != [len(log)] * 4:
+                raise BarrierError(f"the warps of a warp group have executed {counts} products, not the same ones")
 
     @property
     def done(self) -> bool:
@@ -181,6 +199,7 @@ class Block:
                 raise InFlightError(f"block {self.name} ends while a bulk copy to its shared memory is under way")
             self.races.ordered_behind_visits(self, self.shared)
             self.shared.alive = False
+            self.same_count()
 
 
 class Cluster:

@@ -50,6 +50,8 @@ class Delivery:
 def box_of(w, tensor: TensorMap, at: list[int]) -> np.ndarray:
     """The bytes of the box from the coordinates `at` on: (rows, bytes of a row); zeros outside of the tensor."""
     size = tensor.element_bytes
+    if tensor.interleave or tensor.fill_nan or set(tensor.element_strides) != {1}:
+        raise UnknownInstruction("a tensor map with an interleave, with element strides or filling with NaN")
     inner, outer = tensor.box[0], [int(n) for n in tensor.box[1:]]
     out = np.zeros((int(np.prod(outer, dtype=int)), inner * size), np.uint8)
     first, last = max(at[0], 0), min(at[0] + inner, tensor.sizes[0])
@@ -138,7 +140,8 @@ def deliver(w, tensor: TensorMap, target: int, signal: int, ranks: list[int] | N
             raise BarrierError("a bulk copy to one block signals an mbarrier of another")
         if not shared.alive:
             raise BarrierError(f"a bulk copy to {shared}, whose block has ended")
-        w.block.races.ordered_behind_init(w, shared.barrier(signal & inside, one.opcode))
+        shared.barrier(signal & inside, one.opcode)
+        w.block.races.ordered_behind_writes(w, shared, (signal & inside) - shared.base + np.arange(8))
         addresses = places_of(tensor, target & inside, values.shape)
         if int(addresses.min()) < shared.base or int(addresses.max()) >= shared.end:
             raise MemoryFault(f"a bulk copy of {values.size} bytes to {target & inside:#x} does not fit into {shared}")

@@ -73,6 +73,8 @@ def call(program: Program, function: Function, one: Instruction) -> list[Step]:
     moves: list[list[tuple[int, int]]] = [[], []]
 
     def go(w):
+        if w.group.pc + 1 in w.group.stack:
+            raise UnknownInstruction(f"{its} calls itself, which is not known")
         for from_, to in moves[0]:
             w.set(to, w.registers[from_], w.poison[from_])
         w.group.stack = (*w.group.stack, w.group.pc + 1)

@@ -4,7 +4,20 @@ from __future__ import annotations
 
 import numpy as np
 
-from . import alu, atomics, bulk, control, copies, loads, mbarriers, synchronise, warpwide, wgmma
+from . import (
+    alu,
+    atomics,
+    block_barriers,
+    bulk,
+    control,
+    copies,
+    loads,
+    mbarriers,
+    members,
+    synchronise,
+    warpwide,
+    wgmma,
+)
 from .errors import UnknownInstruction
 from .masks import to_bools
 from .program import Program, Step, negated_source
@@ -17,9 +30,11 @@ HANDLERS = {
     **atomics.HANDLERS,
     **copies.HANDLERS,
     **bulk.HANDLERS,
+    **block_barriers.HANDLERS,
     **synchronise.HANDLERS,
     **mbarriers.HANDLERS,
     **warpwide.HANDLERS,
+    **members.HANDLERS,
     **wgmma.HANDLERS,
 }
 

@@ -8,7 +8,7 @@ from .control import parameter_access
 from .errors import MemoryFault, PoisonError, UnknownInstruction
 from .masks import to_bools
 from .memory import POISON, UNFENCED, UNSEEN, Storage
-from .program import CTA_SHIFT, DTYPES, PARAMETER_WINDOW, SHARED_WINDOW, Program, Step, kind_of
+from .program import CTA_SHIFT, DTYPES, LOCAL_WINDOW, PARAMETER_WINDOW, SHARED_WINDOW, Program, Step, kind_of
 from .shared import SharedMemory
 from .syntax import SIZES, Function, Instruction, Memory, Register, Vector
 from .warp import FULL
@@ -17,7 +17,8 @@ from .warp import FULL
 ORDER = {"weak", "volatile", "relaxed", "acquire", "release", "acq_rel", "cta", "cluster", "gpu", "sys", "mmio"}
 CACHING = {"nc", "ca", "cg", "cs", "lu", "cv", "wb", "wt", "L1::evict_last", "L1::evict_first", "L1::no_allocate"}
 CACHING |= {"L1::evict_unchanged", "L1::evict_normal", "L2::64B", "L2::128B", "L2::256B", "L2::evict_first"}
-SPACES = {"global", "shared", "shared::cta", "shared::cluster", "param", "const"}
+SPACES = {"global", "shared", "shared::cta", "shared::cluster", "param", "const", "local"}
+STRONG = {"volatile", "relaxed", "acquire", "release", "acq_rel", "mmio"}
 
 
 def spelled(one: Instruction) -> tuple[str, int, str]:
@@ -58,6 +59,8 @@ def places(w, space: str, addresses: np.ndarray) -> list[tuple[Storage, np.ndarr
         return [(storage, lanes, addresses) for storage, lanes in block.memory.parts(addresses)]
     if space in ("param", "const"):
         return [(block.parameters, None, addresses)]
+    if space == "local":
+        return [(*w.local(addresses),)]
     if space == "shared::cluster":
         return [
             (block.cluster_shared(int(rank)), (addresses >> CTA_SHIFT) == rank, addresses & ((1 << CTA_SHIFT) - 1))
@@ -68,6 +71,8 @@ def places(w, space: str, addresses: np.ndarray) -> list[tuple[Storage, np.ndarr
         raise MemoryFault("the lanes' generic addresses are in several state spaces")
     if high == SHARED_WINDOW >> 56:
         return places(w, "shared::cluster", addresses & ((1 << 32) - 1))
+    if high == LOCAL_WINDOW >> 56:
+        return places(w, "local", addresses - LOCAL_WINDOW)
     if high == PARAMETER_WINDOW >> 56:
         return [(block.parameters, None, addresses - PARAMETER_WINDOW)]
     return places(w, "global", addresses)
@@ -102,6 +107,7 @@ def ld(program: Program, function: Function, one: Instruction) -> list[Step]:
     ]
     if len(into) != count:
         raise UnknownInstruction(f"{one.opcode} with {len(into)} registers")
+    strong = bool(STRONG & set(one.modifiers))
 
     def run(w):
         addresses = addresses_of(w, base, offset)
@@ -115,7 +121,7 @@ def ld(program: Program, function: Function, one: Instruction) -> list[Step]:
             values, poison = storage.load(inside, width, count)
         else:
             values, poison = load_parts(parts, width, count, len(addresses))
-        w.block.loads(w, parts, width * count)
+        w.block.loads(w, parts, width * count, strong)
         for i, (to, kind) in enumerate(into):
             value, undefined = widened(values[i], type_name, kind), 0
             if poison is not None and poison[i].any():
@@ -151,6 +157,7 @@ def st(program: Program, function: Function, one: Instruction) -> list[Step]:
     sources = [program.source(function, part, kind) for part in operands]
     if len(sources) != count:
         raise UnknownInstruction(f"{one.opcode} with {len(sources)} registers")
+    strong = bool(STRONG & set(one.modifiers))
     dtype = np.dtype(f"u{width}")
 
     def run(w):
@@ -170,18 +177,22 @@ def st(program: Program, function: Function, one: Instruction) -> list[Step]:
             undefined.append((to_bools(wrong) if lanes is None else to_bools(wrong)[lanes]) if wrong else None)
         parts = places(w, space, addresses)
         for storage, some, inside in parts:
-            store_part(w, storage, some, inside, width, stored, undefined)
+            if strong and isinstance(storage, SharedMemory):
+                w.block.races.flag(w, storage, (inside if some is None else inside[some]) - storage.base, True)
+            store_part(w, storage, some, inside, width, stored, undefined, strong)
 
     return [run]
 
 
 def store_part(
-    w, storage: Storage, some, inside: np.ndarray, width: int, stored: list, undefined: list, atomic: bool = False
+    w, storage: Storage, some, inside: np.ndarray, width: int, stored: list, undefined: list, strong: bool = False
 ) -> None:
     """Stores the lanes `some` (None: all) to one storage."""
     block = w.block
     shared = isinstance(storage, SharedMemory)
-    if not shared and any(one is not None and (one if some is None else one[some]).any() for one in undefined):
+    if not storage.keeps_poison and any(
+        one is not None and (one if some is None else one[some]).any() for one in undefined
+    ):
         raise PoisonError(f"it stores something undefined in {storage}")
     good = UNSEEN[width] * UNFENCED if shared and block.program.asynchronous else 0
     at = inside if some is None else inside[some]
@@ -190,8 +201,7 @@ def store_part(
         wrong = None if one is None else (one if some is None else one[some])
         states.append(good if wrong is None else np.where(wrong, UNSEEN[width] * POISON, good).astype(f"u{width}"))
     values = [v if some is None else v[some] for v in stored]
-    if not atomic:
-        block.stores(w, storage, at, np.stack(values, 1).view(np.uint8))
+    block.stores(w, storage, at, np.stack(values, 1).view(np.uint8), strong)
     storage.store(at, width, values, states)
     if shared and block.program.asynchronous:
         storage.written(at, width * len(stored), w.index + 1)
@@ -201,7 +211,9 @@ def cvta(program: Program, function: Function, one: Instruction) -> list[Step]:
     words = [word for word in one.modifiers if word not in ("u64", "u32")]
     back = words[0] == "to"
     space = words[-1]
-    window = {"shared": SHARED_WINDOW, "shared::cta": SHARED_WINDOW, "param": PARAMETER_WINDOW, "global": 0}[space]
+    windows = {"shared": SHARED_WINDOW, "shared::cta": SHARED_WINDOW, "param": PARAMETER_WINDOW, "global": 0}
+    windows["local"] = LOCAL_WINDOW
+    window = windows[space]
     wide = one.modifiers[-1] == "u64"
     to, source = (
         program.target(function, one.operands[0]),

@@ -16,15 +16,25 @@ from .schedule import Schedule
 from .warp import Warp
 
 MOST_INSTRUCTIONS = 200_000_000
+LONGEST_DELAY = 300_000  # instructions that may pass before a bulk copy arrives, where warps do not wait but poll
+MOST_EXPIRED = 20  # so often may all warps be stuck in waits that give up, without an arrival; then it is a deadlock
 
 
 class Machine:
     """A device with `memory`; `schedule` decides what the rules leave open."""
 
-    def __init__(self, memory: AddressSpace, schedule: Schedule, shared_bytes: int = 227 << 10) -> None:
-        self.memory, self.schedule, self.shared_bytes = memory, schedule, shared_bytes
+    def __init__(
+        self,
+        memory: AddressSpace,
+        schedule: Schedule,
+        shared_bytes: int = 227 << 10,
+        most: int = MOST_INSTRUCTIONS,
+    ) -> None:
+        self.memory, self.schedule, self.shared_bytes, self.most = memory, schedule, shared_bytes, most
         self.deliveries: list = []  # bulk copies that are under way
-        self.executed, self.most = 0, MOST_INSTRUCTIONS
+        self.executed = 0
+        self.delivered_at = 0  # instructions executed when something was last delivered
+        self.expired = 0  # how often waits have given up because nothing else was left
         self.clusters = 0  # that have begun
 
     def run(self, launches: list[tuple[Program, Launch]]) -> None:
@@ -55,7 +65,7 @@ class Machine:
         if not warps:
             if self.deliveries:
                 self.deliver()
-            elif not all(grid.done for grid in grids):
+            elif not all(grid.done for grid in grids) and not self.expire(grids):
                 self.stuck(grids)
             return
         warp = self.schedule.pick(warps)
@@ -72,13 +82,31 @@ class Machine:
             ) from problem
         if self.executed > self.most:
             raise Deadlock(f"no end after {self.executed} instructions\n  at {self.place(warp, warp.group)}")
-        if self.schedule.completes_early():
+        overdue = self.executed - self.delivered_at > LONGEST_DELAY
+        if self.schedule.completes_early() or overdue:
             if self.deliveries:
                 self.deliver()
             if warp.copies is not None:
                 warp.copies.complete_some(self.schedule)
 
+    def expire(self, grids: list[Grid]) -> bool:
+        """Waits that last for a limited time give up, since no warp can go on; false if there are none."""
+        waiting = [
+            group
+            for grid in grids
+            for cluster in grid.running
+            for block in cluster.blocks
+            for w in block.warps
+            for group in (w.group, *w.others)
+            if w.live and group.mask and group.waiting is not None and group.limited
+        ]
+        self.expired += 1
+        for group in waiting:
+            group.waiting, group.limited, group.expired = None, False, True
+        return bool(waiting) and self.expired <= MOST_EXPIRED
+
     def deliver(self) -> None:
+        self.delivered_at = self.executed
         one = self.schedule.choice(self.deliveries)
         if one.complete():
             self.deliveries.remove(one)
@@ -90,7 +118,7 @@ class Machine:
         for w in warps:
             for group in (w.group, *w.others):
                 if w.live and group.mask:
-                    pc = group.pc if group.waiting is None else group.stopped
+                    pc = group.pc if group.waiting is None else group.at
                     reason = group.reason() if callable(group.reason) else group.reason
                     key = reason or "waits for other lanes", self.instruction(w.block.program, pc)
                     block = f"{readable(w.block.program.kernel.name)} block {w.block.name}{some(group.mask & w.live)}"
@@ -115,7 +143,7 @@ class Machine:
         """Where lanes are: kernel, block, warp, lanes, line of the PTX, instruction, line of the source."""
         program = w.block.program
         who = f"{readable(program.kernel.name)} block {w.block.name} warp {w.index}{some(group.mask)}"
-        return f"{who}, {cls.instruction(program, group.pc)}"
+        return f"{who}, {cls.instruction(program, group.at if group.waiting is not None else group.pc)}"
 
     @staticmethod
     def instruction(program: Program, pc: int) -> str:

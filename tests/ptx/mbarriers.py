@@ -7,13 +7,14 @@ import numpy as np
 from .errors import BarrierError, UnknownInstruction
 from .loads import address_slot, addresses_of
 from .masks import to_bools
-from .program import CTA_SHIFT, Program, Step
+from .program import CTA_SHIFT, SHARED_WINDOW, Program, Step
 from .shared import Mbarrier, SharedMemory
-from .syntax import Function, Immediate, Instruction, Register, Symbol
+from .syntax import Function, Immediate, Instruction, Symbol
 from .warp import WAIT
 
 SCOPES = {"release", "acquire", "relaxed", "cta", "cluster"}
 SPACES = {"shared", "shared::cta", "shared::cluster"}
+BYTES = np.arange(8)  # of an mbarrier
 
 
 def barrier_place(w, address: int) -> tuple[SharedMemory, int]:
@@ -23,18 +24,21 @@ def barrier_place(w, address: int) -> tuple[SharedMemory, int]:
 
 
 def barrier_at(w, address: int, what: str) -> Mbarrier:
+    """The mbarrier at an address; its init must come before."""
     shared, inside = barrier_place(w, address)
     if not shared.alive:
         raise BarrierError(f"{what}: {shared} belongs to a block that has ended")
     barrier = shared.barrier(inside, what)
-    w.block.races.ordered_behind_init(w, barrier)
+    w.block.races.seen(w, shared, inside - shared.base + BYTES, False)
     if shared is not w.block.shared:
         w.block.races.visits(w, shared)
     return barrier
 
 
-def lanes_and_addresses(w, base: int, offset: int) -> list[tuple[int, int]]:
+def lanes_and_addresses(w, base: int, offset: int, generic: bool = False) -> list[tuple[int, int]]:
     addresses = addresses_of(w, base, offset)
+    if generic:
+        addresses = addresses - SHARED_WINDOW
     return [(int(lane), int(addresses[lane])) for lane in np.flatnonzero(to_bools(w.mask))]
 
 
@@ -46,80 +50,97 @@ def checked(one: Instruction, *more: str) -> None:
 
 def init(program: Program, function: Function, one: Instruction) -> list[Step]:
     checked(one, "init")
-    memory = address_slot(program, function, one.operands[0])
+    memory, generic = address_slot(program, function, one.operands[0]), not SPACES & set(one.modifiers)
     count = program.source(function, one.operands[1], "b32")
 
     def run(w):
         counts = w.defined(count, "the count of an mbarrier")
-        for lane, address in lanes_and_addresses(w, *memory):
-            w.block.races.initialised(w, w.block.shared.add_barrier(address, int(counts[lane])))
+        for lane, address in lanes_and_addresses(w, *memory, generic):
+            w.block.shared.add_barrier(address, int(counts[lane]))
+            w.block.races.seen(w, w.block.shared, address - w.block.shared.base + BYTES, True)
 
     return [run]
 
 
 def inval(program: Program, function: Function, one: Instruction) -> list[Step]:
     checked(one, "inval")
-    memory = address_slot(program, function, one.operands[0])
+    memory, generic = address_slot(program, function, one.operands[0]), not SPACES & set(one.modifiers)
 
     def run(w):
-        for _, address in lanes_and_addresses(w, *memory):
+        for _, address in lanes_and_addresses(w, *memory, generic):
             w.block.shared.drop_barrier(address)
+            w.block.races.seen(w, w.block.shared, address - w.block.shared.base + BYTES, True)
 
     return [run]
 
 
 def arrive(program: Program, function: Function, one: Instruction) -> list[Step]:
-    """mbarrier.arrive{.expect_tx} and mbarrier.expect_tx; the state that arrive returns must not be wanted."""
+    """mbarrier.arrive{.expect_tx} and mbarrier.expect_tx. A state is here the number of the phase."""
     checked(one, "arrive", "expect_tx")
-    operands = list(one.operands)
+    operands, to = list(one.operands), None
     arrives, expects = "arrive" in one.modifiers, "expect_tx" in one.modifiers
     if arrives:
-        if not (isinstance(operands[0], Symbol) and operands[0].name == "_"):
-            raise UnknownInstruction(f"{one.opcode} that returns a state")
-        operands = operands[1:]
+        first = operands.pop(0)
+        if first != Symbol("_"):
+            to = program.target(function, first)
+    if to is not None and "shared::cluster" in one.modifiers:
+        raise UnknownInstruction(f"{one.opcode} that returns a state")
     memory = address_slot(program, function, operands[0])
     amount = program.source(function, operands[1] if len(operands) > 1 else Immediate(1), "b32")
+    generic = not SPACES & set(one.modifiers)
+    releases = arrives and "relaxed" not in one.modifiers
 
     def run(w):
         amounts = w.defined(amount, "the amount of an mbarrier's operation")
-        for lane, address in lanes_and_addresses(w, *memory):
+        states = np.zeros(32, np.uint64)
+        for lane, address in lanes_and_addresses(w, *memory, generic):
             barrier = barrier_at(w, address, one.opcode)
-            w.block.races.release(w, barrier)
+            states[lane] = barrier.phase
+            if releases:
+                w.block.races.release(w, barrier)
             if not arrives:
                 barrier.expect(int(amounts[lane]))
             elif expects:
                 barrier.arrive_expecting(int(amounts[lane]))
             else:
                 barrier.arrive(int(amounts[lane]))
+        if to is not None:
+            w.set(to, states)
 
     return [run]
 
 
 def wait(program: Program, function: Function, one: Instruction) -> list[Step]:
-    """mbarrier.try_wait.parity and test_wait.parity: whether the phase of that parity has ended."""
+    """mbarrier.try_wait and test_wait, by parity or by state: whether the phase has ended. Only try_wait waits."""
     checked(one, "try_wait", "test_wait", "parity")
-    if "parity" not in one.modifiers or len(one.operands) not in (3, 4):
+    patient, by_parity = "try_wait" in one.modifiers, "parity" in one.modifiers
+    if len(one.operands) not in ((3, 4) if patient else (3,)):
         raise UnknownInstruction(f"{one.opcode} is not known")
     to = program.target(function, one.operands[0])
     memory = address_slot(program, function, one.operands[1])
-    if not isinstance(one.operands[2], Register | Immediate):
-        raise UnknownInstruction(f"{one.opcode} with a state")
-    parity = program.source(function, one.operands[2], "b32")
+    phase = program.source(function, one.operands[2], "b32" if by_parity else "b64")
+    generic, acquires = not SPACES & set(one.modifiers), "relaxed" not in one.modifiers
+
+    def over(barrier: Mbarrier, wanted: int) -> bool:
+        return barrier.ended(wanted) if by_parity else barrier.beyond(wanted)
 
     def run(w):
-        parities = w.defined(parity, "the parity")
-        waits = [
-            (lane, barrier_at(w, address, one.opcode), int(parities[lane]))
-            for lane, address in lanes_and_addresses(w, *memory)
-        ]
-        ended = [(lane, barrier) for lane, barrier, wanted in waits if barrier.ended(wanted)]
-        if not ended and not w.block.schedule.gives_up():
-            pairs = [(barrier, wanted) for _, barrier, wanted in waits]
-            w.group.waiting = lambda: any(barrier.ended(wanted) for barrier, wanted in pairs)
-            w.group.reason = lambda: f"waits at {pairs[0][0]} for parity {pairs[0][1]}"
+        phases = w.defined(phase, "the parity" if by_parity else "the state")
+        places = lanes_and_addresses(w, *memory, generic)
+        barriers = {address: barrier_at(w, address, one.opcode) for address in {address for _, address in places}}
+        asked = [(lane, barriers[address], int(phases[lane])) for lane, address in places]
+        ended = [(lane, barrier) for lane, barrier, wanted in asked if over(barrier, wanted)]
+        expired, w.group.expired, w.group.limited = w.group.expired, False, False
+        if not ended and patient and not expired and not w.block.schedule.gives_up():
+            pairs = {(barrier, wanted) for _, barrier, wanted in asked}
+            w.group.waiting = lambda: any(over(barrier, wanted) for barrier, wanted in pairs)
+            w.group.limited = True
+            name = "parity" if by_parity else "state"
+            w.group.reason = lambda: f"waits at {asked[0][1]} for {name} {asked[0][2]}"
             return WAIT
-        for _, barrier in ended:
-            w.block.races.acquire(w, barrier)
+        if acquires:
+            for barrier in {barrier for _, barrier in ended}:
+                w.block.races.acquire(w, barrier)
         w.set(to, sum(1 << lane for lane, _ in ended))
         return None
 

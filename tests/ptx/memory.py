@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from .errors import InFlightError, MemoryFault, PoisonError
+from .errors import InFlightError, MemoryFault, PoisonError, RaceError
 
 # States of a byte; 0 is a value that was written.
 POISON = 1  # never written, or written with something undefined
@@ -40,6 +40,7 @@ class Storage:
         self.states = {width: self.state.view(dtype) for width, dtype in DTYPES.items()}
         self.writable = True
         self.trace = None  # who accessed it, for the search for races
+        self.keeps_poison = False  # whether something undefined may be stored
 
     @property
     def end(self) -> int:
@@ -95,6 +96,9 @@ class Storage:
                 raise InFlightError(f"it writes {int(addresses[lane]):#x} in {self}, which {said(worst)}")
             view[at + i] = value
             kept[at + i] = state
+            if (view[at + i] != value).any():
+                lane = int(np.flatnonzero(view[at + i] != value)[0])
+                raise RaceError(f"lanes of a warp store different values at {int(addresses[lane]):#x} in {self}")
 
     def __str__(self) -> str:
         return f"{self.name} ({self.size} bytes from {self.base:#x})"

@@ -92,6 +92,8 @@ class Parser(Reader):
                     self.take()
             else:
                 kind = word.lstrip(".")
+        if kind not in SIZES:
+            raise ParseError(f"line {self.tokens[self.at].line}: the type {kind or self.peek()!r} is not known")
         name, size = self.take(), SIZES[kind]
         align = align or size
         while self.took("["):
@@ -162,9 +164,10 @@ class Parser(Reader):
 
     def enter(self) -> None:
         """A scope begins: labels are known in all of it, so its own ones are looked for ahead."""
-        names: dict[str, str] = {}
-        self.scopes.append(names)
         self.scope_count += 1
+        ending = f"@{self.scope_count}" if self.scopes else ""
+        names = {"": ending}
+        self.scopes.append(names)
         depth, at, statement = 0, self.at, True
         while at < len(self.tokens) and depth >= 0:
             text = self.tokens[at].text
@@ -173,14 +176,13 @@ class Parser(Reader):
             elif text == "}":
                 depth -= 1
             elif depth == 0 and statement and at + 1 < len(self.tokens) and self.tokens[at + 1].text == ":":
-                names[text] = f"{text}@{self.scope_count}" if len(self.scopes) > 1 else text
+                names[text] = text + ending
             statement = text in (";", "{", "}", ":", "\n")
             at += 1
 
     def declare(self, name: str) -> str:
-        unique = f"{name}@{self.scope_count}" if len(self.scopes) > 1 else name
-        self.scopes[-1][name] = unique
-        return unique
+        self.scopes[-1][name] = name + self.scopes[-1][""]
+        return self.scopes[-1][name]
 
     def label(self, name: str) -> str:
         return self.scopes[-1][name]
@@ -273,4 +275,9 @@ def parse(text: str) -> Module:
     """PTX text -> its module. Raises ParseError with the line."""
     parser = Parser(text)
     parser.known = {}
-    return parser.parse()
+    try:
+        return parser.parse()
+    except IndexError:
+        raise ParseError("the text ends where more is expected") from None
+    except ValueError as problem:
+        raise ParseError(f"line {parser.tokens[parser.at - 1].line}: {problem}") from None

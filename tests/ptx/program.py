@@ -31,8 +31,12 @@ KINDS = {0: "pred", 1: "b16", 2: "b16", 4: "b32", 8: "b64"}  # of a register, by
 DTYPES = {"b16": np.uint16, "b32": np.uint32, "b64": np.uint64}
 SHARED_WINDOW = 0x7F00_0000_0000_0000  # generic addresses from here on are shared memory
 PARAMETER_WINDOW = 0x7E00_0000_0000_0000
+LOCAL_WINDOW = 0x7D00_0000_0000_0000
 CTA_SHIFT = 24  # a shared::cluster address holds one more than the block's rank above these bits
 RESERVED_SHARED = 1024  # the system's, in front of a block's shared memory from sm_90 on
+SPECIAL_VECTORS = {"tid", "ntid", "ctaid", "nctaid", "clusterid", "nclusterid", "cluster_ctaid", "cluster_nctaid"}
+SPECIAL = {"laneid", "warpid", "nwarpid", "cluster_ctarank", "cluster_nctarank", "dynamic_smem_size"}
+SPECIAL |= {f"lanemask_{word}" for word in ("eq", "lt", "le", "gt", "ge")}
 GARBAGE = {kind: np.full(32, 0xA5A5A5A5A5A5A5A5 & np.iinfo(dtype).max, dtype) for kind, dtype in DTYPES.items()}
 
 
@@ -64,6 +68,7 @@ class Program:
         shared = [v for v in self.all_variables() if v.space == "shared"]
         self.shared, self.static_end = self.placed([v for v in shared if not v.extern], reserved)
         self.static_shared = self.static_end - reserved
+        self.local, self.local_bytes = self.placed([v for v in self.all_variables() if v.space == "local"], 0)
         dynamic = [v for v in shared if v.extern]
         self.dynamic_start = aligned(self.static_end, max((v.align for v in dynamic), default=16))
         self.shared |= {v.name: self.dynamic_start for v in dynamic}
@@ -122,6 +127,9 @@ class Program:
         return self.slot((function.name, name), GARBAGE.get(kind, 0x5A5A5A5A), FULL)
 
     def special_register(self, name: str) -> int:
+        word, _, part = name.removeprefix("%").partition(".")
+        if word not in (SPECIAL_VECTORS if part in ("x", "y", "z") else SPECIAL) or (part and word in SPECIAL):
+            raise UnknownInstruction(f"the special register {name} is not known")
         if name not in self.special:
             self.special[name] = self.slot((name,), None, 0)
         return self.special[name]
@@ -139,10 +147,9 @@ class Program:
 
     def address(self, name: str) -> int:
         """The address of a variable in its own state space."""
-        if name in self.shared:
-            return self.shared[name]
-        if name in self.parameters:
-            return self.parameters[name]
+        for places in (self.parameters, self.shared, self.local):
+            if name in places:
+                return places[name]
         raise UnknownInstruction(f"{name} is no variable that is known")
 
     def source(self, function: Function, operand: Operand, kind: str) -> int:
@@ -195,12 +202,12 @@ class Program:
     def link(self) -> None:
         """Branches and calls know their targets by name until all code is there."""
         self.entry = self.starts[self.kernel.name]
-        for step in self.code:
+        for step, one in zip(self.code, self.instructions, strict=True):
             if (link := getattr(step, "link", None)) is not None:
                 try:
                     link(self.starts)
-                except KeyError as unknown:
-                    raise UnknownInstruction(f"{unknown} is no label and no function that is known") from None
+                except KeyError as missing:
+                    raise UnknownInstruction(f"line {one.line}: {one.text}: there is no label {missing}") from None
 
     def line(self, pc: int) -> int:
         return self.instructions[pc].line

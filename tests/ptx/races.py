@@ -12,7 +12,7 @@ from collections.abc import Hashable
 
 import numpy as np
 
-from .errors import RaceError, UnknownInstruction
+from .errors import InFlightError, RaceError, UnknownInstruction
 from .memory import Storage
 from .shared import Mbarrier, SharedMemory
 
@@ -33,7 +33,7 @@ class Races:
     # Synchronisation
 
     def release(self, w, barrier) -> None:
-        mine = self.clocks[w.rank]
+        mine, w.block.device.expired = self.clocks[w.rank], 0
         before = getattr(barrier, "arriving", None)
         barrier.arriving = mine.copy() if before is None else np.maximum(before, mine)
         mine[w.rank] += 1
@@ -49,14 +49,6 @@ class Races:
             np.maximum(self.clocks[w.rank], known, out=self.clocks[w.rank])
         if isinstance(barrier, Mbarrier):
             self.clocks[w.rank, self.column(barrier)] = barrier.phase
-
-    def initialised(self, w, barrier: Mbarrier) -> None:
-        barrier.made_by, barrier.made_at = w.rank, int(self.clocks[w.rank, w.rank])
-
-    def ordered_behind_init(self, w, barrier: Mbarrier) -> None:
-        maker = barrier.made_by
-        if maker != w.rank and barrier.made_at > self.clocks[w.rank, maker]:
-            raise RaceError(f"nothing orders this use of {barrier} behind its initialisation by {self.names[maker]}")
 
     def visits(self, w, shared: SharedMemory) -> None:
         """A warp uses the shared memory of another block."""
@@ -78,15 +70,24 @@ class Races:
 
     # Accesses
 
-    def seen(self, w, shared: SharedMemory, offsets: np.ndarray, write: bool) -> None:
-        """A warp reads or writes bytes at offsets (of any shape)."""
-        self.ordered_behind_writes(w, shared, offsets)
+    def seen(self, w, shared: SharedMemory, offsets: np.ndarray, write: bool, strong: bool = False) -> None:
+        """A warp reads or writes bytes at offsets (of any shape). Strong accesses, such as atomics, do not race."""
+        trace, now = shared.trace, self.clocks[w.rank, w.rank]
+        self.ordered_behind_writes(w, shared, offsets, strong)
         if write:
-            self.ordered_behind_reads(w, shared, offsets)
-            shared.trace.writer[offsets] = w.rank
-            shared.trace.written[offsets] = self.clocks[w.rank, w.rank]
+            self.ordered_behind_reads(w, shared, offsets, strong)
+        if strong:
+            (trace.strong_written if write else trace.strong_read)[w.rank][offsets] = now
+        elif write:
+            trace.writer[offsets], trace.written[offsets] = w.rank, now
         else:
-            shared.trace.read[w.rank][offsets] = self.clocks[w.rank, w.rank]
+            trace.read[w.rank][offsets] = now
+
+    def flag(self, w, shared: SharedMemory, offsets: np.ndarray, sets: bool) -> None:
+        """A warp sets flags (st.release, st.volatile) or reads them (ld.acquire, ld.volatile): that orders warps."""
+        for at in {int(one) for one in offsets}:
+            one = shared.trace.flags.setdefault(at, Flag())
+            (self.release if sets else self.acquire)(w, one)
 
     def product_reads(self, w, shared: SharedMemory, chunks: np.ndarray, group: int) -> None:
         """A product of `group` (from 1 on) of a warp group has read chunks of 16 bytes."""
@@ -118,26 +119,35 @@ class Races:
         shared.trace.writer[offsets] = self.column(barrier)
         shared.trace.written[offsets] = barrier.phase + 1
 
-    def ordered_behind_writes(self, w, shared: SharedMemory, offsets: np.ndarray) -> None:
+    def ordered_behind_writes(self, w, shared: SharedMemory, offsets: np.ndarray, strong: bool = False) -> None:
         trace = shared.trace
         writer = trace.writer[offsets]
-        late = (trace.written[offsets] > self.clocks[w.rank][writer]) & (writer != w.rank)
+        late = trace.written[offsets] > self.clocks[w.rank][writer]  # its own only if it began a copy
         if late.any():
             at = int(offsets.reshape(-1)[np.flatnonzero(late.reshape(-1))[0]])
+            if trace.writer[at] == w.rank:
+                raise InFlightError(f"{shared.base + at:#x} in {shared} is written by a copy that was not waited for")
             raise RaceError(
                 f"nothing orders this access of {shared.base + at:#x} in {shared} behind the write by "
                 f"{self.name(int(trace.writer[at]))}"
             )
+        if not strong:
+            self.ordered_behind(w, shared, offsets, trace.strong_written, "access", "atomic write")
 
-    def ordered_behind_reads(self, w, shared: SharedMemory, offsets: np.ndarray) -> None:
-        for rank in shared.trace.readers():
+    def ordered_behind_reads(self, w, shared: SharedMemory, offsets: np.ndarray, strong: bool = False) -> None:
+        self.ordered_behind(w, shared, offsets, shared.trace.read, "write", "read")
+        if not strong:
+            self.ordered_behind(w, shared, offsets, shared.trace.strong_read, "write", "read")
+
+    def ordered_behind(self, w, shared: SharedMemory, offsets, earlier: dict, what: str, behind: str) -> None:
+        for rank, counts in earlier.items():
             if rank == w.rank:
                 continue
-            late = shared.trace.read[rank][offsets] > self.clocks[w.rank, rank]
+            late = counts[offsets] > self.clocks[w.rank, rank]
             if late.any():
                 at = int(offsets.reshape(-1)[np.flatnonzero(late.reshape(-1))[0]])
-                place, reader = f"{shared.base + at:#x} in {shared}", self.name(rank)
-                raise RaceError(f"nothing orders this write of {place} behind the read by {reader}")
+                place, other = f"{shared.base + at:#x} in {shared}", self.name(rank)
+                raise RaceError(f"nothing orders this {what} of {place} behind the {behind} by {other}")
 
     def name(self, rank: int) -> str:
         return self.names[rank] if rank < self.warps else "an asynchronous operation, which was not waited for"
@@ -175,18 +185,20 @@ class GlobalTrace:
 
 
 class Trace:
-    """Of each byte of a shared memory: who wrote it last, at which count, and the count of each warp's last read."""
+    """Of each byte of a shared memory: who wrote it last, at which count, and the counts of each warp's last
+    read, last strong read and last strong write."""
 
     def __init__(self, size: int) -> None:
         self.writer, self.written = np.zeros(size, np.int16), np.zeros(size, np.int32)
-        self.size = size
-        self.read: dict[int, np.ndarray] = _Readers(size)
-
-    def readers(self) -> list[int]:
-        return list(self.read)
+        self.read, self.strong_read, self.strong_written = (_Counts(size) for _ in range(3))
+        self.flags: dict[int, Flag] = {}
 
 
-class _Readers(dict):
+class Flag:
+    """A place in shared memory by which warps order themselves."""
+
+
+class _Counts(dict):
     def __init__(self, size: int) -> None:
         super().__init__()
         self.size = size

@@ -47,7 +47,7 @@ class Schedule:
     def budget(self) -> int:
         """How many instructions it may execute."""
         if self.style == "late":
-            return 100_000
+            return 10_000
         if self.style == "starving":
             return 400
         return 1 + int(self.random.expovariate(1 / (60 if self.style == "even" else 15)))

@@ -18,7 +18,7 @@ class SharedMemory(Storage):
         self.time = 0
         self.barriers: dict[int, Mbarrier] = {}  # by address
         self.visitors: dict[int, int] = {}  # warps of other blocks, and when they last used it
-        self.alive = True
+        self.alive = self.keeps_poison = True
         self.cluster = None
 
     def stamp(self, offsets: np.ndarray) -> None:
@@ -138,6 +138,12 @@ class Mbarrier:
     def ended(self, parity: int) -> bool:
         """Whether the phase of this parity is over: the one before the current one has it."""
         return self.phase & 1 != parity & 1
+
+    def beyond(self, phase: int) -> bool:
+        """Whether this phase is over; it must be the current one or the one before."""
+        if phase not in (self.phase, self.phase - 1):
+            raise BarrierError(f"{self} is asked for phase {phase}")
+        return self.phase != phase
 
     def __str__(self) -> str:
         missing = f"{self.missing} arrivals and {self.bytes} bytes missing"

@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from .errors import Divergence, InFlightError, PoisonError
+from .errors import Divergence, InFlightError, MemoryFault, PoisonError
 from .masks import to_bools
+from .memory import Storage
 from .names import lanes
 
 if TYPE_CHECKING:
@@ -23,14 +24,15 @@ WAIT, WAIT_BEHIND, TOGETHER, MOVED = -1, -2, -3, -4
 class Group:
     """Lanes of a warp at one place. `stack` holds the calls that they are in."""
 
-    __slots__ = ("mask", "pc", "reason", "stack", "stopped", "together", "waiting")
+    __slots__ = ("at", "expired", "limited", "mask", "pc", "reason", "stack", "together", "waiting")
 
     def __init__(self, pc: int, mask: int, stack: tuple[int, ...] = ()) -> None:
         self.pc, self.mask, self.stack = pc, mask, stack
+        self.at = pc  # the instruction that it waits at
         self.waiting: Callable[[], bool] | None = None  # it goes on when this is true
         self.reason: str | Callable[[], str] = ""  # of the waiting, in words
-        self.stopped = pc  # where it began to wait
         self.together = False  # it is at an instruction that wants other lanes too
+        self.limited = self.expired = False  # its waiting may give up; has given up
 
 
 class Warp:
@@ -48,8 +50,23 @@ class Warp:
         self.copies = None  # of cp.async, made when the first one begins
         self.products = None  # of wgmma
         self.barrier_turns = 0
+        self.memory: Storage | None = None  # local
+        self.red: tuple | None = None  # barrier and generation of a bar.red that is not through
         self.executed = 0
         self.undefined = None  # where it last loaded something undefined, and from what storage; for messages
+
+    # Memory
+
+    def local(self, addresses: np.ndarray) -> tuple[Storage, None, np.ndarray]:
+        """The local memory of all lanes as one storage, and where in it the addresses of the active lanes lie."""
+        size = self.block.program.local_bytes
+        if (addresses < 0).any() or (addresses >= size).any():
+            raise MemoryFault(f"an address is outside of a thread's {size} bytes of local memory")
+        stride = -(-size // 16) * 16
+        if self.memory is None:
+            self.memory = Storage("local memory", 0, 32 * stride)
+            self.memory.keeps_poison = True
+        return self.memory, None, addresses + np.flatnonzero(to_bools(self.mask)) * stride
 
     # Registers
 
@@ -95,7 +112,8 @@ class Warp:
         """The lanes end."""
         self.live &= ~mask
         self.group.mask &= ~mask
-        self.group.pc += 1
+        if self.group.mask:
+            self.group.pc += 1
         for one in self.others:
             one.together = False  # it may wait for no one else
         return MOVED
@@ -169,7 +187,9 @@ class Warp:
                 if after is None:
                     pc += 1
                 elif after >= 0:
-                    pc = after
+                    group.pc = pc = after
+                    if self.others:  # it may meet others there
+                        break
                 else:
                     self.stop(group, pc, after)
                     break
@@ -187,7 +207,7 @@ class Warp:
         return ahead if group.pc < ahead else group.pc
 
     def stop(self, group: Group, pc: int, why: int) -> None:
-        group.stopped = pc
+        group.at = pc
         if why == WAIT_BEHIND:
             group.pc = pc + 1
         elif why == TOGETHER:

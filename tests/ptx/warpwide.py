@@ -8,24 +8,16 @@ from functools import reduce
 import numpy as np
 
 from . import layouts, products
-from .errors import Divergence, UnknownInstruction
+from .errors import UnknownInstruction
 from .loads import address_slot
 from .masks import to_bools, to_mask
+from .members import by_members
 from .program import Program, Step, negated_source
 from .syntax import Function, Instruction, Symbol, Vector
 from .warp import FULL, TOGETHER
 
 LANES = np.arange(32)
 ALL = FULL
-
-
-def members_of(w, slot: int) -> int:
-    """The members that an instruction names; the same for all lanes."""
-    values = w.defined(slot, "the mask of members")
-    active = values[to_bools(w.mask)]
-    if (active != active[0]).any():
-        raise Divergence("the lanes name different members")
-    return int(active[0])
 
 
 def shuffle_sources(mode: str, b: np.ndarray, c: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -53,10 +45,7 @@ def shfl(program: Program, function: Function, one: Instruction) -> list[Step]:
     valid = None if valid is None else program.target(function, valid)
     value, lane, clamp, members = (program.source(function, o, "b32") for o in one.operands[1:])
 
-    def run(w):
-        wanted = members_of(w, members)
-        if not w.wanted(wanted):
-            return TOGETHER
+    def act(w, wanted: int) -> None:
         b, c = (w.defined(slot, "an operand of shfl").astype(np.int64) for slot in (lane, clamp))
         source, inside = shuffle_sources(mode, b, c)
         undefined, poison = w.poison[value], 0
@@ -67,9 +56,8 @@ def shfl(program: Program, function: Function, one: Instruction) -> list[Step]:
         w.set(to, w.registers[value][source], poison)
         if valid is not None:
             w.set(valid, to_mask(inside))
-        return None
 
-    return [run]
+    return [by_members(members, act)]
 
 
 def vote(program: Program, function: Function, one: Instruction) -> list[Step]:
@@ -80,10 +68,7 @@ def vote(program: Program, function: Function, one: Instruction) -> list[Step]:
     source, negated = negated_source(program, function, one.operands[1])
     members = program.source(function, one.operands[2], "b32")
 
-    def run(w):
-        wanted = members_of(w, members)
-        if not w.wanted(wanted):
-            return TOGETHER
+    def act(w, wanted: int) -> None:
         value = w.defined(source, "what is voted on")
         true = (~value if negated else value) & wanted
         if mode == "ballot":
@@ -91,9 +76,8 @@ def vote(program: Program, function: Function, one: Instruction) -> list[Step]:
         else:
             result = {"any": true != 0, "all": true == wanted, "uni": true in (0, wanted)}[mode]
             w.set(to, ALL if result else 0)
-        return None
 
-    return [run]
+    return [by_members(members, act)]
 
 
 def redux(program: Program, function: Function, one: Instruction) -> list[Step]:
@@ -106,16 +90,12 @@ def redux(program: Program, function: Function, one: Instruction) -> list[Step]:
     to = program.target(function, one.operands[0])
     source, members = (program.source(function, o, "b32") for o in one.operands[1:])
 
-    def run(w):
-        wanted = members_of(w, members)
-        if not w.wanted(wanted):
-            return TOGETHER
+    def act(w, wanted: int) -> None:
         values = w.defined(source, "what is reduced")[to_bools(wanted)].view(dtype)
         result = reduce(functions[operation], values)
         w.set(to, np.full(32, result, dtype).view(np.uint32))
-        return None
 
-    return [run]
+    return [by_members(members, act)]
 
 
 def elect(program: Program, function: Function, one: Instruction) -> list[Step]:
@@ -125,17 +105,13 @@ def elect(program: Program, function: Function, one: Instruction) -> list[Step]:
     chosen = program.target(function, chosen)
     members = program.source(function, one.operands[1], "b32")
 
-    def run(w):
-        wanted = members_of(w, members)
-        if not w.wanted(wanted):
-            return TOGETHER
+    def act(w, wanted: int) -> None:
         leader = w.block.schedule.leader(wanted)
         w.set(chosen, 1 << leader)
         if lane is not None:
             w.set(lane, np.full(32, leader, np.uint32))
-        return None
 
-    return [run]
+    return [by_members(members, act)]
 
 
 def spelled_matrix(one: Instruction) -> tuple[int, bool]:
@@ -166,9 +142,8 @@ def ldmatrix(program: Program, function: Function, one: Instruction) -> list[Ste
         if not w.wanted(ALL):
             return TOGETHER
         shared, at = w.block.shared, matrix_rows(w, memory, count)
+        shared.places(at.reshape(-1), 16)
         w.block.loads(w, [(shared, None, at.reshape(-1))], 16)
-        if ((at - shared.base) % 16).any():
-            shared.places(at.reshape(-1), 16)
         words, poison = shared.load(at.reshape(-1), 2, 8)
         elements = np.stack(words, -1).reshape(count, 8, 8)
         undefined = None if poison is None else np.stack(poison, -1).reshape(count, 8, 8)
