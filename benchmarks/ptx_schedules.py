@@ -15,15 +15,18 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Iterator
-from concurrent.futures import ProcessPoolExecutor, as_completed
-from multiprocessing import get_context
+from concurrent.futures import as_completed
 from pathlib import Path
-from typing import NamedTuple
 
 from provenance import write
 from tables import aligned
 
-TESTS = Path(__file__).parents[1] / "tests"
+sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
+
+from ptx.schedule import Schedule
+from ptx_checks import CUDA, TRITON
+from ptx_pool import Outcome, Pool
+
 KERNELS = {  # a word of the launched kernel's name: what it is called here
     "nearest_query_kernelILb1": "query, packed",
     "nearest_query_kernelILb0": "query, strided",
@@ -42,27 +45,6 @@ KERNELS = {  # a word of the launched kernel's name: what it is called here
 }
 
 
-class Outcome(NamedTuple):
-    check: str  # "cuda few, wide"
-    seed: int
-    style: str
-    kernels: tuple[str, ...]
-    executed: int
-    fault: str  # empty where there is none
-
-
-def checks() -> dict[str, object]:
-    if str(TESTS) not in sys.path:
-        sys.path.insert(0, str(TESTS))
-    import torch
-    from ptx_checks import CUDA, TRITON
-
-    torch.set_num_threads(1)
-    return {f"cuda {name}": check for name, check in CUDA.items()} | {
-        f"triton {name}": check for name, check in TRITON.items()
-    }
-
-
 def named(kernel: str) -> str:
     """What a launched kernel is called here. The longest word decides, since `splice_kernel` is in `_splice_kernel`."""
     words = [word for word in KERNELS if word in kernel]
@@ -71,28 +53,12 @@ def named(kernel: str) -> str:
     return KERNELS[max(words, key=len)]
 
 
-def run(name: str, seeds: list[int]) -> list[Outcome]:
-    """One check under these seeds."""
-    check, found = checks()[name], []
-    kernels = tuple(named(kernel) for kernel in check.case.kernels)
-    from ptx.schedule import Schedule
-
-    for seed in seeds:
-        executed, fault = 0, ""
-        try:
-            executed = check(seed).executed
-        except Exception as problem:  # a fault of any kind is a result
-            fault = f"{type(problem).__name__}: {problem}"
-        found.append(Outcome(name, seed, Schedule(seed).style, kernels, executed, fault))
-    return found
-
-
-def outcomes(names: list[str], schedules: int, first: int, jobs: int) -> Iterator[list[Outcome]]:
+def outcomes(names: list[tuple[str, str]], schedules: int, first: int, jobs: int) -> Iterator[list[Outcome]]:
     """At least so many runs in all, some seeds of one check at a time."""
     each = -(-schedules // len(names))
-    parts = [list(range(start, min(start + 8, first + each))) for start in range(first, first + each, 8)]
-    with ProcessPoolExecutor(jobs, mp_context=get_context("spawn")) as pool:
-        for done in as_completed([pool.submit(run, name, part) for part in parts for name in names]):
+    parts = [range(start, min(start + 8, first + each)) for start in range(first, first + each, 8)]
+    with Pool(jobs) as pool:
+        for done in as_completed([pool.submit(*name, part) for part in parts for name in names]):
             yield done.result()
 
 
@@ -104,22 +70,22 @@ def main() -> int:
     parser.add_argument("--jobs", type=int, default=len(os.sched_getaffinity(0)), help="processes")
     parser.add_argument("--json", type=Path)
     args = parser.parse_args()
-    names = [name for name in checks() if args.only in name]
+    every_check = [("cuda", name) for name in CUDA] + [("triton", name) for name in TRITON]
+    names = [name for name in every_check if args.only in " ".join(name)]
     if not names or args.schedules < 1 or args.jobs < 1:
         parser.error(f"--only {args.only!r} leaves {len(names)} checks; --schedules and --jobs must be positive")
-    os.environ["OMP_NUM_THREADS"] = "1"
     begun, every = time.perf_counter(), []
     for some in outcomes(names, args.schedules, args.first, args.jobs):
         every += some
         for one in some:
             if one.fault:
-                print(f"\n{one.check}, seed {one.seed} ({one.style}): {one.fault}", file=sys.stderr)
+                print(f"\n{one.implementation} {one.check}, seed {one.seed}: {one.fault}", file=sys.stderr)
         print(f"\r{len(every)} runs, {sum(bool(one.fault) for one in every)} faults", end="", flush=True)
     print()
     seconds = time.perf_counter() - begun
-    runs = Counter(kernel for one in every for kernel in set(one.kernels))
-    faults = Counter(kernel for one in every if one.fault for kernel in set(one.kernels))
-    styles = Counter(one.style for one in every)
+    runs = Counter(kernel for one in every for kernel in {named(kernel) for kernel in one.kernels})
+    faults = Counter(kernel for one in every if one.fault for kernel in {named(kernel) for kernel in one.kernels})
+    styles = Counter(Schedule(one.seed).style for one in every)
     print(aligned([["kernel", "schedules", "with a fault"], *([k, n, faults[k]] for k, n in sorted(runs.items()))]))
     wrong = [one._asdict() for one in every if one.fault]
     executed = sum(one.executed for one in every)

@@ -99,6 +99,8 @@ def arithmetic(program: Program, function: Function, one: Instruction) -> Step:
         return select(to, *sources)
     if any(negations):
         return with_negations(operation.function, to, sources, negations)
+    if one.base == "mov" and operation.sources == (operation.result,):
+        return one_source(lambda a: a, to, *sources)  # arrays are never changed in place
     make = {1: one_source, 2: two_sources, 3: three_sources}.get(len(sources))
     return make(operation.function, to, *sources) if make else many_sources(operation.function, to, sources)
 

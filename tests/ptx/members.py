@@ -16,11 +16,18 @@ from .warp import FULL, TOGETHER
 def by_members(slot: int, act: Callable) -> Step:
     """The step that calls act(w, members) once all members are here; lanes that name other members act apart."""
 
+    known: list = [None, 0]  # the last register in which all lanes named the same members, and these
+
     def run(w):
         values, mask = w.defined(slot, "the mask of members"), w.mask
-        active = values[to_bools(mask)]
-        wanted = int(active[0])
-        if (active == wanted).all():
+        if values is not known[0]:
+            active = values[to_bools(mask)]
+            wanted = int(active[0])
+            if (values == wanted).all():
+                known[:] = values, wanted
+        else:
+            active, wanted = values, known[1]
+        if values is known[0] or (active == wanted).all():
             if not w.wanted(wanted):
                 return TOGETHER
             act(w, wanted)

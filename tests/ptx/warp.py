@@ -76,14 +76,16 @@ class Warp:
         if mask == FULL:
             self.registers[at], self.poison[at] = value, poison
             return
-        before = self.registers[at]
-        if isinstance(before, int):
+        before, undefined, others = self.registers[at], self.poison[at], FULL & ~mask
+        if undefined > FULL:
+            raise InFlightError("it writes a register that an asynchronous product still writes")
+        self.poison[at] = (poison & mask) | (undefined & others)
+        if undefined & others == others:
+            self.registers[at] = value  # nothing that is defined is lost
+        elif isinstance(before, int):
             self.registers[at] = (value & mask) | (before & ~mask)
         else:
             self.registers[at] = np.where(to_bools(mask), value, before)
-        if self.poison[at] > FULL:
-            raise InFlightError("it writes a register that an asynchronous product still writes")
-        self.poison[at] = (poison & mask) | (self.poison[at] & ~mask)
 
     def defined(self, at: int, what: str) -> Any:
         """A register whose active lanes must not be poison."""

@@ -45,9 +45,13 @@ def shfl(program: Program, function: Function, one: Instruction) -> list[Step]:
     valid = None if valid is None else program.target(function, valid)
     value, lane, clamp, members = (program.source(function, o, "b32") for o in one.operands[1:])
 
+    known: list = [None, None, ()]  # the last operands, and the lanes that they mean
+
     def act(w, wanted: int) -> None:
-        b, c = (w.defined(slot, "an operand of shfl").astype(np.int64) for slot in (lane, clamp))
-        source, inside = shuffle_sources(mode, b, c)
+        b, c = (w.defined(slot, "an operand of shfl") for slot in (lane, clamp))
+        if b is not known[0] or c is not known[1]:
+            known[:] = b, c, shuffle_sources(mode, b.astype(np.int64), c.astype(np.int64))
+        source, inside = known[2]
         undefined, poison = w.poison[value], 0
         w.check(undefined)
         if undefined or wanted != ALL:
