@@ -1,14 +1,14 @@
 """Faults that are planted into the project's kernels, one at a time, to see whether the PTX machine reports them.
 
 A fault edits the PTX of one kernel, or its launch, of a small search or splice. ptx_faults_sm90.py, ptx_faults_cuda.py
-and ptx_faults_triton.py list them; test_ptx_faults.py runs them. The edits suit the PTX of nvcc 13.0 and Triton 3.8;
-where another compiler's PTX differs, an edit matches nothing and says so.
+and ptx_faults_triton.py list them; test_ptx_faults.py runs them. The edits suit the PTX of nvcc 13.0 and of Triton 3.8.
+With other versions they are skipped.
 
 What the machine cannot see, so that no fault of this kind is listed:
 - Weak memory order. Every ordinary access is performed at once, for all to see. A missing membar, a fence of too narrow
   a scope, a relaxed instead of a release, and fence.mbarrier_init left out change nothing.
 - A fence.proxy.async between ordinary loads and a bulk copy to the same bytes: only stores want one here.
-- Races in global memory. Blocks that write the same address are not compared; a wrong result shows it, if one does.
+- Races in global memory between clusters, or with a read that another read hides. A wrong result may show them.
 - Races between lanes of one warp that no __syncwarp orders: a schedule that lets the right lanes go first may show one,
   but nothing looks for them. Without its first barrier, splice is such a case as long as a warp holds all slots.
 - Faults that need another shape: what only some sizes, types or cards reach is not executed with the others.

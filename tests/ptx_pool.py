@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from concurrent.futures import Future, ProcessPoolExecutor
 from multiprocessing import get_context
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 
 class Outcome(NamedTuple):
@@ -37,6 +37,19 @@ def run(implementation: str, check: str, seeds: Iterable[int]) -> list[Outcome]:
         kernels = () if fault and "case" not in vars(one) else tuple(one.case.kernels)
         found.append(Outcome(implementation, check, seed, kernels, executed, fault or ""))
     return found
+
+
+def submitted(pool: Pool, request: Any, implementation: str, seeds: Iterable[int]) -> dict[str, Future[list[Outcome]]]:
+    """The checks that the chosen tests of the requesting module name, begun."""
+    items = [item for item in request.session.items if item.module is request.module and hasattr(item, "callspec")]
+    return {i.callspec.params["name"]: pool.submit(implementation, i.callspec.params["name"], seeds) for i in items}
+
+
+def assert_clean(outcomes: Future[list[Outcome]], seeds: Collection[int]) -> None:
+    """No fault under any of the seeds, and something was executed under each."""
+    found = outcomes.result()
+    assert [f"seed {one.seed}: {one.fault}" for one in found if one.fault] == []
+    assert [one.seed for one in found] == list(seeds) and all(one.executed > 0 for one in found)
 
 
 class Pool:

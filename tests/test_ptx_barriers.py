@@ -5,26 +5,11 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from ptx.errors import BarrierError, Deadlock, RaceError
-from ptx_text import HERE, Fresh, Shape, always, execute, fails, kernel
+from ptx_blocks import OWN, SHARED, faulty, out, shown
+from ptx_text import HERE, Shape, execute, kernel
 
 LANES = np.arange(32, dtype=np.uint32)
-STORE = "    st.global.u32 [%mine], %r1;\n"
-SHARED = ".shared .align 128 .b8 s[1024];"
-OWN = "    shl.b32 %r20, %tid, 2;\n    mov.u32 %r21, s;\n    add.u32 %r20, %r20, %r21;\n"
 OTHER = "    xor.b32 %r22, %r20, 128;\n"  # the same lane of the other warp of a pair
-TWO = Shape(block=64)
-
-
-def out(shape: Shape) -> Fresh:
-    return Fresh((shape.grid * int(np.prod(shape.block)),))
-
-
-def shown(text: str, expected, shape: Shape = TWO, **more) -> None:
-    always(kernel(text + STORE, shared=SHARED, out="u64", **more), [out(shape)], expected, shape)
-
-
-def faulty(kind, text: str, shape: Shape = TWO, says: str = "", **more) -> None:
-    fails(kind, kernel(text, shared=SHARED, out="u64", **more), [out(shape)], shape, says)
 
 
 # Races

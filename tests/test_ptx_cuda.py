@@ -6,7 +6,7 @@ import pytest
 from kernel_runs import cuda_splice
 from ptx_cases import SEARCHES, SPLICES
 from ptx_checks import CUDA
-from ptx_pool import Pool
+from ptx_pool import Pool, assert_clean, submitted
 from recorded_cuda import missing
 
 if why := missing():
@@ -19,16 +19,13 @@ KERNELS = ("nearest_query", "nearest_few", "nearest_scan_sm80", "nearest_scan_sm
 @pytest.fixture(scope="module")
 def outcomes(request):
     """The runs of the tests that were chosen, in several processes."""
-    items = [item for item in request.session.items if item.module is request.module and hasattr(item, "callspec")]
     with Pool() as pool:
-        yield {i.callspec.params["name"]: pool.submit("cuda", i.callspec.params["name"], SEEDS) for i in items}
+        yield submitted(pool, request, "cuda", SEEDS)
 
 
 @pytest.mark.parametrize("name", CUDA)
 def test_kernels(name, outcomes):
-    found = outcomes[name].result()
-    assert [f"seed {one.seed}: {one.fault}" for one in found if one.fault] == []
-    assert len(found) == len(SEEDS) and all(one.executed > 0 for one in found)
+    assert_clean(outcomes[name], SEEDS)
 
 
 def test_an_owner_that_does_not_exist():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from importlib.metadata import version
 from importlib.util import find_spec
 
 import ptx_faults_cuda
@@ -11,10 +12,19 @@ import pytest
 from ptx_fault_runs import RUNS, run_of
 from ptx_faults import Fault, drop, instructions, plant, put, report
 from recorded_cuda import missing
+from recorded_cuda_build import versions
 
 FAULTS = [*ptx_faults_sm90.FAULTS, *ptx_faults_cuda.FAULTS, *ptx_faults_triton.FAULTS]
 needs_triton = pytest.mark.skipif(find_spec("triton") is None, reason="Triton is not installed")
 needs_nvcc = pytest.mark.skipif(missing() is not None, reason=f"cannot build the launchers: {missing()}")
+OTHER = "the edits suit the PTX of nvcc 13.0 and Triton 3.8"
+
+
+def other_compiler(run: str) -> bool:
+    """Whether the PTX of this run comes from another version than the faults were written for."""
+    if run.startswith("triton"):
+        return find_spec("triton") is not None and not version("triton").startswith("3.8.")
+    return missing() is None and "release 13.0" not in versions()
 
 
 def needs(run: str) -> pytest.MarkDecorator:
@@ -29,6 +39,8 @@ def test_nothing_is_reported_without_a_fault(name: str) -> None:
 
 @pytest.mark.parametrize("fault", [pytest.param(one, marks=needs(one.on), id=str(one)) for one in FAULTS])
 def test_a_fault_is_reported(fault: Fault) -> None:
+    if other_compiler(fault.on):
+        pytest.skip(OTHER)
     found = report(fault)
     assert found is not None, fault.says
     assert found.kind in fault.expected, found.message
@@ -41,6 +53,8 @@ def test_a_fault_is_reported(fault: Fault) -> None:
 @pytest.mark.parametrize("name", ["no first cluster barrier", "no last cluster barrier", "release to itself"])
 @needs_nvcc
 def test_what_nothing_orders_is_reported_whatever_the_schedule_is(name: str, seed: int) -> None:
+    if other_compiler("sm90"):
+        pytest.skip(OTHER)
     (fault,) = [one for one in ptx_faults_sm90.FAULTS if one.name == name]
     found = report(fault, [seed])
     assert found is not None and found.kind in fault.expected
@@ -49,6 +63,8 @@ def test_what_nothing_orders_is_reported_whatever_the_schedule_is(name: str, see
 @pytest.mark.parametrize("fault", ptx_faults_cuda.HARMLESS, ids=str)
 @needs_nvcc
 def test_an_edit_that_does_no_harm_is_not_reported(fault: Fault) -> None:
+    if other_compiler(fault.on):
+        pytest.skip(OTHER)
     assert report(fault, range(2)) is None
 
 

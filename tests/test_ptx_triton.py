@@ -11,7 +11,7 @@ if not find_spec("triton"):
 
 import triton
 from ptx_checks import TRITON, triton_recorded
-from ptx_pool import Pool
+from ptx_pool import Pool, assert_clean, submitted
 
 if tuple(int(part) for part in triton.__version__.split(".")[:2]) < (3, 8):
     pytest.skip(f"Triton {triton.__version__} launches kernels in another way", allow_module_level=True)
@@ -23,17 +23,14 @@ KERNELS = ("query", "scan_few", "scan_many", "decide", "splice_kernel", "splice_
 @pytest.fixture(scope="module")
 def outcomes(request):
     """The runs of the tests that were chosen, in several processes; this one compiles the kernels before."""
-    items = [item for item in request.session.items if item.module is request.module and hasattr(item, "callspec")]
     triton_recorded()
     with Pool() as pool:
-        yield {i.callspec.params["name"]: pool.submit("triton", i.callspec.params["name"], SEEDS) for i in items}
+        yield submitted(pool, request, "triton", SEEDS)
 
 
 @pytest.mark.parametrize("name", TRITON)
 def test_kernels(name, outcomes):
-    found = outcomes[name].result()
-    assert [f"seed {one.seed}: {one.fault}" for one in found if one.fault] == []
-    assert len(found) == len(SEEDS) and all(one.executed > 0 for one in found)
+    assert_clean(outcomes[name], SEEDS)
 
 
 def test_every_kernel_is_among_them():

@@ -208,16 +208,20 @@ def select(to: int, a: int, b: int, chooser: int) -> Step:
     return run
 
 
+def packing(one: Instruction, parts: tuple) -> tuple[int, int, type, np.unsignedinteger]:
+    """Of mov with a vector: bits of the whole register and of a part, the whole's dtype, and a part's mask in it."""
+    whole = int(one.modifiers[0][1:])
+    bits, dtype = whole // len(parts), {16: np.uint16, 32: np.uint32, 64: np.uint64}[whole]
+    return whole, bits, dtype, dtype((1 << bits) - 1)
+
+
 def pack(program: Program, function: Function, one: Instruction) -> Step:
     """mov.b64 %rd, {%r1, %r2}: the first part is the lowest."""
     parts = one.operands[1].parts
-    whole = {"b16": 16, "b32": 32, "b64": 64}[one.modifiers[0].replace("u", "b").replace("f", "b")]
-    bits = whole // len(parts)
+    _, bits, dtype, low = packing(one, parts)
     kind = {8: "b16", 16: "b16", 32: "b32"}[bits]
     sources = [program.source(function, part, kind) for part in parts]
     to = program.target(function, one.operands[0])
-    dtype = {16: np.uint16, 32: np.uint32, 64: np.uint64}[whole]
-    low = dtype((1 << bits) - 1)
 
     def run(w):
         value, p = None, 0
@@ -234,13 +238,10 @@ def pack(program: Program, function: Function, one: Instruction) -> Step:
 def unpack(program: Program, function: Function, one: Instruction) -> Step:
     """mov.b64 {%r1, %r2}, %rd"""
     parts = one.operands[0].parts
-    whole = {"b16": 16, "b32": 32, "b64": 64}[one.modifiers[0].replace("u", "b").replace("f", "b")]
-    bits = whole // len(parts)
+    whole, bits, dtype, low = packing(one, parts)
     source = program.source(function, one.operands[1], f"b{whole}")
     targets = [None if part == Symbol("_") else program.target(function, part) for part in parts]
-    dtype = {16: np.uint16, 32: np.uint32, 64: np.uint64}[whole]
     narrow = {8: np.uint16, 16: np.uint16, 32: np.uint32}[bits]
-    low = dtype((1 << bits) - 1)
 
     def run(w):
         p, value = w.poison[source], w.registers[source]
