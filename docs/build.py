@@ -29,6 +29,7 @@ ELSEWHERE = {  # pages of the site that are kept elsewhere in the repository
     "design.md": "DESIGN.md",
     "examples.md": "examples/README.md",
     "benchmarks.md": "benchmarks/README.md",
+    "ptx-machine.md": "tests/ptx/README.md",
 }
 HELP = "<!-- the help of every command -->"
 TABLE = re.compile(r"<!-- table of README.md: (.+) -->")
@@ -80,12 +81,12 @@ def page(name: str, path: Path, out: Path) -> str:
     pages = {source: page_name for page_name, source in sources().items()}
     here = Path(name).parent
 
-    def moved(link: re.Match) -> str:
-        target = Path(os.path.normpath(path.parent / link[2]))
+    def moved(link: re.Match, source: Path) -> str:
+        target = Path(os.path.normpath(source.parent / link[2]))
         if not target.exists():
-            raise ValueError(f"{path.relative_to(ROOT)} links {link[2]}, which does not exist")
+            raise ValueError(f"{source.relative_to(ROOT)} links {link[2]}, which does not exist")
         if target.is_dir():
-            raise ValueError(f"{path.relative_to(ROOT)} links the folder {link[2]}; link a file")
+            raise ValueError(f"{source.relative_to(ROOT)} links the folder {link[2]}; link a file")
         to = pages.get(target)
         if to is None:
             to = f"files/{target.relative_to(ROOT).as_posix()}"
@@ -93,8 +94,11 @@ def page(name: str, path: Path, out: Path) -> str:
             shutil.copyfile(target, out / to)
         return link[1] + Path(os.path.relpath(to, here)).as_posix()
 
-    text = LINK.sub(moved, path.read_text(encoding="utf-8"))
-    text = TABLE.sub(lambda mark: table_of_readme(mark[1]), text)
+    def with_links(text: str, source: Path) -> str:
+        return LINK.sub(lambda link: moved(link, source), text)
+
+    text = with_links(path.read_text(encoding="utf-8"), path)
+    text = TABLE.sub(lambda mark: with_links(table_of_readme(mark[1]), ROOT / "README.md"), text)
     return text.replace(HELP, help_texts()) if HELP in text else text
 
 
