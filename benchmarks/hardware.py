@@ -41,7 +41,16 @@ CALLS = {
         steps.kernels,
         steps.second_try,
     ],
-    "B": [checks.build, checks.provenance, checks.smoke, checks.stages, checks.parity, checks.tests, checks.sanitizer],
+    "B": [
+        checks.build,
+        checks.provenance,
+        checks.smoke,
+        checks.stages,
+        checks.parity,
+        steps.machine,
+        checks.tests,
+        checks.sanitizer,
+    ],
     "C": [
         checks.build,
         checks.provenance,

@@ -206,6 +206,13 @@ def joint(s: Session) -> Pieces:
         yield impl, s.script("joint_step", "--impl", impl, *given, seconds=90)
 
 
+def machine(s: Session) -> Pieces:
+    """Whether the card gives the bits that the PTX machine of the tests gives."""
+    names = ["cuda"] if s.rehearse else [name for name in s.sound(gpu=True) if name in ("cuda", "triton")]
+    for impl in names:
+        yield impl, s.script("ptx_on_card", "--impl", impl, *(["--cases", 2] if s.rehearse else []), seconds=120)
+
+
 def diffusion(s: Session) -> Pieces:
     """Steps of prompt learning through a diffusion model of SD 1.5's shapes, beside a plain loop on the same card."""
     if s.run(sys.executable, "-c", "import diffusers, transformers", seconds=60)["rc"]:

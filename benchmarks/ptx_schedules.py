@@ -46,10 +46,9 @@ KERNELS = {  # a word of the launched kernel's name: what it is called here
 
 
 def named(kernel: str) -> str:
-    """What a launched kernel is called here. The longest word decides, since `splice_kernel` is in `_splice_kernel`."""
-    words = [word for word in KERNELS if word in kernel]
-    if kernel.startswith("_Z"):
-        words = [word for word in words if not KERNELS[word].startswith("Triton")]
+    """What a launched kernel is called here. Names of C++ are mangled, those of Triton are not."""
+    triton = not kernel.startswith("_Z")
+    words = [word for word, name in KERNELS.items() if word in kernel and name.startswith("Triton") == triton]
     return KERNELS[max(words, key=len)]
 
 
