@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from pez_fast._shared.devices import device_from
 from pez_fast._shared.installation import install_hint
-from pez_fast._shared.rows import ROW_MULTIPLE, run_alike
+from pez_fast._shared.rows import ROW_MULTIPLE, fewest_rows, run_alike
 from pez_fast.engine import Outputs
 from pez_fast.engine.memory import transformer_bytes
 from pez_fast.functional import splice
@@ -191,10 +191,13 @@ class BoundSentence:
         weight, blocks = self.embedding.weight, getattr(getattr(part, "config", None), "num_hidden_layers", None) or 12
         length = template["input_ids"].shape[1]
         self.bytes_per_prompt = transformer_bytes(blocks, length, weight.shape[1], weight.dtype.itemsize)
+        widest = max((m.in_features for m in part.modules() if isinstance(m, nn.Linear)), default=0)
+        alike = widest and weight.dtype == torch.float32 and weight.device.type == "cpu"
+        self.least_rows = -(-fewest_rows(widest) // length) if alike else 1
         self._check_fed()
 
     def __call__(self, embeds: Tensor, ids: Tensor) -> Outputs:
-        return {"features": unit_features(run_alike(embeds, self._run))}
+        return {"features": unit_features(run_alike(embeds, self._run, self.least_rows))}
 
     def _run(self, hard: Tensor) -> Tensor:
         def feed(module: nn.Module, args: tuple, output: Tensor) -> Tensor:
