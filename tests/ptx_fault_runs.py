@@ -51,12 +51,8 @@ def shortened(case: Case) -> Case:
 def behind(run: Run, *kernels: str) -> Run:
     """Without these first kernels: memory is as they leave it."""
     first = run.case.only(*kernels)
-    memory = first.run(0).memory
-    kept = []
-    for one in run.case.memory:
-        storage = memory.find(one.address)
-        kept.append(one if storage.state.all() else replace(one, data=storage.data[: one.size].copy()))
-    return replace(run, case=replace(run.case, launches=run.case.launches[len(first.launches) :], memory=kept))
+    case = run.case.behind(first.run(0))
+    return replace(run, case=replace(case, launches=case.launches[len(first.launches) :]))
 
 
 def scan_alone(run: Run) -> Run:

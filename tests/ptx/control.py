@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from .errors import UnknownInstruction
 from .program import Program, Step, kind_of
-from .syntax import Function, Group, Instruction, Memory, Register, Symbol, Vector
+from .syntax import SIZES, Function, Group, Instruction, Memory, Register, Symbol, Vector
 from .warp import MOVED
 from .warp import Group as Lanes
 
@@ -109,8 +109,7 @@ def parameter_access(program: Program, function: Function, one: Instruction) -> 
     if memory.base.name in program.parameters and function is program.kernel:
         return None
     type_name = one.modifiers[-1]
-    width = int("".join(c for c in type_name if c.isdigit())) // 8
-    kind = kind_of(type_name)
+    width, kind = SIZES[type_name], kind_of(type_name)
     if width == 1:
         raise UnknownInstruction("parameters of one byte are not known")
     parts = registers.parts if isinstance(registers, Vector) else (registers,)
@@ -129,9 +128,4 @@ def parameter_access(program: Program, function: Function, one: Instruction) -> 
     return [run]
 
 
-def nothing(program: Program, function: Function, one: Instruction) -> list[Step]:
-    return [lambda w: None]
-
-
 HANDLERS = {"bra": bra, "ret": ret, "exit": ret, "call": call}
-__all__ = ["HANDLERS", "parameter_access", "nothing", "Register"]

@@ -6,14 +6,13 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from .errors import MemoryFault, PoisonError, UnknownInstruction
+from .errors import PoisonError, UnknownInstruction
 from .loads import CACHING, address_slot, addresses_of
 from .masks import to_bools
 from .memory import Storage
 from .program import Program, Step
 from .shared import SharedMemory
 from .syntax import Function, Immediate, Instruction
-from .warp import FULL
 
 NOT_COMMITTED = np.iinfo(np.int64).max
 
@@ -152,4 +151,3 @@ HANDLERS = {
     "cp.async.mbarrier": unknown,
     "cp": unknown,
 }
-__all__ = ["HANDLERS", "FULL", "MemoryFault"]

@@ -6,7 +6,7 @@ import numpy as np
 
 from .control import parameter_access
 from .errors import MemoryFault, PoisonError, UnknownInstruction
-from .masks import to_bools
+from .masks import to_bools, to_mask
 from .memory import POISON, UNFENCED, UNSEEN, Storage
 from .program import CTA_SHIFT, DTYPES, LOCAL_WINDOW, PARAMETER_WINDOW, SHARED_WINDOW, Program, Step, kind_of
 from .shared import SharedMemory
@@ -48,6 +48,15 @@ def addresses_of(w, base: int, offset: int) -> np.ndarray:
     if poison & w.mask or poison > FULL:
         w.complain(poison, "the address")
     return w.registers[base].astype(np.int64) + offset
+
+
+def active(w, base: int, offset: int) -> tuple[np.ndarray, np.ndarray | None]:
+    """The addresses of the active lanes (k,) int64, and which lanes these are (bool; None: all)."""
+    addresses = addresses_of(w, base, offset)
+    if w.mask == FULL:
+        return addresses, None
+    lanes = to_bools(w.mask)
+    return addresses[lanes], lanes
 
 
 def places(w, space: str, addresses: np.ndarray) -> list[tuple[Storage, np.ndarray | None, np.ndarray]]:
@@ -110,11 +119,7 @@ def ld(program: Program, function: Function, one: Instruction) -> list[Step]:
     strong = bool(STRONG & set(one.modifiers))
 
     def run(w):
-        addresses = addresses_of(w, base, offset)
-        mask = w.mask
-        lanes = None if mask == FULL else to_bools(mask)
-        if lanes is not None:
-            addresses = addresses[lanes]
+        addresses, lanes = active(w, base, offset)
         parts = places(w, space, addresses)
         storage, some, inside = parts[0]
         if len(parts) == 1:
@@ -126,7 +131,7 @@ def ld(program: Program, function: Function, one: Instruction) -> list[Step]:
             value, undefined = widened(values[i], type_name, kind), 0
             if poison is not None and poison[i].any():
                 wrong = poison[i] if lanes is None else spread(poison[i], lanes, bool)
-                undefined = int.from_bytes(np.packbits(wrong, bitorder="little").tobytes(), "little")
+                undefined = to_mask(wrong)
                 w.undefined = w.group.pc, storage
             w.set(to, value if lanes is None else spread(value, lanes, value.dtype), undefined)
 
@@ -161,11 +166,7 @@ def st(program: Program, function: Function, one: Instruction) -> list[Step]:
     dtype = np.dtype(f"u{width}")
 
     def run(w):
-        addresses = addresses_of(w, base, offset)
-        mask = w.mask
-        lanes = None if mask == FULL else to_bools(mask)
-        if lanes is not None:
-            addresses = addresses[lanes]
+        addresses, lanes = active(w, base, offset)
         stored, undefined = [], []
         for at in sources:
             value, poison = w.registers[at], w.poison[at]
@@ -173,7 +174,7 @@ def st(program: Program, function: Function, one: Instruction) -> list[Step]:
                 w.complain(poison, "what is stored")
             value = value if lanes is None else value[lanes]
             stored.append(value.astype(dtype, copy=False))
-            wrong = poison & mask
+            wrong = poison & w.mask
             undefined.append((to_bools(wrong) if lanes is None else to_bools(wrong)[lanes]) if wrong else None)
         parts = places(w, space, addresses)
         for storage, some, inside in parts:

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Callable
 
 import numpy as np
 
-from .errors import InFlightError, MemoryFault, PoisonError, RaceError
+from .errors import InFlightError, MemoryFault, RaceError
 
 # States of a byte; 0 is a value that was written.
 POISON = 1  # never written, or written with something undefined
@@ -140,8 +139,3 @@ class AddressSpace:
             found.append((one, inside))
             left &= ~inside
         return found
-
-
-def no_poison(states: list[np.ndarray] | None, what: Callable[[], str]) -> None:
-    if states is not None and any(one.any() for one in states):
-        raise PoisonError(what())

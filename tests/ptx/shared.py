@@ -8,6 +8,7 @@ from .errors import BarrierError, InFlightError
 from .memory import BARRIER, IN_FLIGHT, POISON, UNFENCED, Storage, said
 
 CHUNK = 16  # bytes that share a stamp
+NOT_FENCED = "was written by an ordinary store, and no fence.proxy.async followed"
 
 
 class SharedMemory(Storage):
@@ -51,8 +52,7 @@ class SharedMemory(Storage):
         unfenced = self.state[offsets] & UNFENCED != 0
         if unfenced.any():
             at = int(offsets[unfenced][0])
-            words = "was written by an ordinary store, and no fence.proxy.async followed"
-            raise InFlightError(f"it copies to {self.base + at:#x} in {self}, which {words}")
+            raise InFlightError(f"it copies to {self.base + at:#x} in {self}, which {NOT_FENCED}")
 
     def arrive(self, offsets: np.ndarray, values: np.ndarray) -> None:
         """Bytes of an asynchronous copy arrive."""
@@ -72,10 +72,7 @@ class SharedMemory(Storage):
         wrong = np.flatnonzero(states.any(-1).reshape(-1))[0]
         at = int(offsets.reshape(-1)[wrong])
         state = int(np.bitwise_or.reduce(states.reshape(-1, width)[wrong]))
-        if state == UNFENCED:
-            words = "was written by an ordinary store, and no fence.proxy.async followed"
-        else:
-            words = said(state)
+        words = NOT_FENCED if state == UNFENCED else said(state)
         raise InFlightError(f"{what} reads {self.base + at:#x} in {self}, which {words}")
 
     def barrier(self, address: int, what: str) -> Mbarrier:
@@ -111,7 +108,6 @@ class Mbarrier:
     def __init__(self, address: int, count: int) -> None:
         self.address, self.count = address, count
         self.missing, self.bytes, self.phase = count, 0, 0
-        self.made_by = self.made_at = 0  # the warp that initialised it, and its count of releases then
 
     def expect(self, size: int) -> None:
         self.bytes += size

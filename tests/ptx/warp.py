@@ -52,7 +52,6 @@ class Warp:
         self.barrier_turns = 0
         self.memory: Storage | None = None  # local
         self.red: tuple | None = None  # barrier and generation of a bar.red that is not through
-        self.executed = 0
         self.undefined = None  # where it last loaded something undefined, and from what storage; for messages
 
     # Memory
@@ -198,7 +197,6 @@ class Warp:
                 group.pc = pc
                 if pc >= limit:
                     break
-        self.executed += done
         return done
 
     def meeting(self, group: Group) -> int:
