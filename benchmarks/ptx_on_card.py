@@ -23,7 +23,8 @@ from torch import Tensor
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 
-from kernel_runs import Card, cuda_search
+from cards import Card
+from kernel_runs import cuda_search
 from ptx_cases import SCANS, SEARCHES, Inputs, oracle
 from scanned_keys import triton_keys
 

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import recorded_triton
 import torch
+from cards import HOPPER, Card
 from ptx.launches import Launch
 from ptx.machine import MOST_INSTRUCTIONS, Machine
 from ptx.memory import AddressSpace, Storage
@@ -104,17 +105,6 @@ class Case:
 
 
 # CUDA
-
-
-@dataclass(frozen=True)
-class Card:
-    capability: tuple[int, int] = (9, 0)
-    multiprocessors: int = 4
-    shared_bytes: int = 227 << 10
-    architecture: str | None = None  # of the PTX, "80" or "90"; None: the newest that the card runs
-
-
-HOPPER, AMPERE, ADA = Card(), Card((8, 0), 4, 163 << 10), Card((8, 9), 4, 99 << 10)
 
 
 def cuda_search(

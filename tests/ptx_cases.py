@@ -7,8 +7,8 @@ from functools import cache
 from typing import NamedTuple
 
 import torch
+from cards import ADA, AMPERE, HOPPER, Card
 from inputs import integers, normal, seeded
-from kernel_runs import ADA, AMPERE, HOPPER, Card
 from torch import Tensor
 
 from pez_fast import reference

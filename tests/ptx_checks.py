@@ -7,9 +7,10 @@ from dataclasses import dataclass
 from functools import cache, cached_property, partial
 
 import torch
+from cards import AMPERE, HOPPER, Card
 from kernel_runs import Case, Ran, cuda_search, cuda_splice, cuda_splice_backward, triton_cases
 from ptx_cases import DECISIONS, EVERY, SCANS, SEARCHES, SPLICES, oracle
-from recorded_triton import AMPERE, HOPPER, Card, Search, Splice, SpliceBackward
+from recorded_triton import Search, Splice, SpliceBackward
 from scanned_keys import cuda_keys, triton_keys
 from tolerances import SIMILARITY
 

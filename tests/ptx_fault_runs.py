@@ -7,6 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import cache, partial
 
+import cards
 import kernel_runs
 import recorded_triton
 import torch
@@ -86,7 +87,7 @@ def nearest(x: Tensor, weight: Tensor) -> dict[str, Tensor]:
 
 
 def search(
-    n: int, tokens: int, d: int, card: kernel_runs.Card = kernel_runs.HOPPER, draw=drawn, without: tuple[str, ...] = ()
+    n: int, tokens: int, d: int, card: cards.Card = cards.HOPPER, draw=drawn, without: tuple[str, ...] = ()
 ) -> Run:
     x, weight = draw(n, tokens, d)
     run = Run(shortened(kernel_runs.cuda_search(x, weight, card=card)), nearest(x, weight))
@@ -128,7 +129,7 @@ def splice_backward() -> Run:
 # Eight warps are two warp groups: one that waits for its own products does not wait for those of the other one.
 TWO_GROUPS = {"block_n": 16, "block_v": 128, "warps": 8, "stages": 4, "descriptor": True}
 PERSISTENT = {"block_n": 128, "block_v": 128, "warps": 4, "stages": 3, "descriptor": True, "persistent": True}
-ONE_PROCESSOR = replace(recorded_triton.HOPPER, multiprocessors=1)
+ONE_PROCESSOR = replace(cards.HOPPER, multiprocessors=1)
 
 
 @cache
@@ -148,8 +149,8 @@ def triton_runs() -> dict[str, Run]:
     return runs
 
 
-SMALL = kernel_runs.Card((8, 9), 1, 99 << 10)  # one block reads all tiles, through four stages
-ONE_CLUSTER = kernel_runs.Card((9, 0), 2, 227 << 10)
+SMALL = cards.Card((8, 9), 1, 99 << 10)  # one block reads all tiles, through four stages
+ONE_CLUSTER = cards.Card((9, 0), 2, 227 << 10)
 QUERY, SCAN = ("query",), ("query", "scan", "few")
 RUNS: dict[str, Callable[[], Run]] = {
     "sm90": partial(search, 33, 300, 64, without=QUERY),
@@ -159,8 +160,8 @@ RUNS: dict[str, Callable[[], Run]] = {
     "sm90 two items": partial(search, 33, 600, 256, ONE_CLUSTER, without=QUERY),
     "few": partial(search, 5, 300, 64),
     "few ring": partial(search, 5, 300, 320, SMALL, without=QUERY),
-    "sm80": partial(search, 33, 100, 64, kernel_runs.AMPERE, without=QUERY),
-    "sm80 ring": partial(search, 33, 100, 256, kernel_runs.AMPERE, without=QUERY),
+    "sm80": partial(search, 33, 100, 64, cards.AMPERE, without=QUERY),
+    "sm80 ring": partial(search, 33, 100, 256, cards.AMPERE, without=QUERY),
     "decide": partial(search, 1, 300, 64, without=SCAN),
     "ties": partial(search, 2, 300, 64, draw=tied, without=SCAN),
     "splice": splice,

@@ -18,23 +18,11 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from cards import HOPPER, Card
 from ptx.launches import Launch
 from torch import Tensor
 
 SECONDS = 600  # after so long, the child is given up
-
-
-@dataclass(frozen=True)
-class Card:
-    """What Triton and the launchers ask of a GPU."""
-
-    capability: tuple[int, int]
-    multiprocessors: int
-    shared_bytes: int  # that a block may use
-
-
-HOPPER = Card((9, 0), multiprocessors=4, shared_bytes=227 << 10)
-AMPERE = Card((8, 0), multiprocessors=4, shared_bytes=163 << 10)
 
 
 @dataclass

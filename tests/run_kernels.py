@@ -17,7 +17,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from kernel_runs import ADA, AMPERE, HOPPER, Case, cuda_search, cuda_splice, cuda_splice_backward, triton_cases
+from cards import ADA, AMPERE, HOPPER, Card
+from kernel_runs import Case, cuda_search, cuda_splice, cuda_splice_backward, triton_cases
 from ptx.errors import MachineError
 from ptx.names import readable
 from ptx.report import (
@@ -32,7 +33,7 @@ from ptx.report import (
     run,
 )
 from recorded_cuda import Built, build, missing
-from recorded_triton import Card, Search, Splice, SpliceBackward
+from recorded_triton import Search, Splice, SpliceBackward
 from torch import Tensor
 
 from pez_fast import reference
@@ -158,8 +159,7 @@ def built(options: Namespace) -> Built:
 def triton_card(options: Namespace) -> Card:
     if options.csrc:
         raise UsageError(f"--csrc is {options.csrc}, but triton has no kernels there")
-    card = CARDS[options.card]
-    return Card(card.capability, card.multiprocessors, card.shared_bytes)
+    return CARDS[options.card]
 
 
 def once(prepared: Prepared, options: Namespace) -> Callable[[int], int]:

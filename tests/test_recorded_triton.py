@@ -10,10 +10,11 @@ from importlib.util import find_spec
 import numpy as np
 import pytest
 import torch
+from cards import AMPERE
 from inputs import normal, seeded
 from ptx.launches import Launch
 from ptx.tensor_map import TensorMap
-from recorded_triton import AMPERE, Array, RecordedLaunch, Recording, Search, Splice, SpliceBackward, record
+from recorded_triton import Array, RecordedLaunch, Recording, Search, Splice, SpliceBackward, record
 
 if not find_spec("triton"):
     pytest.skip("Triton is not installed", allow_module_level=True)

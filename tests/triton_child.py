@@ -18,10 +18,11 @@ from typing import Any
 import numpy as np
 import torch
 import triton
+from cards import Card
 from ptx.launches import Launch
 from ptx.tensor_map import ELEMENT_TYPES, SWIZZLES, TensorMap
 from recorded_tensors import Tensors
-from recorded_triton import Allocation, Array, Card, RecordedLaunch, Recording, Search, Splice, SpliceBackward
+from recorded_triton import Allocation, Array, RecordedLaunch, Recording, Search, Splice, SpliceBackward
 from torch import Tensor
 from triton import knobs
 from triton.backends.compiler import GPUTarget
