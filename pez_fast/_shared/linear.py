@@ -2,18 +2,24 @@
 
 On a CPU torch multiplies float32 matrices with MKL, which uses little of AVX-512 on AMD processors. oneDNN, which torch
 also contains, is twice as fast there, and twice as fast again in bfloat16 where the CPU multiplies in it. oneDNN also
-rounds a row alike in every batch of 16 rows or more. Where torch lacks oneDNN, and for every other device and dtype,
-this is `F.linear`.
+rounds a row alike in every batch of 16 rows or more, which MKL does not on Intel processors: there a row's bits depend
+on how many rows there are, whatever their number. Where torch lacks oneDNN, and for every other device and dtype, this
+is `F.linear`.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from functools import cache
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.overrides import TorchFunctionMode
+
+from pez_fast._shared.rows import MIN_ROWS, pad_rows
 
 FEW = 128  # up to so many rows, reading the weights takes longer than multiplying, so their order in memory matters
 
@@ -44,6 +50,32 @@ class FrozenLinear:
             with torch.no_grad():
                 self._ordered = _ordered(self.weight.detach()), _ordered(self.weight.detach().t())
         return _Linear.apply(x, *self._ordered, self.bias)
+
+
+def frozen_products(device: torch.device) -> AbstractContextManager:
+    """Returns a context in which a torch module's products with frozen weights on a CPU are `linear`.
+
+    For models of other libraries, whose layers call `F.linear` or, as GPT-2's do, `torch.addmm`. Products of few rows
+    are padded to `MIN_ROWS`, so that a row of a batch rounds alike in every batch.
+    """
+    return _FrozenProducts() if device.type == "cpu" and not torch.compiler.is_compiling() else nullcontext()
+
+
+class _FrozenProducts(TorchFunctionMode):
+    def __torch_function__(self, func: Callable, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
+        if func is F.linear:
+            return _frozen_product(*args, **(kwargs or {}))
+        if func is torch.addmm and not kwargs and args[0].dim() == 1:
+            return _frozen_product(args[1], args[2].t(), args[0])
+        return func(*args, **(kwargs or {}))
+
+
+def _frozen_product(input: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:  # named as F.linear does
+    learned = weight.requires_grad or (bias is not None and bias.requires_grad)
+    if learned or not _by_onednn(input, weight):
+        return F.linear(input, weight, bias)
+    flat = input.reshape(-1, input.shape[-1])
+    return linear(pad_rows(flat, MIN_ROWS), weight, bias)[: len(flat)].view(*input.shape[:-1], len(weight))
 
 
 def _ordered(weight: Tensor) -> Tensor:

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import cache
 
 import torch
 from torch import Tensor
 
 ROW_MULTIPLE = 4  # MKL rounds rows alike if their number is a multiple of it
 MIN_ROWS = 16  # oneDNN rounds rows alike from this number on
-_MOST = 1024  # rows at which MKL is taken to round as it does for more
 
 
 def pad_rows(batch: Tensor, least: int = ROW_MULTIPLE) -> Tensor:
@@ -24,30 +22,12 @@ def pad_rows(batch: Tensor, least: int = ROW_MULTIPLE) -> Tensor:
     return torch.cat([batch, batch.new_zeros(missing, *batch.shape[1:])]) if missing else batch
 
 
-@cache
-def fewest_rows(columns: int) -> int:
-    """Returns from how many rows on this CPU's float32 products over `columns` elements round alike; 1: always.
-
-    It is measured, on a product of the shape that narrows a transformer's wide layers. MKL on Intel processors sums
-    products of fewer rows in another order (from 256 rows on alike over 1536 elements, from 512 on over 3072).
-    """
-    g = torch.Generator().manual_seed(0)
-    x, weight = torch.randn(_MOST, columns, generator=g), torch.randn(max(1, columns // 4), columns, generator=g)
-    all_rows, fewest = torch.nn.functional.linear(x, weight), _MOST
-    for rows in range(_MOST - 64, 0, -64):
-        if not torch.equal(torch.nn.functional.linear(x[:rows], weight), all_rows[:rows]):
-            return fewest
-        fewest = rows
-    return 1
-
-
-def run_alike(batch: Tensor, run: Callable[[Tensor], Tensor], least: int = 1) -> Tensor:
+def run_alike(batch: Tensor, run: Callable[[Tensor], Tensor]) -> Tensor:
     """Returns run(batch), in which a row of the batch (R, …) depends on no other row and not on R, to the bit.
 
-    `run` gets a number of rows that rounds alike, at least `least`. A CPU's float64 products round by how threads share
-    the rows, so there `run` gets `ROW_MULTIPLE` rows each time.
+    `run` gets a number of rows that rounds alike, and makes its products by `frozen_products`. A CPU's float64 products
+    round by how many rows there are and by a row's place among them, so there `run` gets each row by itself.
     """
     if batch.dtype == torch.float64 and batch.device.type == "cpu":
-        parts = batch.split(ROW_MULTIPLE)
-        return torch.cat([run(pad_rows(part))[: len(part)] for part in parts])
-    return run(pad_rows(batch, -(-least // ROW_MULTIPLE) * ROW_MULTIPLE))[: len(batch)]
+        return torch.cat([run(row) for row in batch.split(1)])
+    return run(pad_rows(batch))[: len(batch)]

@@ -11,7 +11,8 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from pez_fast._shared.rows import MIN_ROWS, pad_rows, run_alike
+from pez_fast._shared.linear import frozen_products
+from pez_fast._shared.rows import run_alike
 from pez_fast.functional import splice
 from pez_fast.models.causal import positions
 from pez_fast.models.text_tower import unit_features
@@ -78,7 +79,6 @@ class HFTextEncoder:
             ids = ids[: positions(self.end, len(ids), self.embedding.weight.dtype)]
         self.ids = ids
         self.mask = None if mask is None or bool(mask[:seen].all()) else mask[: len(ids)]
-        self._last = model.text_projection if is_causal(model) else model.text_model.head
 
     @property
     def blocks(self) -> int:
@@ -95,13 +95,10 @@ class HFTextEncoder:
         def feed(module: nn.Module, args: tuple, output: Tensor) -> Tensor:
             return splice(output.detach(), hard, self.slots)
 
-        def pad(module: nn.Module, args: tuple) -> tuple:  # the one product whose rows are as few as the prompts
-            return (pad_rows(args[0], MIN_ROWS),)
-
-        handles = [self.embedding.register_forward_hook(feed), self._last.register_forward_pre_hook(pad)]
+        handle = self.embedding.register_forward_hook(feed)
         try:
             mask = None if self.mask is None else self.mask.expand(rows, -1)
-            return pooled(self.model, self.ids.expand(rows, -1), mask)[:rows]
+            with frozen_products(hard.device):
+                return pooled(self.model, self.ids.expand(rows, -1), mask)
         finally:
-            for handle in handles:
-                handle.remove()
+            handle.remove()

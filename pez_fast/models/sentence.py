@@ -13,7 +13,8 @@ from torch import Tensor, nn
 
 from pez_fast._shared.devices import device_from
 from pez_fast._shared.installation import install_hint
-from pez_fast._shared.rows import ROW_MULTIPLE, fewest_rows, run_alike
+from pez_fast._shared.linear import frozen_products
+from pez_fast._shared.rows import ROW_MULTIPLE, run_alike
 from pez_fast.engine import Outputs
 from pez_fast.engine.memory import transformer_bytes
 from pez_fast.functional import splice
@@ -112,13 +113,15 @@ class SentenceEncoder(EmbeddedModel):
             alike.setdefault(repr(shapes), []).append(k)
         found: dict[int, Tensor] = {}
         for numbers in alike.values():
-            for part in (numbers[k : k + ROW_MULTIPLE] for k in range(0, len(numbers), ROW_MULTIPLE)):
-                filled = part + part[:1] * (ROW_MULTIPLE - len(part))  # always as many: see `ClipEncoder`
+            size = 1 if self.dtype == torch.float64 else ROW_MULTIPLE  # as in `run_alike`
+            for part in (numbers[k : k + size] for k in range(0, len(numbers), size)):
+                filled = part + part[:1] * (size - len(part))  # always as many: see `ClipEncoder`
                 joined = {
                     name: torch.cat([read[k][name] for k in filled]) if isinstance(value, Tensor) else value
                     for name, value in read[part[0]].items()
                 }
-                found.update(zip(part, unit_features(_pooled(self.model, joined)), strict=False))
+                with frozen_products(self.device):
+                    found.update(zip(part, unit_features(_pooled(self.model, joined)), strict=False))
         return torch.stack([found[k] for k in range(len(read))])
 
     def features(self, text: str) -> dict[str, Any]:
@@ -191,13 +194,10 @@ class BoundSentence:
         weight, blocks = self.embedding.weight, getattr(getattr(part, "config", None), "num_hidden_layers", None) or 12
         length = template["input_ids"].shape[1]
         self.bytes_per_prompt = transformer_bytes(blocks, length, weight.shape[1], weight.dtype.itemsize)
-        widest = max((m.in_features for m in part.modules() if isinstance(m, nn.Linear)), default=0)
-        alike = widest and weight.dtype == torch.float32 and weight.device.type == "cpu"
-        self.least_rows = -(-fewest_rows(widest) // length) if alike else 1
         self._check_fed()
 
     def __call__(self, embeds: Tensor, ids: Tensor) -> Outputs:
-        return {"features": unit_features(run_alike(embeds, self._run, self.least_rows))}
+        return {"features": unit_features(run_alike(embeds, self._run))}
 
     def _run(self, hard: Tensor) -> Tensor:
         def feed(module: nn.Module, args: tuple, output: Tensor) -> Tensor:
@@ -209,7 +209,8 @@ class BoundSentence:
         }
         handle = self.embedding.register_forward_hook(feed)
         try:
-            return _pooled(self.part, features)
+            with frozen_products(hard.device):
+                return _pooled(self.part, features)
         finally:
             handle.remove()
 

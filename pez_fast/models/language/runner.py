@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from pez_fast._shared.devices import call_cost, tokens_at_once
-from pez_fast._shared.linear import linear
+from pez_fast._shared.linear import frozen_products, linear
 from pez_fast._shared.rows import MIN_ROWS, ROW_MULTIPLE, pad_rows
 
 _READING = 16  # tokens that a CPU reads in the time in which it reads all weights once
@@ -97,7 +97,7 @@ class Runner:
         count, length = embeds.shape[:2]
         padded, places = _padded(embeds, length), _padded(at, length)
         with self._looking(places, rows):
-            return self.part(inputs_embeds=padded, use_cache=False).logits[:count]
+            return self._run(inputs_embeds=padded, use_cache=False).logits[:count]
 
     def beginning(self, embeds: Tensor) -> Any:
         """Returns the keys and values of what stands first, (R, P, d), for `going_on`."""
@@ -107,7 +107,7 @@ class Runner:
         with self._looking(
             torch.zeros(len(_padded(embeds, embeds.shape[1])), 1).long().to(embeds.device), _one(embeds)
         ):
-            self.part(inputs_embeds=_padded(embeds, embeds.shape[1]), use_cache=True, **{self._cache_name: cache})
+            self._run(inputs_embeds=_padded(embeds, embeds.shape[1]), use_cache=True, **{self._cache_name: cache})
         return cache
 
     def going_on(self, cache: Any, prompts: int, ids: Tensor, at: Tensor, rows: Tensor | None = None) -> Tensor:
@@ -121,7 +121,7 @@ class Runner:
         count, ids = len(ids), _long_enough(ids)
         repeated = _repeated(cache, prompts, count)
         with self._looking(at.repeat(prompts, 1), rows):
-            logits = self.part(input_ids=ids.repeat(prompts, 1), use_cache=True, **{self._cache_name: repeated}).logits
+            logits = self._run(input_ids=ids.repeat(prompts, 1), use_cache=True, **{self._cache_name: repeated}).logits
         return logits.view(prompts, count, *logits.shape[1:])
 
     def decoded(self, embeds: Tensor, lengths: Tensor, decoder_ids: Tensor, rows: Tensor | None = None) -> Tensor:
@@ -133,13 +133,14 @@ class Runner:
             decoder_ids: (D, k) int64.
         """
         mask = (torch.arange(embeds.shape[1], device=embeds.device) < lengths[:, None]).long()
-        hidden = self.part.get_encoder()(inputs_embeds=embeds, attention_mask=mask).last_hidden_state
+        with frozen_products(embeds.device):
+            hidden = self.part.get_encoder()(inputs_embeds=embeds, attention_mask=mask).last_hidden_state
         count, (read, places) = len(embeds), decoder_ids.shape
         hidden = pad_rows(hidden.repeat_interleave(read, 0), MIN_ROWS)
         mask = torch.cat([mask.repeat_interleave(read, 0), mask.new_ones(len(hidden) - count * read, mask.shape[1])])
         ids = pad_rows(_long_enough(decoder_ids).repeat(count, 1), MIN_ROWS)
         with self._looking(torch.arange(places, device=ids.device).expand(len(ids), -1), rows):
-            logits = self.part(
+            logits = self._run(
                 encoder_outputs=(hidden,), attention_mask=mask, decoder_input_ids=ids, use_cache=False
             ).logits
         return logits[: count * read].view(count, read, places, -1)
@@ -155,6 +156,10 @@ class Runner:
             most -= most % ROW_MULTIPLE
             found += [(members[k : k + most], length) for k in range(0, len(members), most)]
         return found
+
+    def _run(self, **given: Any) -> Any:
+        with frozen_products(self.embedding.weight.device):
+            return self.part(**given)
 
     def _looking(self, at: Tensor | None, rows: Tensor | None) -> _Looking:
         return _Looking(self.head, at, rows)
