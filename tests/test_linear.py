@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from inputs import normal, seeded
 
 from pez_fast._shared import linear as module
-from pez_fast._shared.linear import FEW, FrozenLinear, linear
+from pez_fast._shared.linear import FEW, FrozenLinear, frozen_products, linear
 
 
 @pytest.fixture(params=["as torch is built", "without oneDNN"])
@@ -64,3 +64,53 @@ def test_ordered_weights_change_no_bit(library, rows):
         torch.autograd.grad(linear(many, weight, bias), many, grad),
     )
     assert torch.equal(ours, wanted)
+
+
+@pytest.mark.parametrize("rows", [1, 5, 20])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
+def test_products_of_other_libraries_equal_torch(library, rows, dtype):
+    generator = seeded("frozen products")
+    x, weight, bias = (normal(generator, *s).to(dtype) for s in ((2, rows, 8), (7, 8), (7,)))
+    x.requires_grad_()
+
+    def products():
+        flat = x.reshape(-1, 8)
+        return [
+            F.linear(x, weight),
+            F.linear(input=x, weight=weight, bias=bias),
+            torch.nn.functional.linear(flat, weight, bias),
+            torch.addmm(bias, flat, weight.t()),
+            torch.addmm(bias, flat, weight.t(), beta=2),
+            torch.addmm(F.linear(flat, weight), flat, weight.t()),
+        ]
+
+    expected = products()
+    with frozen_products(x.device):
+        found = products()
+    for out, wanted in zip(found, expected, strict=True):
+        assert out.dtype == dtype and out.shape == wanted.shape
+        torch.testing.assert_close(out, wanted)
+        gradients = [torch.autograd.grad(y.square().sum(), x, retain_graph=True)[0] for y in (out, wanted)]
+        torch.testing.assert_close(*gradients)
+
+
+def test_products_of_other_libraries_do_not_depend_on_how_many_rows_there_are():
+    generator = seeded("frozen rows")
+    x, layer, weight = (
+        normal(generator, 120, 64),
+        torch.nn.Linear(64, 96).requires_grad_(False),
+        normal(generator, 64, 9),
+    )
+    with frozen_products(x.device):
+        for product in (layer, lambda rows: torch.addmm(weight[0], rows, weight)):
+            assert all(torch.equal(product(x[:rows]), product(x)[:rows]) for rows in (1, 2, 7, 20, 37))
+
+
+@pytest.mark.parametrize("learned", ["weight", "bias"])
+def test_weights_that_are_learned_get_their_gradient(learned):
+    layer = torch.nn.Linear(8, 5)
+    for name, parameter in layer.named_parameters():
+        parameter.requires_grad_(name == learned)
+    with frozen_products(torch.device("cpu")):
+        layer(torch.ones(20, 8)).sum().backward()
+    assert getattr(layer, learned).grad is not None

@@ -37,6 +37,10 @@ class CausalTower:
         self.tower = tower
         self.blocks = [_Block(block) for block in tower.transformer.resblocks] if _plain(tower.transformer) else None
 
+    def rounds_alike(self, dtype: torch.dtype) -> bool:
+        """Whether a CPU rounds the features of a prompt alike in every batch."""
+        return self.blocks is not None and dtype != torch.float64
+
     def eos_feature(self, x: Tensor, end: int) -> Tensor:
         """Returns the features after `ln_final` at the position `end`.
 
@@ -47,7 +51,6 @@ class CausalTower:
             (R', d) with R' >= R; the rows from R on are padding.
         """
         if self.blocks is None:
-            x = pad_rows(x)
             mask = self.tower.attn_mask[: x.shape[1], : x.shape[1]]
             return self.tower.ln_final(self.tower.transformer(x, attn_mask=mask)[:, end])
         for block in self.blocks[:-1]:

@@ -14,7 +14,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from pez_fast._shared.rows import pad_rows
+from pez_fast._shared.linear import frozen_products
+from pez_fast._shared.rows import run_singly
 from pez_fast.functional import splice
 from pez_fast.models.causal import CausalTower, positions
 
@@ -83,7 +84,7 @@ class TextEncoder:
     """Encodes prompts (R, L, d) of token embeddings as unit features (R, D).
 
     The features are float32, or float64 if the tower is. A row's features do not depend on the other rows or on their
-    number, to the bit; see `pad_rows`.
+    number, to the bit. On a CPU, `CausalTower` rounds rows alike but in float64; every other tower runs them one by one.
 
     Args:
         model: a frozen open_clip model.
@@ -117,7 +118,10 @@ class TextEncoder:
 
     def __call__(self, hard: Tensor) -> Tensor:
         """Returns the features (R, D) of token embeddings (R, L, d)."""
-        return unit_features((self._truncated if self.truncated else self._hooked)(hard)[: len(hard)])
+        run = self._truncated if self.truncated else self._hooked
+        alike = hard.device.type != "cpu" or (self.tower is not None and self.tower.rounds_alike(hard.dtype))
+        alike = alike or torch.compiler.is_compiling()  # which would unroll a loop over rows
+        return unit_features(run(hard)[: len(hard)] if alike else run_singly(hard, run))
 
     def _truncated(self, hard: Tensor) -> Tensor:
         assert self.tower is not None
@@ -127,11 +131,10 @@ class TextEncoder:
         projection = tower.text_projection
         if projection is None:
             return x
-        return projection(x) if isinstance(projection, nn.Module) else x @ projection
+        with frozen_products(x.device):
+            return projection(x) if isinstance(projection, nn.Module) else F.linear(x, projection.t())
 
     def _hooked(self, hard: Tensor) -> Tensor:
-        hard = pad_rows(hard)
-
         def feed(module: nn.Module, args: tuple, output: Tensor) -> Tensor:
             return splice(output.detach(), hard, self.slots)
 
