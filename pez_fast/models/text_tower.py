@@ -84,7 +84,7 @@ class TextEncoder:
     """Encodes prompts (R, L, d) of token embeddings as unit features (R, D).
 
     The features are float32, or float64 if the tower is. A row's features do not depend on the other rows or on their
-    number, to the bit. On a CPU, `CausalTower` rounds rows alike but in float64; every other tower runs them one by one.
+    number, to the bit. On a CPU, `CausalTower` rounds rows alike but in float64; other towers run them one by one.
 
     Args:
         model: a frozen open_clip model.
