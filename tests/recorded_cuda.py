@@ -6,10 +6,10 @@ from __future__ import annotations
 
 import ctypes
 import importlib
-import re
 import sys
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, nullcontext
+from functools import cache
 from importlib.util import find_spec
 from math import prod
 from types import ModuleType, SimpleNamespace
@@ -18,12 +18,14 @@ from unittest.mock import patch
 
 import torch
 from ptx.launches import Launch
+from ptx.linkage import placed, reachable, variables
+from ptx.parse import parse
+from ptx.syntax import Function, Module
 from recorded_cuda_build import Built, build, missing
 
 __all__ = ["Built", "Kernel", "Record", "Recorder", "build", "kernels", "missing", "recording"]
 
 STREAM = 0x51000  # the address of the stream that the launchers are given
-_BYTES = {"8": 1, "16": 2, "32": 4, "64": 8}
 
 
 class Kernel(NamedTuple):
@@ -36,45 +38,18 @@ class Kernel(NamedTuple):
     cluster: list[int]  # 1, 1, 1 where it requires none
 
 
+@cache
 def kernels(text: str) -> list[Kernel]:
     """Reads the kernels of a PTX text."""
-    function = r"^(?:\.\w+\s+)*\.(?:entry|func)\b[^;{]*\{.*?^\}"
-    common = list(_shared(re.sub(function, "", text, flags=re.MULTILINE | re.DOTALL)))
-    found = []
-    for match in re.finditer(r"\.entry\s+([\w$]+)\s*\(([^)]*)\)([^{]*)\{(.*?)^\}", text, re.MULTILINE | re.DOTALL):
-        name, parameters, directives, body = match.groups()
-        sizes = [_size(kind, count) for kind, count in re.findall(r"\.param\b[^,]*?\.[a-z](\d+)\b([^,]*)", parameters)]
-        used = [one for one in common if re.search(rf"\b{re.escape(one[0])}\b", body)]
-        threads, cluster = _numbers(directives, "maxntid|reqntid"), _numbers(directives, "reqnctapercluster")
-        static = _laid_out(used + list(_shared(body)))
-        found.append(Kernel(name, sizes, static, prod(threads) if threads else 1024, cluster or [1, 1, 1]))
-    return found
+    module = parse(text)
+    return [_kernel(module, function) for function in module.functions.values() if function.entry]
 
 
-def _size(bits: str, rest: str) -> int:
-    count = re.search(r"\[(\d+)\]", rest)
-    return _BYTES[bits] * (int(count[1]) if count else 1)
-
-
-def _shared(text: str) -> Iterator[tuple[str, int, int]]:
-    """Yields (name, alignment, bytes) of variables in shared memory; those of unknown size are dynamic."""
-    pattern = r"^\s*(?:\.(?:visible|weak)\s+)?\.shared\s+(?:\.align\s+(\d+)\s+)?\.[a-z](\d+)\s+([\w$]+)([^;]*);"
-    for align, bits, name, rest in re.findall(pattern, text, re.MULTILINE):
-        yield name, int(align or _BYTES[bits]), _size(bits, rest)
-
-
-def _laid_out(variables: list[tuple[str, int, int]]) -> int:
-    end = 0
-    for _, align, size in variables:
-        end = -(-end // align) * align + size
-    return end
-
-
-def _numbers(directives: str, name: str) -> list[int]:
-    """Three numbers behind a directive; those that are left out are 1."""
-    match = re.search(rf"\.(?:{name})\s+([\d, ]+)", directives)
-    numbers = [int(one) for one in match[1].split(",")] if match else []
-    return numbers + [1] * (3 - len(numbers)) if numbers else []
+def _kernel(module: Module, function: Function) -> Kernel:
+    shared = [v for v in variables(module, reachable(module, function)) if v.space == "shared" and not v.extern]
+    threads = function.directives.get("maxntid") or function.directives.get("reqntid") or (1024,)
+    cluster = [*function.directives.get("reqnctapercluster", ()), 1, 1, 1][:3]
+    return Kernel(function.name, [v.size for v in function.parameters], placed(shared)[1], prod(threads), cluster)
 
 
 class Record:
@@ -166,7 +141,7 @@ def recording(
     record = Record(built)
     device = record.add_device(capability, multiprocessors, shared_bytes, int(architecture))
     for text in built.ptx(architecture).values():
-        if capability == (9, 0) or not re.search(r"^\.target\s+sm_90a", text, re.MULTILINE):
+        if capability == (9, 0) or not parse(text).target.startswith("sm_90a"):
             for kernel in kernels(text):
                 record.add_kernel(device, kernel)
     recorder = Recorder(built, device, record)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from .errors import UnknownInstruction
+from .linkage import callee
 from .program import Program, Step, kind_of
 from .syntax import SIZES, Function, Group, Instruction, Memory, Register, Symbol, Vector
 from .warp import MOVED
@@ -60,16 +61,16 @@ def ret(program: Program, function: Function, one: Instruction) -> list[Step]:
 
 def call(program: Program, function: Function, one: Instruction) -> list[Step]:
     """Copies the arguments, goes to the function; a second step copies the results behind it."""
-    callee = program.callee(one)
+    called = callee(program.module, one)
     groups = [o for o in one.operands if isinstance(o, Group)]
-    results = groups[0].parts if callee.results else ()
-    arguments = groups[-1].parts if callee.parameters else ()
-    if len(results) != len(callee.results) or len(arguments) != len(callee.parameters):
-        raise UnknownInstruction(f"{callee.name} has other parameters than the call")
+    results = groups[0].parts if called.results else ()
+    arguments = groups[-1].parts if called.parameters else ()
+    if len(results) != len(called.results) or len(arguments) != len(called.parameters):
+        raise UnknownInstruction(f"{called.name} has other parameters than the call")
     place = [0]
-    mine, its = function.name, callee.name
-    there = [(f"{mine}/{a.name}", f"{its}/{b.name}") for a, b in zip(arguments, callee.parameters, strict=True)]
-    back = [(f"{its}/{b.name}", f"{mine}/{a.name}") for a, b in zip(results, callee.results, strict=True)]
+    mine, its = function.name, called.name
+    there = [(f"{mine}/{a.name}", f"{its}/{b.name}") for a, b in zip(arguments, called.parameters, strict=True)]
+    back = [(f"{its}/{b.name}", f"{mine}/{a.name}") for a, b in zip(results, called.results, strict=True)]
     moves: list[list[tuple[int, int]]] = [[], []]
 
     def go(w):
@@ -85,7 +86,7 @@ def call(program: Program, function: Function, one: Instruction) -> list[Step]:
             w.set(to, w.registers[from_], w.poison[from_])
 
     def link(starts):
-        place[0] = starts[callee.name]
+        place[0] = starts[called.name]
         for pairs, found in zip((there, back), moves, strict=True):
             found += [
                 (at, program.parameter_slot(to, key[2], key[3]))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
+
 from .errors import ParseError
 from .syntax import (
     SIZES,
@@ -271,8 +273,9 @@ class Parser(Reader):
         return Memory(base, offset, coordinates)
 
 
+@lru_cache(maxsize=16)
 def parse(text: str) -> Module:
-    """PTX text -> its module. Raises ParseError with the line."""
+    """PTX text -> its module, kept for the next call, so not to be changed. Raises ParseError with the line."""
     parser = Parser(text)
     parser.known = {}
     try:

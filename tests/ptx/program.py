@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from .errors import LaunchError, MachineError, UnknownInstruction
+from .linkage import aligned, placed, reachable, variables
 from .names import quoted
 from .syntax import (
     SIZES,
@@ -22,7 +23,6 @@ from .syntax import (
     Operand,
     Register,
     Symbol,
-    Variable,
 )
 from .warp import FULL
 
@@ -44,10 +44,6 @@ def kind_of(type_name: str) -> str:
     return KINDS[SIZES[type_name]]
 
 
-def aligned(at: int, align: int) -> int:
-    return -(-at // align) * align
-
-
 class Program:
     """The kernel `name` of a module, and the functions that it calls."""
 
@@ -63,12 +59,14 @@ class Program:
         self.entry = 0
         self.starts: dict[str, int] = {}
         self.special: dict[str, int] = {}  # %tid.x -> slot
-        self.parameters, self.parameter_bytes = self.placed(self.kernel.parameters, 0)
+        functions = reachable(module, self.kernel)
+        named = variables(module, functions)
+        self.parameters, self.parameter_bytes = placed(self.kernel.parameters)
         reserved = RESERVED_SHARED if module.architecture >= 90 else 0
-        shared = [v for v in self.all_variables() if v.space == "shared"]
-        self.shared, self.static_end = self.placed([v for v in shared if not v.extern], reserved)
+        shared = [v for v in named if v.space == "shared"]
+        self.shared, self.static_end = placed([v for v in shared if not v.extern], reserved)
         self.static_shared = self.static_end - reserved
-        self.local, self.local_bytes = self.placed([v for v in self.all_variables() if v.space == "local"], 0)
+        self.local, self.local_bytes = placed([v for v in named if v.space == "local"])
         dynamic = [v for v in shared if v.extern]
         self.dynamic_start = aligned(self.static_end, max((v.align for v in dynamic), default=16))
         self.shared |= {v.name: self.dynamic_start for v in dynamic}
@@ -77,39 +75,9 @@ class Program:
             for function in module.functions.values()
             for one in function.body
         )
-        for function in self.reachable():
+        for function in functions:
             self.add(function)
         self.link()
-
-    def all_variables(self) -> list[Variable]:
-        return [*self.module.variables.values(), *(v for f in self.reachable() for v in f.variables.values())]
-
-    @staticmethod
-    def placed(variables: list[Variable], start: int) -> tuple[dict[str, int], int]:
-        """Where each variable lies, one behind another, and the end."""
-        places, at = {}, start
-        for one in variables:
-            at = aligned(at, one.align or 1)
-            places[one.name] = at
-            at += one.size
-        return places, at
-
-    def reachable(self) -> list[Function]:
-        """The kernel and the functions that it calls, directly or not."""
-        found = [self.kernel]
-        for function in found:
-            for one in function.body:
-                if one.base == "call":
-                    callee = self.callee(one)
-                    if callee not in found:
-                        found.append(callee)
-        return found
-
-    def callee(self, call: Instruction) -> Function:
-        names = [o.name for o in call.operands if isinstance(o, Symbol) and o.name in self.module.functions]
-        if len(names) != 1:
-            raise UnknownInstruction(f"line {call.line}: it calls no function that is known: {call.text}")
-        return self.module.functions[names[0]]
 
     # Slots
 
