@@ -68,7 +68,9 @@ def test_ordered_weights_change_no_bit(library, rows):
 
 @pytest.mark.parametrize("rows", [1, 5, 20])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
-def test_products_of_other_libraries_equal_torch(library, rows, dtype):
+@pytest.mark.parametrize("alike", [True, False])
+def test_products_of_other_libraries_equal_torch(library, rows, dtype, alike, monkeypatch):
+    monkeypatch.setattr(module, "_mkl_rounds_alike", lambda threads: alike)
     generator = seeded("frozen products")
     x, weight, bias = (normal(generator, *s).to(dtype) for s in ((2, rows, 8), (7, 8), (7,)))
     x.requires_grad_()
