@@ -113,7 +113,8 @@ class SentenceEncoder(EmbeddedModel):
             alike.setdefault(repr(shapes), []).append(k)
         found: dict[int, Tensor] = {}
         for numbers in alike.values():
-            size = 1 if self.dtype == torch.float64 else ROW_MULTIPLE  # as in `run_alike`
+            singly = self.dtype == torch.float64 and self.device.type == "cpu"  # as in `run_alike`
+            size = 1 if singly else ROW_MULTIPLE
             for part in (numbers[k : k + size] for k in range(0, len(numbers), size)):
                 filled = part + part[:1] * (size - len(part))  # always as many: see `ClipEncoder`
                 joined = {
